@@ -1,0 +1,60 @@
+"""A clip through the VAE, chunk after chunk: generators, so that every frame can be had once it exists.
+
+for frames in decode_chunks(vae, latents, shard):
+    show(to_uint8(frames))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from wanvae_app.shard import WHOLE, Shard
+from wanvae_app.stream import Stream
+from wanvae_app.vae import WanVAE
+
+
+def chunk_sizes(num_latents: int, chunk: int) -> list[int]:
+    """Latent frames per chunk, all `chunk` but perhaps the last."""
+    return [min(chunk, num_latents - start) for start in range(0, num_latents, chunk)]
+
+
+def decode_chunks(vae: WanVAE, latents: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:
+    """Raw latents [B, z, T, h, W], this rank's part, to frames [B, 3, T', h', W'] in [-1, 1], float.
+
+    Lazy: one chunk is taken per chunk given, and any chunking gives the same frames.
+    """
+    yield from _chunks(vae.decode, vae, latents, shard)
+
+
+def encode_chunks(vae: WanVAE, frames: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:
+    """Frames [B, 3, T, h, W] in [-1, 1], this rank's part, to raw latents [B, z, T', h', W'] (the mean).
+
+    The first chunk has 1 + 4 k frames, the others 4 k. Lazy, as decode_chunks.
+    """
+    yield from _chunks(vae.encode, vae, frames, shard)
+
+
+def _chunks(
+    step: Callable[[Tensor, Stream], Tensor], vae: WanVAE, chunks: Iterable[Tensor], shard: Shard
+) -> Iterator[Tensor]:
+    stream = Stream(shard)
+    for x in chunks:
+        # Not around the yield: a generator's caller must not inherit the mode.
+        with torch.inference_mode():
+            x = x.to(vae.device, vae.dtype).contiguous(memory_format=torch.channels_last_3d)
+            x = step(x, stream)
+        yield x
+
+
+def to_uint8(frames: Tensor) -> Tensor:
+    """Frames [1, 3, T, H, W] in [-1, 1] to pixels [T, H, W, 3] in 0..255, rounded to nearest."""
+    pixels = frames[0].float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+    return pixels.permute(1, 2, 3, 0).contiguous()
+
+
+def from_uint8(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Pixels [T, H, W, 3] in 0..255 to frames [1, 3, T, H, W] in [-1, 1]."""
+    return pixels.to(torch.float32).div(127.5).sub(1).to(dtype).permute(3, 0, 1, 2)[None]

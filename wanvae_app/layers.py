@@ -1,0 +1,166 @@
+"""The Wan VAE's layers. B C T H W throughout; H and W are this rank's part of the picture.
+
+Every layer that looks beyond its own pixel takes the clip's `Stream` and asks it for past frames and
+neighbours' rows. None of them knows how the clip is cut in time, or the picture in space.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wanvae_app.stream import Stream
+
+
+class CausalConv3d(nn.Conv3d):
+    """A convolution over past and present frames; zeros before the clip and around the picture."""
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
+        kt, kh, kw = self.kernel_size
+        x = stream.window(self, x, kt - 1, kh // 2)
+        padding = (0, *stream.shard.padding(kh // 2, kw // 2))
+        return F.conv3d(x, self.weight, self.bias, self.stride, padding)
+
+
+class PixelNorm(nn.Module):
+    """Each pixel's channels scaled to root mean square 1, times gamma; zeros stay zeros."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B C ...] to the same shape; half precisions are normalised in float32."""
+        # The epsilon only keeps 0 / 0 away; Wan's own norm clamps the length at 1e-12.
+        return F.rms_norm(x.movedim(1, -1), self.gamma.shape, self.gamma, eps=1e-24).movedim(-1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1x1 convolution on x where the width changes."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm1 = PixelNorm(in_dim)
+        self.conv1 = CausalConv3d(in_dim, out_dim, 3)
+        self.norm2 = PixelNorm(out_dim)
+        self.conv2 = CausalConv3d(out_dim, out_dim, 3)
+        self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), stream)
+        h = self.conv2(F.silu(self.norm2(h)), stream)
+        return h + (x if self.shortcut is None else self.shortcut(x, stream))
+
+
+class Attention(nn.Module):
+    """Single-head attention among the pixels of each frame, added to x.
+
+    Each rank asks with its own pixels and is answered by everyone's: exact, for a share of the work.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = PixelNorm(dim)
+        self.to_qkv = nn.Conv2d(dim, dim * 3, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        frames = _per_frame(x)
+        q, kv = (
+            self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2).split([x.shape[1], 2 * x.shape[1]], 2)
+        )
+        k, v = stream.shard.everyone(kv).chunk(2, 2)  # BT tokens C
+        out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        out = self.proj(out.transpose(1, 2).unflatten(2, frames.shape[2:]))  # BT C H W
+        return x + out.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+
+
+def _per_frame(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(0, 1)  # B C T H W -> BT C H W
+
+
+class Downsample(nn.Module):
+    """Half the height and width; with `temporal` half the frames too, but the clip's first stands alone."""
+
+    def __init__(self, dim: int, temporal: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, stride=2)
+        self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        batch = x.shape[0]
+        x = _per_frame(stream.shard.halo(x, 0, 1))
+        height, width = stream.shard.padding(1, 1)
+        x = self.conv(F.pad(x, (0, width, 0, height)))  # zeros below and to the right only
+        x = x.unflatten(0, (batch, -1)).transpose(1, 2)
+        if self.time_conv is None:
+            return x
+        first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
+        if stream.first:
+            stream.past(self.time_conv, first, 1)  # it passes as it is, and is the next frames' past
+        if not rest.shape[2]:
+            return first
+        # Frames in pairs, each with the one before: the third tap falls on the second of the pair.
+        rest = stream.past(self.time_conv, rest, 1)
+        rest = F.conv3d(rest, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
+        return torch.cat([first, rest], 2)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width; with `temporal` twice the frames too, but the clip's first stands alone."""
+
+    def __init__(self, dim: int, out_dim: int, temporal: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, out_dim, 3)
+        self.time_conv = CausalConv3d(dim, dim * 2, (3, 1, 1)) if temporal else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        if self.time_conv is not None:
+            # The clip's first frame is not even past: those after it see zeros in its place.
+            first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
+            if rest.shape[2]:
+                rest = self.time_conv(rest, stream).unflatten(1, (2, -1))  # B 2 C T H W
+                rest = rest.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # B C 2T H W
+                first = torch.cat([first, rest], 2)
+            x = first
+        # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
+        dim, batch = stream.shard.dim, x.shape[0]
+        wide = stream.shard.halo(x, 1, 1)
+        pixels = F.interpolate(_per_frame(wide), scale_factor=2.0, mode="nearest-exact")
+        if wide is not x:
+            pixels = pixels.narrow(dim - 1, 1, pixels.shape[dim - 1] - 2)
+        pixels = F.conv2d(pixels, self.conv.weight, self.conv.bias, padding=stream.shard.padding(1, 1))
+        return pixels.unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream) -> Tensor:
+    """Wan 2.2's shortcut around a downsampling level: pixels folded into channels, channels averaged."""
+    if time > 1 and stream.first:
+        x = F.pad(x, (0, 0, 0, 0, time - 1, 0))  # the clip's first frame stands alone
+    x = x.unflatten(2, (-1, time)).unflatten(4, (-1, space)).unflatten(6, (-1, space))
+    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # B (C time space space) T H W
+    return x.unflatten(1, (out_dim, -1)).mean(2)
+
+
+def duplicate_up(x: Tensor, out_dim: int, time: int, space: int, stream: Stream) -> Tensor:
+    """Wan 2.2's shortcut around an upsampling level: channels repeated, then unfolded into pixels."""
+    repeats = out_dim * time * space * space // x.shape[1]
+    x = x.repeat_interleave(repeats, 1).unflatten(1, (out_dim, time, space, space))
+    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    return x[:, :, time - 1 :] if stream.first else x
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """B C T (H patch) (W patch) to B (C patch patch) T H W; of the two, columns change slower."""
+    if patch == 1:
+        return x
+    return x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch)).permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
+
+
+def unpatchify(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `patchify`."""
+    if patch == 1:
+        return x
+    x = x.unflatten(1, (-1, patch, patch)).permute(0, 1, 4, 5, 3, 6, 2)
+    return x.flatten(5, 6).flatten(3, 4)

@@ -1,0 +1,44 @@
+"""Stream: all that one clip remembers between chunks, and whom it asks for the rows beside its own.
+
+A layer asks its stream two questions: what did I see last (time), and what are my neighbours' rows (space).
+With the answers the same layer serves whole clips and chunks, one rank and many.
+
+    stream = Stream(shard)
+    for chunk in latents:          # each [1, C, T, h, W], this rank's rows
+        frames = vae.decode(chunk, stream)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wanvae_app.shard import WHOLE, Shard
+
+
+class Stream:
+    """The state of one clip in one direction; made by the caller, dropped at the clip's end."""
+
+    def __init__(self, shard: Shard = WHOLE) -> None:
+        self.shard = shard
+        self.first = True  # nothing of the clip has been coded yet
+        self._past: dict[nn.Module, Tensor] = {}
+
+    def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
+        """x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
+        before = self._past.get(layer)
+        if before is None:
+            before = x.new_zeros(x.shape[0], length, *x.shape[3:], x.shape[1]).movedim(-1, 1)  # channels last
+        x = torch.cat([before, x], 2)
+        # A copy: a view would keep the whole chunk alive.
+        self._past[layer] = x[:, :, -length:].clone(memory_format=torch.preserve_format)
+        return x
+
+    def window(self, layer: nn.Module, x: Tensor, past: int, rows: int) -> Tensor:
+        """x with `rows` of the neighbours' rows on both sides and `past` frames in front.
+
+        Halo first, past second: the past that is kept already has its halo, so only new frames travel.
+        """
+        if rows:
+            x = self.shard.halo(x, rows, rows)
+        return self.past(layer, x, past) if past else x
