@@ -55,30 +55,20 @@ def load_vae(
     Official .pth, ComfyUI's, LightX2V's and diffusers' files are told apart by their tensors. Raises
     ValueError in one sentence for what is none of these.
     """
-    path = _locate(str(source))
-    tensors = _read(path)
-    style, config = recognise({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    config = _with_statistics(config, path.parent / "config.json")
-    with torch.device("meta"):
-        vae = WanVAE(config)
-    ours = _match(vae, tensors, style, path)
-    if config.output_patch != config.patch_size:
-        # The 2x-upscaling decoders end in a pixel shuffle, where rows change slower than columns.
-        for name in ("decoder.head.conv.weight", "decoder.head.conv.bias"):
-            patch = config.output_patch
-            ours[name] = ours[name].unflatten(0, (-1, patch, patch)).transpose(1, 2).flatten(0, 2)
+    path, vae, ours = _open(source)
+    config = vae.config
     # Wide first: a weight may be beyond float16's range before it is rescaled.
     wide = torch.float32 if dtype == torch.float16 else dtype
     vae.load_state_dict({name: tensor.to(device, wide) for name, tensor in ours.items()}, assign=True)
     if dtype == torch.float16:
         rescale(vae, FP16_SCALE)
     vae.name = _describe(path, config)
-    vae = vae.requires_grad_(False).eval().to(dtype)
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    for parameter in vae.parameters():  # kernels as the pictures lie in memory
-        if parameter.ndim in layouts:
-            parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.ndim])
-    return vae
+    return vae.requires_grad_(False).eval().to(dtype).channels_last()
+
+
+def check(source: str | Path) -> None:
+    """Raise ValueError, in one sentence, if `source` is nothing that load_vae loads. Reads no weights."""
+    _open(source)
 
 
 def save_tensors(vae: WanVAE, style: str) -> dict[str, Tensor]:
@@ -102,6 +92,23 @@ def rescale(vae: WanVAE, scale: float) -> None:
         linear = "shortcut" in name or "resample" in name
         if not linear or name.endswith("bias"):
             parameter.mul_(scale)
+
+
+def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, Tensor]]:
+    """The file of a source, its VAE without weights, and the weights under our names."""
+    path = _locate(str(source))
+    tensors = _read(path)
+    style, config = recognise({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    config = _with_statistics(config, path.parent / "config.json")
+    with torch.device("meta"):
+        vae = WanVAE(config)
+    ours = _match(vae, tensors, style, path)
+    if config.output_patch != config.patch_size:
+        # The 2x-upscaling decoders end in a pixel shuffle, where rows change slower than columns.
+        for name in ("decoder.head.conv.weight", "decoder.head.conv.bias"):
+            patch = config.output_patch
+            ours[name] = ours[name].unflatten(0, (-1, patch, patch)).transpose(1, 2).flatten(0, 2)
+    return path, vae, ours
 
 
 def _locate(source: str) -> Path:

@@ -136,6 +136,15 @@ class WanVAE(nn.Module):
     def device(self) -> torch.device:
         return self.quant_conv.weight.device
 
+    def channels_last(self) -> WanVAE:
+        """Lay the kernels out as the pictures lie in memory, which is faster everywhere; returns itself."""
+        for parameter in self.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
+            elif parameter.ndim == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        return self
+
     def encode(self, x: Tensor, stream: Stream) -> Tensor:
         """The next frames [B, 3, T, h, W] in [-1, 1] to raw latents [B, z, T', h', W'] (the mean).
 

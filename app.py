@@ -1,0 +1,192 @@
+"""Wan VAE in the browser, on all ranks: frames appear as they are decoded.
+
+    torchrun --nproc-per-node 2 --max-restarts 3 app.py
+
+One process per GPU, or a few on the CPU; without torchrun, one. Rank 0 serves the page, the others follow it.
+--help explains the options; launch.sh makes the environment and chooses the number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from wanvae_app.checkpoint import DTYPES, choose_dtype, load_vae
+from wanvae_app.group import Group, GroupLost
+from wanvae_app.vae import WanVAE
+from wanvae_app.watch import EXIT_CODE
+
+DEMO_VAE = Path(__file__).resolve().parent / "assets" / "demo_vae"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+log = logging.getLogger("wanvae_app")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run this rank until the app is stopped. Exits with a sentence if the VAE or the ranks cannot be had."""
+    options = parse(argv)
+    end_with_parent()
+    rank = int(os.environ.get("RANK", 0))
+    logging.basicConfig(
+        level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is up
+    try:
+        group = Group.join(options.device)
+        if group.device.type == "cpu":
+            torch.set_num_threads(num_threads())
+        vae = load_vae(options.vae, choose_dtype(options.dtype, group.device), group.device)
+        group.agree([0.0])  # every rank has loaded it
+    except (ValueError, OSError, RuntimeError) as error:
+        give_up(error)
+    if group.rank == 0:
+        serve(group, vae, options)
+        return
+    # Python's own handlers would only run after the wait for a command.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from wanvae_app.jobs import follow
+
+    try:
+        follow(group, vae)
+    except GroupLost as error:
+        say_why(group, str(error))
+        os._exit(EXIT_CODE)  # destructors of broken groups may hang
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], prog="app.py")
+    parser.add_argument(
+        "--vae",
+        default=str(DEMO_VAE),
+        metavar="SOURCE",
+        help="weights: a file, a diffusers folder or a Hugging Face id (default: the demo VAE)",
+    )
+    parser.add_argument(
+        "--dtype", default="auto", choices=["auto", *DTYPES], help="default: what suits the device"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: GPUs if there are any"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="default: 7860")
+    parser.add_argument("--share", action="store_true", help="also a public address, by Gradio's servers")
+    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for these before anything is shown")
+    options = parser.parse_args(argv)
+    if options.auth is not None and not all(options.auth.partition(":")):
+        parser.error("--auth takes USER:PASSWORD, with a colon between them and neither empty")
+    return options
+
+
+def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
+    """Rank 0: show the page until SIGTERM or Ctrl-C, or until the other ranks are lost."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # else Gradio calls home, from its import on
+    from gradio.tunneling import CURRENT_TUNNELS
+
+    from wanvae_app.jobs import Jobs
+    from wanvae_app.results import Results
+    from wanvae_app.shelf import private_folder
+    from wanvae_app.ui import build_page, launch_arguments
+
+    if (options.share or options.host not in LOOPBACK) and options.auth is None:
+        log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
+    # Named after torchrun, which outlives a restart of the ranks, so that finished runs do, too.
+    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    jobs = Jobs(group, vae, private_folder(owner, again=group.restarts > 0))
+    ending, why = threading.Event(), [0]
+
+    def end(number: int, *_: object) -> None:
+        why[0] = number
+        ending.set()
+
+    def lost() -> None:
+        if not ending.wait(1):  # for the pages to hear of it
+            end(0)
+
+    jobs.lost = lost
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    results = Results(jobs)
+    page = build_page(jobs, results)
+    page.queue(max_size=8).launch(
+        prevent_thread_lock=True,
+        server_name=options.host,
+        server_port=options.port,
+        share=options.share,
+        auth=tuple(options.auth.split(":", 1)) if options.auth else None,
+        quiet=True,
+        **launch_arguments(jobs, results),
+    )
+    if jobs.notice:
+        log.warning("%s", jobs.notice)
+    print(f"Ready: {page.local_url}{f' and {page.share_url}' if page.share_url else ''}", flush=True)
+    ending.wait()
+    restart = why[0] == 0 or (why[0] == signal.SIGTERM and has_lost_a_rank(group))
+    if restart:
+        say_why(group, jobs.broken)
+    else:
+        shutil.rmtree(jobs.folder, ignore_errors=True)
+    for tunnel in CURRENT_TUNNELS:  # a process of Gradio's, with --share
+        tunnel.kill()
+    # The ranks may be anywhere, and viewers' streams are endless: nothing can be waited for.
+    os._exit(EXIT_CODE if restart else 0)
+
+
+def has_lost_a_rank(group: Group) -> bool:
+    """Whether SIGTERM means that torchrun is about to restart the ranks, because one has died: it reaps that
+    one before, while the ranks that it stops together with this one are reaped later."""
+    try:
+        return group.watch is not None and bool(group.watch.dead(reaped=True))
+    except RuntimeError:  # torchrun itself is gone
+        return False
+
+
+def say_why(group: Group, reason: str) -> None:
+    """Leave word for the ranks' successors."""
+    try:
+        if group.watch is not None:
+            group.watch.last_words(reason)
+    except RuntimeError as error:  # the store is gone as well
+        log.error("%s; %s", reason, error)
+
+
+def num_threads() -> int:
+    """This rank's share of the machine's cores."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, num_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def end_with_parent() -> None:
+    """Linux: get SIGTERM when torchrun dies, however it dies, so that no rank is left behind."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def give_up(error: Exception) -> NoReturn:
+    """Say in a sentence why this rank cannot start, and exit."""
+    # All ranks find the same fault in what the user gave; one of them saying so is enough.
+    if not isinstance(error, ValueError) or os.environ.get("LOCAL_RANK", "0") == "0":
+        rank = os.environ.get("RANK", "0")
+        print(f"Rank {rank} cannot start: {error}", file=sys.stderr, flush=True)
+        if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+            # What fails at the first start will fail again: torchrun must not try that a hundred times, nor
+            # bury the sentence. The other ranks end with it.
+            os.kill(os.getppid(), signal.SIGKILL)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

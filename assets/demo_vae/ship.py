@@ -1,0 +1,51 @@
+"""Write a trained VAE in diffusers' format: bf16 weights, and a config with its latents' statistics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wanvae_app.checkpoint import save_tensors
+from wanvae_app.stream import Stream
+from wanvae_app.vae import WanVAE
+
+
+@torch.no_grad()
+def statistics(vae: WanVAE, clips: Tensor) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the latents of clips [B 3 T H W], per channel."""
+    z = torch.cat([vae.encode(clip[None], Stream()) for clip in clips])
+    mean, std = z.mean((0, 2, 3, 4)), z.std((0, 2, 3, 4))
+    return [round(float(v), 4) for v in mean], [round(float(v), 4) for v in std]
+
+
+def write(vae: WanVAE, clips: Tensor, folder: Path) -> str:
+    """Both files into `folder`; returns one line about them."""
+    tensors = {
+        k: v.detach().to(torch.bfloat16).contiguous() for k, v in save_tensors(vae, "diffusers").items()
+    }
+    rounded = {k: v.to(torch.bfloat16).float() for k, v in vae.state_dict().items()}
+    vae.load_state_dict(rounded)
+    mean, std = statistics(vae, clips)
+    config = {
+        "_class_name": "AutoencoderKLWan",
+        "_diffusers_version": "0.35.0",
+        "base_dim": vae.config.base_dim,
+        "z_dim": vae.config.z_dim,
+        "dim_mult": list(vae.config.dim_mult),
+        "num_res_blocks": vae.config.num_res_blocks,
+        "attn_scales": [],
+        "temperal_downsample": list(vae.config.temporal_downsample),
+        "dropout": 0.0,
+        "latents_mean": mean,
+        "latents_std": std,
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    path = folder / "diffusion_pytorch_model.safetensors"
+    save_file(tensors, path.with_suffix(".new"), metadata={"format": "pt"})
+    path.with_suffix(".new").chmod(0o644)
+    path.with_suffix(".new").replace(path)
+    return f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, latents' deviation {min(std)} to {max(std)}"

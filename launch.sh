@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The Wan VAE in the browser, on all GPUs of this machine. `./launch.sh --help` explains the options.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+die() { echo "launch.sh: $*" >&2; exit 1; }
+
+find_python() { # any that will do
+    local python
+    for python in .venv/bin/python python3 python3.13 python3.12 python3.11 python; do
+        if "$python" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
+            echo "$python"
+            return
+        fi
+    done
+    die "Python 3.11 or later is needed and was not found; install it (Debian: apt install python3 python3-venv)."
+}
+
+install() { # install EXTRA: nothing to do if the same was installed before
+    local extra=$1 stamp
+    stamp="$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)"
+    if [ -f ".venv/installed$extra" ] && [ "$(cat ".venv/installed$extra")" = "$stamp" ]; then return; fi
+    if [ ! -x .venv/bin/python ]; then
+        "$(find_python)" -m venv .venv || die "no virtual environment could be made (Debian: apt install python3-venv)."
+    fi
+    echo "Installing into .venv (once; the next start takes no time)..." >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".$extra" ||
+        die "the installation failed; pip says why above. Run the same command again to continue."
+    echo "$stamp" >".venv/installed$extra"
+}
+
+find_browser() {
+    local name
+    for name in chromium chromium-browser google-chrome google-chrome-stable; do
+        if command -v "$name"; then return; fi
+    done
+}
+
+get_browser() { # prints the path of a Chromium or Chrome, after installing one if there is none
+    find_browser | grep . && return
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } >&2 || true
+        find_browser | grep . && return
+    fi
+    .venv/bin/python -m playwright install chromium >&2 || true
+    .venv/bin/python - <<'PYTHON' && return
+import os, sys
+from playwright.sync_api import sync_playwright
+with sync_playwright() as p:
+    print(p.chromium.executable_path)
+    sys.exit(not os.path.exists(p.chromium.executable_path))
+PYTHON
+    return 1
+}
+
+case "${1:-}" in
+--test)
+    shift
+    install "[test]"
+    BROWSER_PATH="$(get_browser)" ||
+        die "the tests need a browser: install Chromium or Chrome (Debian: apt install chromium) and try again."
+    export BROWSER_PATH
+    exec .venv/bin/python -m pytest "$@"
+    ;;
+-h | --help)
+    exec "$(find_python)" -m wanvae_app.launch "$@"
+    ;;
+*)
+    "$(find_python)" -m wanvae_app.launch --check-only "$@" # a mistyped option is told before anything is installed
+    install ""
+    exec .venv/bin/python -m wanvae_app.launch "$@"
+    ;;
+esac

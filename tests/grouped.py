@@ -1,0 +1,68 @@
+"""Real processes that join a Group, for tests of jobs without the page."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from wanvae_app.group import Group
+
+
+def run_group(size: int, function: Callable[..., Any], *args: Any, timeout: float = 60) -> list[Any]:
+    """function(group, *args) on `size` ranks; what each returned, by rank. Raises what any raised."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.distributed", "wanvae_app.codec"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    results = context.Queue()
+    processes = [
+        context.Process(target=_rank, args=(rank, size, port, function, args, results), daemon=True)
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        found: dict[int, Any] = {}
+        while len(found) < size:
+            try:
+                rank, result, error = results.get(timeout=timeout)
+            except queue.Empty:
+                raise TimeoutError(
+                    f"only ranks {sorted(found)} of {size} answered in {timeout:g} s"
+                ) from None
+            if error:
+                raise RuntimeError(f"rank {rank}:\n{error}")
+            found[rank] = pickle.loads(result)
+        return [found[rank] for rank in range(size)]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def _rank(rank: int, size: int, port: int, function: Callable[..., Any], args: tuple, results: Any) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        WORLD_SIZE=str(size),
+        LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE=str(size),
+    )
+    torch.set_num_threads(1)
+    try:
+        group = Group.join("cpu")
+        # Pickled here: a queue would pass tensors by file descriptors, which end with this process.
+        results.put((rank, pickle.dumps(function(group, *args)), None))
+        group.agree([0.0])  # rank 0 holds the store: it must not be the first to leave
+    except Exception:
+        results.put((rank, None, traceback.format_exc()))

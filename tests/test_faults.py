@@ -1,0 +1,200 @@
+"""Faults of the real app under torchrun: what the page says, and how soon it works again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app_runner import ROOT, App, running_app, wait_for
+
+RIGGED = ROOT / "tests" / "rigged_app.py"
+MESSAGE = 10.0  # seconds within which the page must name rank and reason
+BACK = 15.0  # seconds within which the app must be back
+
+
+class Page:
+    """What a page asks of the app, without a browser."""
+
+    def __init__(self, app: App, rig: Path) -> None:
+        self.app = app
+        self.rig = rig
+
+    def order(self, fault: str, text: str = "") -> Path:
+        """Have a fault happen; see rigged_app.py."""
+        path = self.rig / fault
+        path.write_text(text)
+        return path
+
+    def ask(self, path: str, method: str = "GET") -> dict[str, Any]:
+        request = urllib.request.Request(f"{self.app.url}/{path}", method=method)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def start(self, **wish: int) -> str:
+        """Start a run; returns its id."""
+        query = "&".join(f"{name}={int(value)}" for name, value in wish.items())
+        return self.ask(f"rig/run?{query}", "POST")["id"]
+
+    def state(self, run: str) -> dict[str, Any]:
+        return self.ask(f"live/{run}/state")
+
+    def end(self, run: str, timeout: float = 30) -> dict[str, Any]:
+        """The run's state when it has ended."""
+        ended = ("finished", "failed", "stopped")
+        wait_for(lambda: self.state(run)["state"] in ended, timeout, self.app)
+        return self.state(run)
+
+    def works(self) -> str:
+        """A run comes to its good end; its id."""
+        run = self.start(latents=3)
+        state = self.end(run)
+        assert state["state"] == "finished" and state["frames"] == 9, state
+        return run
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """An app for the faults that it survives without a restart."""
+    folder = tmp_path_factory.mktemp("steady")
+    with running_app(folder / "log", script=RIGGED, environment={"RIG": str(folder)}) as app:
+        yield Page(app, folder)
+
+
+@pytest.fixture(scope="module")
+def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """An app for the faults after which torchrun restarts its ranks."""
+    folder = tmp_path_factory.mktemp("restarted")
+    environment = {"RIG": str(folder), "PATIENCE": "8"}
+    with running_app(folder / "log", script=RIGGED, environment=environment, max_restarts=9) as app:
+        yield Page(app, folder)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("where", ["raise", "inside", "gather", "pixels", "finish"])
+def test_an_exception_is_told_and_the_next_run_works(steady: Page, where: str, rank: int) -> None:
+    chunk = 0 if where == "finish" else 2
+    steady.order(f"{where}-{rank}-{chunk}", f"no memory for {where}")
+    start = time.monotonic()
+    state = steady.end(steady.start(latents=5, video=where == "gather"))
+    assert time.monotonic() - start < MESSAGE
+    assert state["state"] == "failed"
+    assert f"Rank {rank} failed" in state["message"] and f"no memory for {where}" in state["message"], state
+    steady.works()
+    assert "Traceback" in steady.app.log() and "being restarted" not in steady.app.log()
+
+
+def test_frames_are_watched_while_the_decode_is_held_and_stop_ends_it(steady: Page) -> None:
+    hold = steady.order("hold-1-3")
+    run = steady.start(latents=8)
+    wait_for((steady.rig / "held-1-3").exists, 20, steady.app)
+    wait_for(lambda: steady.state(run)["frames"] == 5, 5, steady.app)
+    assert steady.state(run)["state"] == "running"
+    steady.ask(f"live/{run}/stop", "POST")
+    hold.unlink()
+    state = steady.end(run)
+    assert state["state"] == "stopped" and state["frames"] == 9, state
+    steady.works()
+
+
+def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(steady: Page) -> None:
+    leaves_nothing(steady, signal.SIGINT)
+
+
+def is_back(page: Page, boot: str) -> float:
+    """Wait for another server than `boot` on the same address; returns the seconds until a run has worked."""
+    start = time.monotonic()
+    wait_for(lambda: (page.app.health() or {}).get("boot", boot) != boot, 60, page.app)
+    page.works()
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_comes_back_and_results_are_still_there(restarted: Page, rank: int) -> None:
+    finished = restarted.works()
+    boot = restarted.ask("health")["boot"]
+    restarted.order(f"kill-{rank}-2")
+    restarted.start(latents=5)
+    seconds = is_back(restarted, boot)
+    print(f"rank {rank} killed: a run has worked again after {seconds:.1f} s")
+    assert seconds < BACK
+    state = restarted.state(finished)
+    assert state["state"] == "finished" and "restarted" in state["message"], state
+    with urllib.request.urlopen(f"{restarted.app.url}/live/{finished}/video.mp4", timeout=10) as answer:
+        assert len(answer.read()) > 0
+    if rank == 1:
+        restarted.app.wait_log("The ranks were restarted: rank 1 died.")
+
+
+def test_an_idle_rank_that_is_killed_comes_back(restarted: Page) -> None:
+    boot = restarted.ask("health")["boot"]
+    os.kill(restarted.app.rank_pid(1), signal.SIGKILL)
+    seconds = is_back(restarted, boot)
+    print(f"idle rank 1 killed: a run has worked again after {seconds:.1f} s")
+    assert seconds < BACK
+
+
+def test_a_stopped_rank_is_replaced(restarted: Page) -> None:
+    boot = restarted.ask("health")["boot"]
+    hold = restarted.order("hold-0-2")
+    restarted.start(latents=5)
+    wait_for((restarted.rig / "held-0-2").exists, 20, restarted.app)
+    os.kill(restarted.app.rank_pid(1), signal.SIGSTOP)
+    hold.unlink()
+    seconds = is_back(restarted, boot)
+    print(f"rank 1 stopped: a run has worked again after {seconds:.1f} s")
+    restarted.app.wait_log("The ranks were restarted: rank 1 gave no sign of life")
+    assert seconds < BACK
+
+
+def test_a_rank_that_hangs_is_replaced(restarted: Page) -> None:
+    boot = restarted.ask("health")["boot"]
+    restarted.order("hang-1-2")
+    restarted.start(latents=5)
+    seconds = is_back(restarted, boot)
+    print(f"rank 1 hung: a run has worked again after {seconds:.1f} s, 8 of them patience")
+    assert "was stuck for" in restarted.app.log()
+
+
+def test_sigterm_in_the_middle_of_a_run_leaves_nothing(restarted: Page) -> None:
+    leaves_nothing(restarted, signal.SIGTERM)
+
+
+def test_nothing_is_left_when_torchrun_is_killed(tmp_path: Path) -> None:
+    app = App(tmp_path / "log", script=RIGGED, environment={"RIG": str(tmp_path)})
+    try:
+        app.wait_ready()
+        leaves_nothing(Page(app, tmp_path), signal.SIGKILL)
+    finally:
+        app.stop()
+
+
+def leaves_nothing(page: Page, number: int) -> None:
+    """End the app by a signal to torchrun while a run is on: neither process nor file remains."""
+    page.order("hold-1-2")
+    page.start(latents=5)
+    wait_for((page.rig / "held-1-2").exists, 20, page.app)
+    folder = Path(tempfile.gettempdir()) / f"wanvae-{os.getuid()}-{page.app.process.pid}"
+    assert folder.is_dir()
+    seconds = page.app.stop(number, timeout=5)
+    print(f"{signal.Signals(number).name}: nothing left after {seconds:.1f} s")
+    assert not folder.exists()
+
+
+def test_what_cannot_start_says_so_in_a_sentence(tmp_path: Path) -> None:
+    app = App(tmp_path / "log", arguments=["--vae", "/nowhere"])
+    try:
+        wait_for(lambda: app.process.poll() is not None and not app.pids(), 60, app)
+    finally:
+        app.stop()
+    assert app.process.returncode != 0
+    sentences = [line for line in app.log().splitlines() if "/nowhere" in line]
+    assert len(sentences) == 1 and sentences[0].startswith("Rank 0 cannot start:"), app.log()
+    assert "Traceback" not in app.log()

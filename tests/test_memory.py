@@ -1,0 +1,87 @@
+"""The memory estimate against the operating system's own count of a process that does the work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from wanvae_app.config import PRESETS
+from wanvae_app.memory import activation_bytes, free_bytes, refusal
+
+NARROW = replace(PRESETS["wan2.1"], base_dim=16, decoder_base_dim=16)
+
+MEASURE = """
+import sys, torch
+from test_memory import NARROW
+from wanvae_app.codec import decode_chunks, encode_chunks
+from wanvae_app.vae import WanVAE
+
+def status(key):
+    return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(key))
+
+kind, dtype, chunk = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3])
+vae = WanVAE(NARROW).to(dtype).requires_grad_(False)
+
+def work(height, width):
+    if kind == "decode":
+        return decode_chunks(vae, (torch.randn(1, 16, chunk, height, width) for _ in range(2)))
+    counts = (4 * chunk - 3, 4 * chunk)
+    return encode_chunks(vae, (torch.rand(1, 3, n, height * 8, width * 8) for n in counts))
+
+for _ in work(2, 2):  # libraries load and make their threads
+    pass
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew here
+before = status("VmRSS")
+for _ in work(32, 48):
+    pass
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.parametrize("kind, dtype, chunk", [("decode", "bfloat16", 1), ("encode", "bfloat16", 2)])
+def test_within_15_percent_of_the_measured_peak(kind: str, dtype: str, chunk: int) -> None:
+    # Every tensor in a mapping of its own, so that what is freed is gone at once.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    here = Path(__file__).parent
+    env["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
+    command = [sys.executable, "-c", MEASURE, kind, dtype, str(chunk)]
+    measured = int(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    estimate = activation_bytes(NARROW, kind, 2 * chunk, 32, 48, chunk, getattr(torch, dtype))
+    assert 0.85 < estimate / measured < 1.15, f"estimated {estimate >> 20} MiB, measured {measured >> 20} MiB"
+
+
+def test_what_the_estimate_knows() -> None:
+    def estimate(num_latents: int, chunk: int, size: int = 1, rank: int = 0) -> int:
+        return activation_bytes(NARROW, "decode", num_latents, 32, 32, chunk, torch.bfloat16, size, rank)
+
+    assert estimate(21, 1) == estimate(201, 1), "memory does not grow with the clip"
+    assert estimate(21, 4) > 1.5 * estimate(21, 1), "but with the chunk"
+    assert 0.5 < estimate(21, 1, size=2, rank=1) / estimate(21, 1) < 0.65, (
+        "and two ranks have half each, and halos"
+    )
+    assert estimate(21, 1, size=64, rank=63) == 0, "a rank without rows needs nothing"
+
+
+def test_a_refusal_says_what_would_fit() -> None:
+    def refused(free: int | None, chunk: int = 4, size: int = 1) -> str:
+        return refusal(NARROW, ("decode",), (8, 32, 32), chunk, torch.bfloat16, size, 0, free)
+
+    needed = activation_bytes(NARROW, "decode", 8, 32, 32, 4, torch.bfloat16)
+    assert refused(needed) == refused(None) == refused(100 * needed) == ""
+    sentence = refused(needed - 1)
+    assert "rank 0 would need 0.3 GiB" in sentence and "2 latent frames per chunk would fit" in sentence
+    one = activation_bytes(NARROW, "decode", 8, 32, 32, 1, torch.bfloat16)
+    assert refused(one - 1, chunk=1).endswith("2 ranks would fit")
+    assert refused(2**20, chunk=1).endswith("a smaller picture would fit")
+
+
+def test_free_memory_is_plausible() -> None:
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50

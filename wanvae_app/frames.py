@@ -1,0 +1,147 @@
+"""FrameLog: the frames of one clip, appended by one thread and read by any number of others."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+
+class FrameLog:
+    """Append-only log of one clip's frames, uint8 RGB [H, W, 3].
+
+    The frames lie in a file of `folder` that is unlinked as soon as it is open, so memory stays flat for a
+    long clip and nothing remains of it when the process dies. Where the file cannot be written (no folder, a
+    full disk) the frames from there on are kept in memory, and `warning` says why.
+
+    Thread-safe: one writer, many readers.
+    """
+
+    def __init__(self, height: int, width: int, folder: Path | None = None) -> None:
+        assert height > 0 and width > 0, (height, width)
+        self.height = height
+        self.width = width
+        self.times: list[float] = []  # time.monotonic() at which each frame came to exist
+        self.finished = False
+        self.closed = False
+        self.warning = ""
+        self._changed = threading.Condition()
+        self._fd: int | None = None
+        self._num_filed = 0  # frames in the file; all later ones are in _kept
+        self._kept: list[np.ndarray] = []
+        if folder is not None:
+            try:
+                with tempfile.TemporaryFile(dir=folder, prefix="frames-") as file:
+                    self._fd = os.dup(file.fileno())
+            except OSError as error:
+                self._fall_back(error)
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return self.height * self.width * 3
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    def append(self, frames: np.ndarray) -> None:
+        """Add frames, uint8 [n, H, W, 3]; they are copied. Only one thread may append."""
+        assert frames.dtype == np.uint8 and frames.shape[1:] == (self.height, self.width, 3), frames.shape
+        assert not self.finished, "the log is finished"
+        num_filed = self._write(np.ascontiguousarray(frames))
+        now = time.monotonic()
+        with self._changed:
+            if self.closed:
+                return
+            self._num_filed += num_filed
+            self._kept.extend(frame.copy() for frame in frames[num_filed:])
+            self.times.extend([now] * len(frames))
+            self._changed.notify_all()
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """A copy of frames start to stop (exclusive), uint8 [stop - start, H, W, 3].
+
+        Raises IndexError for frames that do not exist (yet), ValueError after `close`.
+        """
+        with self._changed:
+            if self.closed:
+                raise ValueError("the frames of this run have been deleted; run it again")
+            if not 0 <= start <= stop <= len(self.times):
+                raise IndexError(f"frames {start} to {stop} of a log of {len(self.times)}")
+            num_filed = self._num_filed
+            kept = self._kept[max(start - num_filed, 0) : max(stop - num_filed, 0)]
+            # A descriptor of our own: it outlives a `close` by another thread, and a slow disk blocks nobody.
+            fd = os.dup(self._fd) if self._fd is not None and start < num_filed else None
+        frames = np.empty((stop - start, self.height, self.width, 3), np.uint8)
+        num_read = 0
+        if fd is not None:
+            num_read = min(stop, num_filed) - start
+            try:
+                _read_fully(fd, frames[:num_read].reshape(-1).data, start * self.frame_bytes)
+            finally:
+                os.close(fd)
+        for i, frame in enumerate(kept):
+            frames[num_read + i] = frame
+        return frames
+
+    def wait(self, count: int, timeout: float | None = None) -> int:
+        """Block until there are more than `count` frames, the log is finished or closed, or `timeout` seconds
+        have passed; returns the number of frames."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self.times) > count or self.finished or self.closed, timeout)
+            return len(self.times)
+
+    def finish(self) -> None:
+        """Say that no frame will follow."""
+        with self._changed:
+            self.finished = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Free the frames. Later reads raise; `len` and `times` stay."""
+        with self._changed:
+            self.finished = self.closed = True
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+            self._kept.clear()
+            self._changed.notify_all()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            self.close()
+
+    def _write(self, frames: np.ndarray) -> int:
+        """Put frames into the file and return how many are there whole."""
+        with self._changed:
+            if self._fd is None or self._kept or self.warning:
+                return 0
+            fd = os.dup(self._fd)
+        offset = self._num_filed * self.frame_bytes
+        data = frames.reshape(-1).data
+        num_written = 0
+        try:
+            while num_written < len(data):
+                num_written += os.pwrite(fd, data[num_written:], offset + num_written)
+        except OSError as error:
+            self._fall_back(error)
+        finally:
+            os.close(fd)
+        return num_written // self.frame_bytes
+
+    def _fall_back(self, error: OSError) -> None:
+        self.warning = (
+            f"frames are kept in memory, because their file cannot be written: {error.strerror or error}"
+        )
+
+
+def _read_fully(fd: int, buffer: memoryview, offset: int) -> None:
+    done = 0
+    while done < len(buffer):
+        num_bytes = os.preadv(fd, [buffer[done:]], offset + done)
+        assert num_bytes > 0, "the file of a frame log is shorter than its frames"
+        done += num_bytes

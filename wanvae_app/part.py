@@ -1,0 +1,112 @@
+"""Part: one rank's part in one job, its rows, its streams, and its messages to and from rank 0."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
+from wanvae_app.group import Group
+from wanvae_app.relay import FrameCollector, FrameSender, gather, scatter
+from wanvae_app.run import Job, Run, Step
+from wanvae_app.shard import Shard
+from wanvae_app.vae import WanVAE
+
+
+class Part:
+    """One rank's part in one job: its rows, its streams, and its messages to and from rank 0."""
+
+    def __init__(self, group: Group, vae: WanVAE, job: Job, shard: Shard, run: Run | None) -> None:
+        self.group = group
+        self.vae = vae
+        self.job = job
+        self.shard = shard
+        self.run = run
+        self._latents: list[Tensor] = []  # this rank's, encoded and not yet decoded
+        self._outbox = FrameSender(group) if run is None else FrameCollector(group, shard, self._deliver)
+        steps = job.steps()
+        encoder = encode_chunks(vae, self._source(s for s in steps if s.phase == "encode"), shard)
+        decoder = decode_chunks(vae, self._latent(s for s in steps if s.phase == "decode"), shard)
+        self._encoder = cast(Generator[Tensor], encoder)
+        self._decoder = cast(Generator[Tensor], decoder)
+
+    def take(self, step: Step) -> None:
+        """One chunk. When it returns, the device has done it."""
+        if step.phase == "encode":
+            latent = next(self._encoder)
+            self._latents.append(latent)
+            wide = torch.promote_types(latent.dtype, torch.float32)
+            whole = gather(self.group, self.shard, latent.to(wide), self._latent_shape(step), self.shard.dim)
+            if self.run is not None:
+                assert self.run.latent is not None and whole is not None
+                self.run.latent[:, :, step.start : step.stop] = whole
+        else:
+            self._outbox.put(to_uint8(next(self._decoder)))
+        if self.group.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # what went wrong in the chunk shows here, not later
+        if self.group.broken:  # after an abort, NCCL's messages return as if they had arrived
+            raise RuntimeError("the connection to another rank was aborted")
+
+    def finish(self) -> None:
+        """Wait until the last frames have left this rank, on rank 0 until they are all in the log."""
+        self._outbox.finish()
+
+    def let_go(self) -> None:
+        """End the clip: free its streams and forget the group of its rows.
+
+        Generators and this object hold each other, so nothing of this would happen by itself. After a
+        failure, neighbours may be waiting on the group: it closes when nobody holds it any more.
+        """
+        self._encoder.close()
+        self._decoder.close()
+        self.shard.group = None
+        self._latents.clear()
+
+    def abandon(self) -> None:
+        """After a failure: forget the frames that are on their way. On rank 0, not before all ranks know of
+        the failure: it waits until their groups are closed."""
+        self._outbox.abandon()
+
+    def _deliver(self, pixels: np.ndarray) -> None:
+        assert self.run is not None
+        self.run.frames.append(pixels)
+        if self.run.first_frame is None:
+            self.run.first_frame = self.run.frames.times[0]
+        self.run.change()
+
+    def _latent_shape(self, step: Step) -> tuple[int, ...]:
+        channels, _, height, width = self.job.shape
+        return 1, channels, step.stop - step.start, height, width
+
+    def _source(self, steps: Iterator[Step]) -> Iterator[Tensor]:
+        """This rank's rows of the video, [1 3 T h w] in [-1, 1], a chunk at a time."""
+        config, (_, _, height, width) = self.vae.config, self.job.shape
+        scale = config.spatial_factor
+        for step in steps:
+            start = config.num_frames(step.start) if step.start else 0
+            stop = config.num_frames(step.stop)
+            whole = None
+            if self.run is not None:
+                assert self.run.source is not None
+                whole = torch.from_numpy(self.run.source.read(start, stop))
+            shape = (stop - start, height * scale, width * scale, 3)
+            pixels = scatter(self.group, self.shard, whole, shape, torch.uint8, self.shard.dim - 2, scale)
+            yield from_uint8(pixels, self.vae.dtype)
+
+    def _latent(self, steps: Iterator[Step]) -> Iterator[Tensor]:
+        """This rank's rows of the raw latent, [1 C T h w], a chunk at a time."""
+        for step in steps:
+            if self.job.kind == "roundtrip":
+                yield self._latents.pop(0)
+                continue
+            whole = None
+            if self.run is not None:
+                assert self.run.latent is not None
+                whole = self.run.latent[:, :, step.start : step.stop]
+            yield scatter(
+                self.group, self.shard, whole, self._latent_shape(step), self.vae.dtype, self.shard.dim
+            )

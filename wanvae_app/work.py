@@ -1,0 +1,164 @@
+"""run_job: what every rank does for one job, chunk after chunk, and how it ends alike on all of them."""
+
+from __future__ import annotations
+
+import logging
+import time
+import traceback
+from contextlib import nullcontext
+from dataclasses import astuple, dataclass
+from enum import IntEnum
+
+import torch
+
+from wanvae_app.group import Group
+from wanvae_app.part import Part
+from wanvae_app.peak import peak_bytes, reset_peak
+from wanvae_app.run import Activity, Job, Run, Step
+from wanvae_app.shard import Shard
+from wanvae_app.vae import WanVAE
+
+log = logging.getLogger(__name__)
+
+
+class Verdict(IntEnum):
+    """How it goes on; of all ranks' verdicts the highest counts."""
+
+    GO = 0
+    STOP = 1
+    FAILED = 2
+
+
+@dataclass
+class Report:
+    """What a rank tells the others before each chunk: its verdict, and how its last chunk went."""
+
+    verdict: Verdict = Verdict.GO
+    worked: bool = False  # this rank had a part in it
+    start: float = 0.0  # seconds since the job started
+    compute_seconds: float = 0.0
+    wait_seconds: float = 0.0
+    peak_bytes: float = 0.0
+
+
+def run_job(group: Group, vae: WanVAE, job: Job, run: Run | None = None) -> tuple[Verdict, str]:
+    """One job, from its first agreement to its last, on all ranks at once; rank 0 gives the `run`.
+
+    Returns GO when all frames are in the run's log, STOP or FAILED, and for a failure its reason; it is the
+    same on all ranks, and they are ready for the next job. Raises GroupLost if a rank has gone.
+    """
+    assert (run is not None) == (group.rank == 0)
+    group.begin()
+    try:
+        return _Work(group, vae, job, run).do()
+    finally:
+        group.end()
+
+
+class _Work:
+    def __init__(self, group: Group, vae: WanVAE, job: Job, run: Run | None) -> None:
+        self.group = group
+        self.job = job
+        self.run = run
+        _, _, height, width = job.shape
+        shard = Shard.plan(height, width, group.size if job.parallel else 1, group.rank, group.data)
+        self.part = Part(group, vae, job, shard, run) if shard is not None else None
+        self.start = 0.0
+
+    def do(self) -> tuple[Verdict, str]:
+        reset_peak(self.group.device)
+        self._agree(Report())  # all are here: their clocks start together
+        self.start = time.monotonic()
+        if self.run is not None:
+            self.run.change(started=self.start)
+        report, last = Report(), None
+        for step in [*self.job.steps(), None]:
+            if self.run is not None and self.run.stop_requested:
+                report.verdict = max(report.verdict, Verdict.STOP)
+            verdict, reports = self._agree(report)
+            if self.run is not None and last is not None:
+                record(self.run, last, step, reports, time.monotonic() - self.start)
+            if verdict != Verdict.GO or step is None:
+                break
+            report, last = self._attempt(step), step
+        if verdict != Verdict.FAILED:
+            stopped = verdict
+            verdict, _ = self._agree(self._attempt(None))  # the frames that are still on their way
+            verdict = max(verdict, stopped)
+        if verdict == Verdict.FAILED:
+            reason = self.group.reason()
+            if self.part is not None:
+                self.part.let_go()
+                self.part.abandon()
+            self.group.rebuild()
+            if self.group.device.type == "cuda":
+                torch.cuda.empty_cache()  # the next job may need it in other pieces
+            return verdict, reason
+        if self.part is not None:
+            self.part.let_go()
+        return verdict, ""
+
+    def _agree(self, report: Report) -> tuple[Verdict, list[Report]]:
+        reports = []
+        for numbers in self.group.agree([float(value) for value in astuple(report)]):
+            reports.append(Report(Verdict(int(numbers[0])), bool(numbers[1]), *numbers[2:]))
+        return max(r.verdict for r in reports), reports
+
+    def _attempt(self, step: Step | None) -> Report:
+        """Take one step, or with None the last: see the frames off. A failure is announced and reported."""
+        part = self.part
+        if part is None:
+            return Report()
+        start, waited = time.monotonic(), part.shard.waited
+        watch = self.group.watch
+        try:
+            with watch.working(_where(step)) if watch is not None else nullcontext():
+                part.finish() if step is None else part.take(step)
+        except Exception as error:
+            reason = f"Rank {self.group.rank} failed {_where(step)}: {describe(error)}"
+            if self.group.announce(reason):
+                log.exception("job %s: %s", self.job.id[:8], reason)
+            else:  # a consequence of what another rank's log explains
+                log.warning("job %s: %s", self.job.id[:8], reason)
+            part.let_go()
+            if self.run is None:
+                part.abandon()
+            forget(error)
+            self.group.drop("data", "frames")
+            return Report(Verdict.FAILED)
+        seconds, wait = time.monotonic() - start, part.shard.waited - waited
+        peak = float(peak_bytes(self.group.device))
+        return Report(Verdict.GO, True, start - self.start, seconds - wait, wait, peak)
+
+
+def record(run: Run, last: Step, next_step: Step | None, reports: list[Report], now: float) -> None:
+    """Write into the run what the ranks reported of the step `last`; `now` is seconds since the start."""
+    if any(report.verdict == Verdict.FAILED for report in reports):
+        return
+    for rank, report in enumerate(reports):
+        if report.worked:
+            times = (report.start, report.compute_seconds, report.wait_seconds)
+            run.activity.append(Activity(rank, last.phase, last.chunk, *times))
+    before = run.peak_bytes or [0] * len(reports)
+    peaks = [max(peak, int(report.peak_bytes)) for peak, report in zip(before, reports, strict=True)]
+    run.done[last.phase] = last.stop
+    if last.phase == "encode" and (next_step is None or next_step.phase != "encode"):
+        run.encode_seconds = now
+    run.change(peak_bytes=peaks, phase=next_step.phase if next_step is not None else last.phase)
+
+
+def describe(error: BaseException) -> str:
+    """An exception in a sentence."""
+    text = str(error).partition("\n")[0].strip()[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def forget(error: BaseException | None) -> None:
+    """Free what the frames of an exception's traceback hold: groups there keep their sockets open."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _where(step: Step | None) -> str:
+    return "sending frames" if step is None else f"{step.phase[:-1]}ing chunk {step.chunk + 1}"
