@@ -16,7 +16,9 @@ import torch
 from wanvae_app.group import Group
 
 
-def run_group(size: int, function: Callable[..., Any], *args: Any, timeout: float = 60) -> list[Any]:
+def run_group(
+    size: int, function: Callable[..., Any], *args: Any, timeout: float = 60, device: str = "cpu"
+) -> list[Any]:
     """function(group, *args) on `size` ranks; what each returned, by rank. Raises what any raised."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", "wanvae_app.codec"])
@@ -25,7 +27,7 @@ def run_group(size: int, function: Callable[..., Any], *args: Any, timeout: floa
         port = probe.getsockname()[1]
     results = context.Queue()
     processes = [
-        context.Process(target=_rank, args=(rank, size, port, function, args, results), daemon=True)
+        context.Process(target=_rank, args=(rank, size, port, device, function, args, results), daemon=True)
         for rank in range(size)
     ]
     for process in processes:
@@ -49,7 +51,9 @@ def run_group(size: int, function: Callable[..., Any], *args: Any, timeout: floa
             process.join()
 
 
-def _rank(rank: int, size: int, port: int, function: Callable[..., Any], args: tuple, results: Any) -> None:
+def _rank(
+    rank: int, size: int, port: int, device: str, function: Callable[..., Any], args: tuple, results: Any
+) -> None:
     os.environ.update(
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
@@ -60,7 +64,7 @@ def _rank(rank: int, size: int, port: int, function: Callable[..., Any], args: t
     )
     torch.set_num_threads(1)
     try:
-        group = Group.join("cpu")
+        group = Group.join(device)
         # Pickled here: a queue would pass tensors by file descriptors, which end with this process.
         results.put((rank, pickle.dumps(function(group, *args)), None))
         group.agree([0.0])  # rank 0 holds the store: it must not be the first to leave

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.distributed as dist
-from ranks import run_ranks
+from grouped import run_group
 
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS, WanConfig
+from wanvae_app.group import Group
 from wanvae_app.shard import COLUMNS, ROWS, Shard
 from wanvae_app.vae import WanVAE
 
@@ -72,20 +72,19 @@ def inputs(case: tuple) -> tuple[torch.Tensor, torch.Tensor]:
     return z, x
 
 
-def all_cases() -> list:
+def all_cases(group: Group) -> list:
     results = []
     for case in CASES:
         *_, chunk, ranks = case
         z, x = inputs(case)
-        rank = dist.get_rank()
-        shard = Shard.plan(*z.shape[3:], ranks, rank, dist.group.WORLD) if rank < ranks else None
+        shard = Shard.plan(*z.shape[3:], ranks, group.rank, group.data) if group.rank < ranks else None
         results.append(None if shard is None else (shard.dim, *code(make_vae(case[0]), z, x, chunk, shard)))
     return results
 
 
 @pytest.fixture(scope="module")
 def sharded() -> list:
-    return run_ranks(MAX_RANKS, all_cases)
+    return run_group(MAX_RANKS, all_cases, timeout=240)
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=lambda i: "-".join(map(str, CASES[i])))

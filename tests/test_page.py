@@ -90,7 +90,8 @@ def download(visitor: Visitor, link: str, folder: Path) -> Path:
 def test_first_sight(app: Rigged, browser: Browser, visitor: Visitor) -> None:
     page = visitor.page
     assert page.locator(".sample").count() == 5
-    assert page.is_enabled("#run") and page.is_disabled("#stop")
+    page.wait_for_selector("#stop[disabled]")
+    assert page.is_enabled("#run")
     assert page.is_checked("#parallel input") and "Parallel (2 ranks)" in page.inner_text("#parallel")
     assert "2 ranks on CPU" in page.inner_text("#header")
     assert {url.split("/")[2] for url in visitor.requests if url.startswith("http")} == {app.url.split("/")[2]}
@@ -139,7 +140,7 @@ def test_parallel_on_and_off_are_compared(app: Rigged, visitor: Visitor) -> None
     state = visitor.wait("s.settled && s.run.comparison")
     rows = page.locator(".runs tbody tr").all_inner_texts()
     assert [row.split("\t")[1:3] for row in rows] == [["on", "2"], ["off", "1"]]
-    assert page.locator(".timeline .share").all_inner_texts()[1] == "idle"  # rank 1
+    assert page.locator(".timeline .share").all_text_contents()[1] == "idle"  # rank 1
     text = page.inner_text(".comparison")
     assert re.match(r"Parallel \(run 1\) was \d+\.\d\d times as fast as rank 0 alone \(run 2\)\. ", text)
     # One step of 255 where the two kinds of convolution round differently; none on the CPUs seen so far.

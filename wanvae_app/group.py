@@ -73,17 +73,19 @@ class Group:
         group.restarts = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
         if group.device.type == "cuda":
             torch.cuda.set_device(group.device)  # batched messages of NCCL use the current device
+            torch.backends.cudnn.allow_tf32 = False  # whoever asks for fp32 wants fp32
+            torch.backends.cuda.matmul.allow_tf32 = False
         if size > 1:
             group._connect(one_machine=local_size == size)
         return group
 
     def post(self, command: dict[str, Any]) -> None:
-        """Rank 0: give all other ranks their next command, JSON-able."""
+        """Rank 0: give all other ranks their next command, JSON-able. Between two commands all ranks agree."""
         assert self.rank == 0
         self._num_commands += 1
         if self._store is not None:
             self._store.set(f"command/{self._num_commands}", json.dumps(command))
-            # Everyone has read the previous command: its job ended with an agreement of all ranks.
+            # Everyone has read the previous command, since all have agreed after it.
             for name in ("command", "failure"):
                 self._store.delete_key(f"{name}/{self._num_commands - 1}")
         self.broken = False

@@ -134,6 +134,7 @@ function hear(message) {
 }
 
 function beat() {
+  buttons(); // Gradio may have drawn them anew
   const pause = lost ? 1000 : job !== null && !settled() ? (run?.state === "queued" ? 500 : 200) : 4000;
   if (performance.now() - lastAsked >= pause) ask();
   if (resized !== innerWidth) {

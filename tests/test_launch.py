@@ -1,0 +1,102 @@
+"""The launcher: its help, one sentence for what cannot work, and what it hands to torchrun."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from wanvae_app import launch
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = ["--gpus", "--cpu", "--port", "--host", "--vae", "--dtype", "--share", "--auth", "--nnodes", "--node-rank",
+           "--master-addr", "--master-port", "--test"]  # fmt: skip
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [ROOT / "launch.sh", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_explains_every_option() -> None:
+    found = run("--help")
+    assert found.returncode == 0
+    for option in OPTIONS:
+        assert option in found.stdout
+
+
+WRONG = {
+    "unknown": (["--gpu-count", "2"], "unrecognized arguments: --gpu-count"),
+    "no ranks": (["--cpu", "0"], "--cpu 0: give 1 or more"),
+    "both": (["--cpu", "2", "--gpus", "1"], "not allowed with argument"),
+    "port": (["--port", "99999"], "a port is a number from 1 to 65535"),
+    "dtype": (["--dtype", "int8"], "invalid choice: 'int8'"),
+    "auth": (["--auth", "me"], "--auth takes USER:PASSWORD"),
+    "node rank": (["--nnodes", "2", "--node-rank", "2", "--master-addr", "a"], "give 0 to 1"),
+    "master": (["--nnodes", "2"], "--nnodes needs --master-addr"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_option_is_told_at_once(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments, sentence = WRONG[name]
+    with pytest.raises(SystemExit) as refusal:
+        launch.parse(arguments)
+    assert refusal.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_script_passes_a_refusal_on() -> None:
+    found = run("--port", "none")
+    assert found.returncode == 2 and "invalid int value: 'none'" in found.stderr
+    assert "Installing" not in found.stderr, "before anything is installed"
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What main() would become."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: commands.append(command))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    return commands
+
+
+def test_two_ranks_on_a_cpu(command: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    launch.main(["--port", str(launch._free_port()), "--dtype", "fp32"])
+    (found,) = command
+    assert found[found.index("--nproc-per-node") + 1] == "2"
+    assert found[found.index("--device") + 1] == "cpu" and found[found.index("--dtype") + 1] == "fp32"
+
+
+def test_every_gpu(command: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    launch.main(["--port", str(launch._free_port())])
+    launch.main(["--port", str(launch._free_port()), "--gpus", "3"])
+    assert [found[found.index("--nproc-per-node") + 1] for found in command] == ["8", "3"]
+    with pytest.raises(SystemExit, match="PyTorch finds 8 GPUs here; give --gpus 8"):
+        launch.main(["--gpus", "9"])
+
+
+def test_several_machines(command: list[list[str]]) -> None:
+    launch.main(["--cpu", "1", "--nnodes", "2", "--node-rank", "1", "--master-addr", "10.0.0.1"])
+    (found,) = command
+    assert found[found.index("--master-addr") + 1 : found.index("--master-addr") + 4] == [
+        "10.0.0.1", "--master-port", "29500"]  # fmt: skip
+
+
+def test_refused_before_any_rank_starts(command: list[list[str]], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SystemExit, match="cannot listen there"):
+            launch.main(["--cpu", "1", "--port", str(taken.getsockname()[1])])
+    (tmp_path / "vae.pth").write_text("nothing")
+    with pytest.raises(SystemExit, match="--vae: vae.pth is not a readable"):
+        launch.main(["--cpu", "1", "--port", str(launch._free_port()), "--vae", str(tmp_path / "vae.pth")])
+    assert command == []
