@@ -19,9 +19,8 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-
 from wanvae_app.checkpoint import DTYPES, choose_dtype, load_vae
+from wanvae_app.device import DEVICES
 from wanvae_app.group import Group, GroupLost
 from wanvae_app.vae import WanVAE
 from wanvae_app.watch import EXIT_CODE
@@ -43,8 +42,6 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is up
     try:
         group = Group.join(options.device)
-        if group.device.type == "cpu":
-            torch.set_num_threads(num_threads())
         vae = load_vae(options.vae, choose_dtype(options.dtype, group.device), group.device)
         group.agree([0.0])  # every rank has loaded it
     except (ValueError, OSError, RuntimeError) as error:
@@ -75,9 +72,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--dtype", default="auto", choices=["auto", *DTYPES], help="default: what suits the device"
     )
-    parser.add_argument(
-        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="default: GPUs if there are any"
-    )
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="default: GPUs if there are any")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
     )
@@ -90,6 +85,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return options
 
 
+def is_open(options: argparse.Namespace) -> bool:
+    """Whether others than this machine's users get in without a password."""
+    return options.auth is None and (options.share or options.host not in LOOPBACK)
+
+
 def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     """Rank 0: show the page until SIGTERM or Ctrl-C, or until the other ranks are lost."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # else Gradio calls home, from its import on
@@ -100,7 +100,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     from wanvae_app.shelf import private_folder
     from wanvae_app.ui import build_page, launch_arguments
 
-    if (options.share or options.host not in LOOPBACK) and options.auth is None:
+    if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
     # Named after torchrun, which outlives a restart of the ranks, so that finished runs do, too.
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
@@ -120,22 +120,25 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
         signal.signal(number, end)
     results = Results(jobs)
     page = build_page(jobs, results)
-    page.queue(max_size=8).launch(
-        prevent_thread_lock=True,
-        server_name=options.host,
-        server_port=options.port,
-        share=options.share,
-        auth=tuple(options.auth.split(":", 1)) if options.auth else None,
-        quiet=True,
-        **launch_arguments(jobs, results),
-    )
+    try:
+        page.queue(max_size=8).launch(
+            prevent_thread_lock=True,
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            auth=tuple(options.auth.split(":", 1)) if options.auth else None,
+            quiet=True,
+            **launch_arguments(jobs, results),
+        )
+    except OSError as error:  # the port is taken
+        give_up(error)
     if jobs.notice:
         log.warning("%s", jobs.notice)
     print(f"Ready: {page.local_url}{f' and {page.share_url}' if page.share_url else ''}", flush=True)
     ending.wait()
     restart = why[0] == 0 or (why[0] == signal.SIGTERM and has_lost_a_rank(group))
     if restart:
-        say_why(group, jobs.broken)
+        say_why(group, jobs.broken or "a rank died")
     else:
         shutil.rmtree(jobs.folder, ignore_errors=True)
     for tunnel in CURRENT_TUNNELS:  # a process of Gradio's, with --share
@@ -160,12 +163,6 @@ def say_why(group: Group, reason: str) -> None:
             group.watch.last_words(reason)
     except RuntimeError as error:  # the store is gone as well
         log.error("%s; %s", reason, error)
-
-
-def num_threads() -> int:
-    """This rank's share of the machine's cores."""
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, num_cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def end_with_parent() -> None:

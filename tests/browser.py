@@ -1,4 +1,4 @@
-"""A Chromium for tests, and the page as they use it."""
+"""A Chromium for tests, a person who uses the page in it, and the app with a rig."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from app_runner import App, wait_for
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -21,11 +22,13 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+SAMPLE = "Rolling marbles"  # 5 latent frames
+NUM_FRAMES = 17  # of the sample
 PATIENCE = 60_000  # milliseconds; only a failing test waits so long
 
 
 def chromium() -> str | None:
-    """The program to drive: the one that launch.sh found (BROWSER_PATH), else one on PATH, else (None) Playwright's own."""
+    """The program to drive: what launch.sh found (BROWSER_PATH), else one on PATH, else None: Playwright's own."""
     named = os.environ.get("BROWSER_PATH")
     return named or next((path for name in NAMES if (path := shutil.which(name))), None)
 
@@ -64,14 +67,15 @@ class Visitor:
     def choose(self, sample: str) -> None:
         """Click a sample, and wait until the page has said what it is."""
         self.page.click(f".sample[title='{sample}']")
-        self.page.wait_for_selector("#about p")
+        self.page.wait_for_selector("#about p:not(.hint)")
 
     def upload(self, path: Path) -> None:
         """Give a file of one's own."""
         if self.page.locator("#file button[aria-label='Clear']").count():
             self.page.click("#file button[aria-label='Clear']")
+            self.page.wait_for_selector("#about .hint")
         self.page.set_input_files("#file input[type=file]", path)
-        self.page.wait_for_selector("#about p")
+        self.page.wait_for_selector("#about p:not(.hint)")
 
     def run(self) -> str:
         """Press Run; returns the new run's id as soon as the page follows it."""
@@ -90,6 +94,14 @@ class Visitor:
         """What player.js exposes."""
         return self.page.evaluate("window.wanvae.state")
 
+    def download(self, link: str, folder: Path) -> Path:
+        """Click a link and save what comes, under the name that it comes with."""
+        with self.page.expect_download() as event:
+            self.page.click(link)
+        path = folder / event.value.suggested_filename
+        event.value.save_as(path)
+        return path
+
     def contrast(self) -> float:
         """The standard deviation of the pixels on the canvas: 0 where it is blank."""
         return self.page.evaluate(
@@ -106,3 +118,35 @@ class Visitor:
         """Go away; everything the page did wrong comes to light."""
         self.context.close()
         assert not self.errors, self.errors
+
+
+class Rigged:
+    """The app with a rig: see rigged_app.py."""
+
+    def __init__(self, app: App, rig: Path) -> None:
+        self.app = app
+        self.rig = rig
+        self.url = app.url
+
+    def hold(self, chunk: int) -> None:
+        """Let rank 0 wait before this chunk, counted from 1."""
+        (self.rig / f"hold-0-{chunk}").touch()
+
+    def wait_held(self, chunk: int) -> None:
+        """Until it waits there."""
+        wait_for((self.rig / f"held-0-{chunk}").exists, 60, self.app)
+
+    def release(self, chunk: int) -> None:
+        """Let it go on."""
+        (self.rig / f"hold-0-{chunk}").unlink(missing_ok=True)
+
+    def wait_idle(self) -> None:
+        """Until no run is on the ranks."""
+        wait_for(lambda: (self.app.health() or {}).get("state") == "ready", 60, self.app)
+
+    def reset(self) -> None:
+        """Withdraw all orders and let the present run end."""
+        for order in self.rig.iterdir():
+            if not order.name.startswith("held"):
+                order.unlink(missing_ok=True)
+        self.wait_idle()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import tempfile
 import time
 import urllib.request
@@ -188,13 +189,19 @@ def leaves_nothing(page: Page, number: int) -> None:
     assert not folder.exists()
 
 
-def test_what_cannot_start_says_so_in_a_sentence(tmp_path: Path) -> None:
-    app = App(tmp_path / "log", arguments=["--vae", "/nowhere"])
-    try:
-        wait_for(lambda: app.process.poll() is not None and not app.pids(), 60, app)
-    finally:
-        app.stop()
+@pytest.mark.parametrize("reason", ["/nowhere", "port"])
+def test_what_cannot_start_says_so_in_a_sentence(tmp_path: Path, reason: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        arguments = ["--vae", "/nowhere"] if reason == "/nowhere" else ["--port", port]
+        app = App(tmp_path / "log", arguments=arguments)
+        try:
+            wait_for(lambda: app.process.poll() is not None and not app.pids(), 60, app)
+        finally:
+            app.stop()
     assert app.process.returncode != 0
-    sentences = [line for line in app.log().splitlines() if "/nowhere" in line]
+    sentences = [line for line in app.log().splitlines() if "cannot start" in line]
     assert len(sentences) == 1 and sentences[0].startswith("Rank 0 cannot start:"), app.log()
-    assert "Traceback" not in app.log()
+    assert reason in sentences[0] and "Traceback" not in app.log(), app.log()

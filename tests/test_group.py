@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from grouped import run_group
 
-from wanvae_app.group import Group, choose_device
+from wanvae_app.device import choose_device
+from wanvae_app.group import Group
 
 
 def talk(group: Group) -> dict[str, object]:

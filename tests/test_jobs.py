@@ -271,9 +271,8 @@ def fail_and_go_on(jobs: Jobs) -> list[tuple[tuple[int, str], str, str, float]]:
     return outcomes
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_a_failure_names_rank_and_reason_and_the_next_run_works(size: int) -> None:
-    for (rank, where), state, message, seconds in on_ranks(size, fail_and_go_on, rig):
+def test_a_failure_names_rank_and_reason_and_the_next_run_works() -> None:
+    for (rank, where), state, message, seconds in on_ranks(3, fail_and_go_on, rig):
         assert state == "failed" and seconds < 5
         assert f"Rank {rank} failed" in message and f"rigged {where}" in message, message
         assert "coding chunk" in message or where == "append"

@@ -19,6 +19,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from wanvae_app.device import choose_device, set_up
+from wanvae_app.errors import describe
 from wanvae_app.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -71,10 +73,7 @@ class Group:
         local_rank, local_size = int(env.get("LOCAL_RANK", 0)), int(env.get("LOCAL_WORLD_SIZE", size))
         group = cls(rank, size, choose_device(device, local_rank, local_size))
         group.restarts = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
-        if group.device.type == "cuda":
-            torch.cuda.set_device(group.device)  # batched messages of NCCL use the current device
-            torch.backends.cudnn.allow_tf32 = False  # whoever asks for fp32 wants fp32
-            torch.backends.cuda.matmul.allow_tf32 = False
+        set_up(group.device, local_size)
         if size > 1:
             group._connect(one_machine=local_size == size)
         return group
@@ -99,7 +98,7 @@ class Group:
             self._store.wait([key], IDLE)
             command = json.loads(self._store.get(key))
         except RuntimeError as error:
-            raise GroupLost(f"rank {self.rank} lost the store: {error}") from error
+            raise GroupLost(f"rank {self.rank} lost the store ({describe(error)})") from error
         self.broken = False
         return command
 
@@ -125,7 +124,7 @@ class Group:
         try:
             dist.all_gather(reports, mine)
         except RuntimeError as error:
-            raise GroupLost(f"rank {self.rank} lost the other ranks: {_first_line(error)}") from error
+            raise self._lost(error) from error
         return [r.tolist() for r in reports]
 
     def announce(self, reason: str) -> bool:
@@ -178,7 +177,7 @@ class Group:
         try:
             self._make_groups()
         except RuntimeError as error:
-            raise GroupLost(f"rank {self.rank} could not rebuild the group: {_first_line(error)}") from error
+            raise self._lost(error) from error
         self.broken = False
 
     def close(self) -> None:
@@ -187,6 +186,15 @@ class Group:
             self.watch.close()
             self.drop("data", "frames")
             dist.destroy_process_group()
+
+    def _lost(self, error: RuntimeError) -> GroupLost:
+        try:
+            dead = self.watch.dead(reaped=False) if self.watch is not None else []
+        except RuntimeError:  # the store is gone, and torchrun with it
+            dead = []
+        if dead:
+            return GroupLost(f"rank {dead[0]} died")
+        return GroupLost(f"rank {self.rank} lost the other ranks ({describe(error)})")
 
     def _connect(self, one_machine: bool) -> None:
         if one_machine:  # no other machine needs to reach these sockets, so none can
@@ -235,22 +243,3 @@ class Group:
             dist.all_reduce(torch.zeros(1, device=self.device), group=group)
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-
-def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
-    """The device of the process `local_rank` of `local_size` on this machine; `name` is auto, cpu or cuda."""
-    if name not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"Unknown device {name!r}; choose auto, cpu or cuda.")
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    num_gpus = torch.cuda.device_count()
-    if local_size > num_gpus:
-        raise ValueError(
-            f"{local_size} ranks were started for {num_gpus} GPUs: start torchrun with --nproc-per-node "
-            f"{num_gpus}, or give --device cpu."
-        )
-    return torch.device("cuda", local_rank)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__

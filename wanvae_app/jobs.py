@@ -14,14 +14,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wanvae_app.errors import describe
 from wanvae_app.frames import FrameLog
 from wanvae_app.group import Group, GroupLost
-from wanvae_app.run import Job, Run
+from wanvae_app.run import Job, Run, shape_of_latent, shape_of_video
 from wanvae_app.shard import Shard
 from wanvae_app.shelf import Shelf, record
 from wanvae_app.turns import Turns
 from wanvae_app.vae import WanVAE
-from wanvae_app.work import Verdict, describe, run_job
+from wanvae_app.work import Verdict, run_job
 from wanvae_app.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -90,26 +91,11 @@ class Jobs:
         if chunk < 1:
             raise ValueError(f"{chunk} latent frames per chunk is impossible; give 1 or more.")
         if source is not None:
-            factor = config.spatial_factor
-            height, width = source.height // factor, source.width // factor
-            if (height * factor, width * factor) != (source.height, source.width) or not height or not width:
-                raise ValueError(
-                    f"A video of {source.width}x{source.height} cannot be encoded: its sides must be "
-                    f"multiples of {factor}."
-                )
-            shape = (config.z_dim, config.num_latents(len(source)), height, width)
+            shape = shape_of_video(source, config)
             latent = torch.zeros(1, *shape, dtype=torch.promote_types(self.vae.dtype, torch.float32))
         else:
             assert latent is not None, "a run needs a latent or a source"
-            if latent.dim() != 5 or len(latent) != 1 or latent.shape[1] != config.z_dim or not latent.numel():
-                raise ValueError(
-                    f"A latent of shape {list(latent.shape)} cannot be decoded: this VAE takes "
-                    f"[1, {config.z_dim}, T, H, W]."
-                )
-            if not bool(torch.isfinite(latent).all()):
-                raise ValueError("The latent holds values that are not numbers (NaN or infinity).")
-            _, *sizes = latent.shape
-            shape = (sizes[0], sizes[1], sizes[2], sizes[3])
+            shape = shape_of_latent(latent, config)
         job = Job(
             secrets.token_urlsafe(16),
             "decode" if source is None else "roundtrip",
@@ -182,9 +168,11 @@ class Jobs:
         while (run := self._next()) is not None:
             try:
                 self._do(run)
-            except Exception as error:  # GroupLost, or a fault of our own: the ranks may be anywhere
-                self._lose(str(error) if isinstance(error, GroupLost) else describe(error))
-                return
+            except GroupLost as error:
+                return self._lose(str(error))
+            except Exception as error:  # a fault of our own: the ranks may be anywhere
+                log.exception("job %s", run.id[:8])
+                return self._lose(describe(error))
             with self._lock:
                 self._turns.done()
             self.shelf.delete_old()
@@ -203,7 +191,7 @@ class Jobs:
             run.decode_seconds = run.finished - run.started - (run.encode_seconds or 0.0)
         run.frames.finish()
         if verdict == Verdict.FAILED:
-            self._end(run, "failed", f"{reason.rstrip('.')}.")
+            self._end(run, "failed", f"{reason}.")
         elif verdict == Verdict.STOP:
             self._end(run, "stopped", f"Stopped after {len(run.frames)} of {run.num_frames} frames.")
         else:
@@ -211,9 +199,8 @@ class Jobs:
             self._writer.put(run, self._finish)
 
     def _lose(self, reason: str) -> None:
-        log.exception("the ranks are lost: %s", reason)
         with self._lock:
-            self.broken = f"{reason.rstrip('.')}; the ranks are being restarted."
+            self.broken = f"{reason[:1].upper()}{reason[1:]}; the ranks are being restarted."
             runs = self._turns.clear()
         for run in runs:
             self._end(run, "failed", self.broken)

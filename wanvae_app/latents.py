@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import pickle
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
+from wanvae_app.tensorfile import Stored, first_line, stored_tensors
 
 ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
 NAMES = ("latent", "latent_tensor", "latents", "samples", "z")  # preferred where a file holds several tensors
 MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
 MAX_SIDE = 512  # latent rows or columns: 4,096 pixels, with patches 8,192
-FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")  # of safetensors
 SCALINGS = ("normalised", "raw")
+CLOSE = 2.0  # nats: with less evidence than this, what most programs hand out is assumed
+CLOSE_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
 
 
 def read_latent(path: Path, config: WanConfig) -> Tensor:
@@ -31,17 +29,22 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
     What the file is shows in its content, not its name. Shapes are looked at before values are read, and
     nothing in the file is executed. Raises ValueError, in one sentence, for everything else.
     """
-    found = _open(path)
+    try:
+        found = stored_tensors(path)
+    except TypeError as error:
+        raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.") from error
     if not found:
         raise ValueError(f"{path.name} holds no tensor; a latent [1, {config.z_dim}, T, H, W] is needed.")
-    name, tensor = _choose(found, config, path)
+    name = _choose(found, config, path)
+    shape = _clip_shape(found[name].shape, config)
+    assert shape is not None
     try:
-        z = _as_clip(tensor, _clip_shape(_shape(tensor), config) or ())
+        z = found[name].read().reshape(shape)
     except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
-        raise ValueError(f"{path.name}: {name} cannot be read: {_first_line(error)}") from error
+        raise ValueError(f"{path.name}: {name} cannot be read: {first_line(error)}.") from error
     wrong = ~torch.isfinite(z)
     if num_wrong := int(wrong.sum()):
-        _, channel, t, row, column = wrong.nonzero()[0].tolist()
+        _, channel, t, row, column = np.unravel_index(int(wrong.flatten().byte().argmax()), shape)
         raise ValueError(
             f"{path.name} holds {num_wrong} values that are no numbers (NaN or infinity), the first in channel "
             f"{channel}, latent frame {t}, row {row}, column {column}; generate or save it again."
@@ -76,17 +79,15 @@ def guess_scaling(z: Tensor, config: WanConfig) -> tuple[str, str]:
         spread = ((s / 0.9).log() / 0.35).square() if flat.shape[1] > 1 else torch.zeros_like(s)
         return (1 + (m / 0.5).square()).log() + (1 + spread).log()
 
-    normalised = unlikely(m, s).sum()
-    raw = (
-        unlikely((m - mean) / std, s / std) + std.log()
-    ).sum()  # the mean's density, in the latent's own units
-    scaling = "normalised" if normalised <= raw else "raw"
+    # The raw hypothesis has another unit: log(std) makes its density of the mean comparable.
+    raw_minus_normalised = float((unlikely((m - mean) / std, s / std) + std.log() - unlikely(m, s)).sum())
+    scaling = "raw" if raw_minus_normalised < -CLOSE else "normalised"
     typical = float(std.median())
     return scaling, (
         f"Taken as {scaling}: its channels' standard deviations are around {float(s.median()):.2f} and their means "
         f"within {float(m.abs().max()):.2f} of 0, where this VAE's normalised latents have about 0.9 and 0.8, "
         f"raw ones about {0.9 * typical:.2f} and {float(mean.abs().max()):.2f}."
-    )
+    ) + (CLOSE_NOTE if abs(raw_minus_normalised) < CLOSE else "")
 
 
 def to_raw(z: Tensor, config: WanConfig, scaling: str) -> Tensor:
@@ -112,7 +113,7 @@ def write_latent(z: Tensor, path: Path, config: WanConfig) -> None:
     try:
         save_file({"latent": tensor}, path, {"scaling": "normalised", "format": "pt"})
     except SafetensorError as error:
-        raise OSError(_first_line(error)) from error
+        raise OSError(first_line(error)) from error
 
 
 def _statistics(z: Tensor, config: WanConfig) -> tuple[Tensor, Tensor]:
@@ -120,64 +121,6 @@ def _statistics(z: Tensor, config: WanConfig) -> tuple[Tensor, Tensor]:
         z.new_tensor(values).view(-1, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
     )
     return mean, std
-
-
-class _Stored:
-    """A tensor of a safetensors file whose values have not been read."""
-
-    def __init__(self, path: Path, name: str, shape: list[int], dtype: str) -> None:
-        self.path, self.name, self.shape, self.dtype = path, name, shape, dtype
-
-    def read(self) -> Tensor:
-        with safe_open(self.path, "pt") as file:
-            return file.get_tensor(self.name)
-
-
-def _open(path: Path) -> dict[str, Any]:
-    """The tensors in a file, by name, their values not yet read: _Stored, torch's or NumPy's (mapped)."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(16)
-    if size == 0:
-        raise ValueError(f"{path.name} is empty; give {ACCEPTED}.")
-    try:
-        if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size:
-            with safe_open(path, "pt") as file:
-                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-                return {n: _Stored(path, n, p.get_shape(), p.get_dtype()) for n, p in parts.items()}
-        if head.startswith(b"\x93NUMPY"):
-            return {"array": np.load(path, mmap_mode="r", allow_pickle=False)}
-        if head.startswith(b"PK\x03\x04"):
-            with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > 2 * size + 2**20:
-                    raise ValueError("it would expand to much more than its size; save it with torch.save")
-            return dict(_tensors(torch.load(path, "cpu", weights_only=True, mmap=True)))
-        if head[:1] == b"\x80":  # a pickle: torch.save before version 1.6
-            return dict(_tensors(torch.load(path, "cpu", weights_only=True)))
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path.name} holds Python objects, which are not read for safety; save the tensor alone, "
-            "with torch.save(latent, file)."
-        ) from error
-    except (SafetensorError, zipfile.BadZipFile, RuntimeError, ValueError, EOFError, MemoryError, OSError,
-            TypeError, KeyError, AttributeError, IndexError) as error:  # fmt: skip
-        raise ValueError(f"{path.name} is damaged or cut off: {_first_line(error)}.") from error
-    raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.")
-
-
-def _tensors(value: Any, name: str = "tensor", depth: int = 0) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(value, Tensor):
-        yield name, value
-    elif isinstance(value, dict) and depth < 3:
-        for key, item in value.items():
-            yield from _tensors(item, str(key), depth + 1)
-    elif isinstance(value, list | tuple) and depth < 3:
-        for index, item in enumerate(value[:100]):
-            yield from _tensors(item, f"{name}[{index}]", depth + 1)
-
-
-def _shape(tensor: Any) -> tuple[int, ...]:
-    return tuple(int(n) for n in tensor.shape)
 
 
 def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> tuple[int, ...] | None:
@@ -194,18 +137,19 @@ def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> tuple[int, ...] | 
     return None
 
 
-def _choose(found: dict[str, Any], config: WanConfig, path: Path) -> tuple[str, Any]:
-    """The one tensor that can be the latent. ValueError says what there is instead."""
-    fitting = [name for name, tensor in found.items() if _clip_shape(_shape(tensor), config)]
-    preferred = [name for name in NAMES if name in fitting] or fitting
-    if not preferred:
+def _choose(found: dict[str, Stored], config: WanConfig, path: Path) -> str:
+    """The name of the one tensor that can be the latent. ValueError says what there is instead."""
+    fitting = [name for name, tensor in found.items() if _clip_shape(tensor.shape, config)]
+    if not fitting:
         raise ValueError(f"{path.name}: {_why_not(found, config)}.")
-    if len(preferred) > 1 and preferred[0] not in NAMES:
+    usual = ([name for name in fitting if name.rpartition(".")[2] == known] for known in NAMES)
+    candidates = next(filter(None, usual), fitting)
+    if len(candidates) > 1:
         raise ValueError(
-            f"{path.name} holds several latents ({', '.join(preferred[:4])}); save one per file."
+            f"{path.name} holds {len(candidates)} latents ({', '.join(candidates[:4])}); save one per file."
         )
-    name = preferred[0]
-    shape, dtype = _clip_shape(_shape(found[name]), config) or (), str(found[name].dtype)
+    name = candidates[0]
+    shape = _clip_shape(found[name].shape, config) or ()
     if 0 in shape:
         raise ValueError(
             f"{path.name}: a latent of shape {list(shape)} is empty; every dimension must be 1 or more."
@@ -215,40 +159,30 @@ def _choose(found: dict[str, Any], config: WanConfig, path: Path) -> tuple[str, 
             f"{path.name}: a latent of shape {list(shape)} is too large; at most {MAX_SIDE} rows and columns and "
             f"{MAX_VALUES} values are taken."
         )
-    if not (dtype in FLOATS or "float" in dtype):
-        raise ValueError(f"{path.name} holds numbers of type {dtype}; a latent has floating point numbers.")
-    return name, found[name]
+    if not found[name].floating:
+        raise ValueError(
+            f"{path.name} holds numbers of type {found[name].dtype:.60}; a latent has floating point numbers, "
+            "as latent.float() makes them."
+        )
+    return name
 
 
-def _why_not(found: dict[str, Any], config: WanConfig) -> str:
-    name, tensor = max(found.items(), key=lambda item: math.prod(_shape(item[1])))
-    shape, channels = _shape(tensor), config.z_dim
-    needed = f"[1, {channels}, T, H, W] is needed"
+def _why_not(found: dict[str, Stored], config: WanConfig) -> str:
+    name, tensor = max(found.items(), key=lambda item: math.prod(item[1].shape))
+    shape, channels = tensor.shape, config.z_dim
     what = (
-        f"its tensor has shape {list(shape)}"
-        if len(found) == 1
-        else f"none of its {len(found)} tensors is a latent"
+        f"its tensor {name[:60]} has" if len(found) == 1 else f"the largest of its {len(found)} tensors has"
     )
-    if len(shape) != 5:
-        return f"{what}, {needed}"
-    if shape[1] == channels and shape[0] != 1:
+    what = f"{what} shape {str(list(shape)):.80}"
+    if len(shape) == 5 and shape[1] == channels:
         return f"it holds a batch of {shape[0]}; save one clip per file, such as latent[0:1]"
-    if shape[2] == channels:
-        return f"{what}, with channels and frames exchanged; save latent.transpose(1, 2)"
-    family = {preset.z_dim: f"Wan {name[3:]}" for name, preset in PRESETS.items()}.get(shape[1])
-    fits = f"; it would fit a {family} VAE, which --vae can load" if family else ""
-    return f"it has {shape[1]} channels where this VAE has {channels}{fits}"
-
-
-def _as_clip(tensor: Any, shape: tuple[int, ...]) -> Tensor:
-    if isinstance(tensor, _Stored):
-        tensor = tensor.read()
-    elif isinstance(tensor, np.ndarray):
-        tensor = torch.from_numpy(np.array(tensor, dtype=np.float32, order="C"))
-    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-        raise ValueError("its values are not in the file")
-    return tensor.detach().to(torch.float32).reshape(shape).clone()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().partition("\n")[0] or type(error).__name__).removesuffix(".")
+    if len(shape) >= 3 and shape[-3] == channels:
+        return f"{what}, with channels and frames exchanged; save latent.transpose(-4, -3)"
+    other = {preset.z_dim: f"Wan {name[3:]}" for name, preset in PRESETS.items() if preset.z_dim != channels}
+    num_channels = (
+        shape[0] if len(shape) == 4 and shape[0] != 1 else shape[1] if len(shape) in (4, 5) else None
+    )
+    if num_channels in other:
+        vae = f"a {other[num_channels]} VAE, which --vae loads"
+        return f"it has {num_channels} channels where this VAE has {channels}; it would fit {vae}"
+    return f"{what}; a latent for this VAE has [1, {channels}, T, H, W]"

@@ -31,7 +31,7 @@ from starlette.routing import BaseRoute, Route
 from wanvae_app.frames import FrameLog
 from wanvae_app.jobs import Jobs
 from wanvae_app.results import Entry, Results, finite, rate
-from wanvae_app.visitors import may_enter, owner_of
+from wanvae_app.visitors import may_enter, may_see
 
 RECORD = struct.Struct("<IId")
 POLL = 0.01  # seconds between looks for a new frame; cheaper than a waiting thread per viewer
@@ -104,7 +104,7 @@ class Live:
         if not may_enter(request):
             raise HTTPException(401, "Log in first.")
         entry = self.results.get(request.path_params["id"])
-        if entry is None or not secrets.compare_digest(entry.run.owner, owner_of(request)):
+        if entry is None or not may_see(request, entry.run.owner):
             raise HTTPException(404, "There is no such run.")
         return entry
 
@@ -144,6 +144,7 @@ def snapshot(entry: Entry, since: int = 0) -> dict[str, Any]:
         "kind": job.kind,
         "number": entry.number,
         "state": run.state,
+        "stopping": run.stop_requested and not run.ended,
         "message": run.message,
         "place": run.queue_place(),
         "phase": run.phase,

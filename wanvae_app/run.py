@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from wanvae_app.codec import chunk_sizes
+from wanvae_app.config import WanConfig
 from wanvae_app.frames import FrameLog
 
 ENDED = ("finished", "stopped", "failed")
@@ -176,3 +178,28 @@ class Run:
         self.frames.close()
         if self.source is not None:
             self.source.close()
+
+
+def shape_of_latent(latent: Tensor, config: WanConfig) -> tuple[int, int, int, int]:
+    """C T H W of a latent [1, C, T, H, W]; ValueError if this VAE cannot decode it."""
+    if latent.dim() != 5 or len(latent) != 1 or latent.shape[1] != config.z_dim or not latent.numel():
+        raise ValueError(
+            f"A latent of shape {list(latent.shape)} cannot be decoded: this VAE takes "
+            f"[1, {config.z_dim}, T, H, W]."
+        )
+    if not bool(torch.isfinite(latent).all()):
+        raise ValueError("The latent holds values that are not numbers (NaN or infinity).")
+    _, c, t, h, w = latent.shape
+    return c, t, h, w
+
+
+def shape_of_video(frames: FrameLog, config: WanConfig) -> tuple[int, int, int, int]:
+    """C T H W of the latent that these frames encode to; ValueError if this VAE cannot encode them."""
+    factor = config.spatial_factor
+    height, width = frames.height // factor, frames.width // factor
+    if (height * factor, width * factor) != (frames.height, frames.width) or not height or not width:
+        raise ValueError(
+            f"A video of {frames.width}x{frames.height} cannot be encoded: its sides must be multiples "
+            f"of {factor}."
+        )
+    return config.z_dim, config.num_latents(len(frames)), height, width

@@ -6,7 +6,6 @@ build_page(jobs, results).queue().launch(**launch_arguments(jobs, results))
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import logging
@@ -18,7 +17,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from wanvae_app.config import WanConfig
+from wanvae_app.gallery import ASSETS, LATENT_TYPES, VIDEO_TYPES, find_samples, gallery_cards, header
 from wanvae_app.intake import MAX_CHUNK, SCALINGS, describe, make_run
 from wanvae_app.jobs import Jobs
 from wanvae_app.live import make_routes, snapshot
@@ -27,11 +26,15 @@ from wanvae_app.visitors import VisitorMiddleware, owner_of
 
 log = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 PAGE = ASSETS / "page"
-SCRIPTS = ("feed.js", "timeline.js", "panel.js", "player.js", "follow.js")  # one function's body, in this order
-FILE_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".latent", ".mp4", ".webm", ".gif", ".mov"]
-VIDEO_TYPES = {".mp4", ".webm", ".gif", ".mov"}
+SCRIPTS = (
+    "feed.js",
+    "timeline.js",
+    "panel.js",
+    "player.js",
+    "follow.js",
+)  # one function's body, in this order
+HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
 DAY = 24 * 3600
 
 
@@ -39,7 +42,11 @@ def launch_arguments(jobs: Jobs, results: Results) -> dict[str, Any]:
     """What `Blocks.launch` needs for this page; the routes go in there, so that none is missing at first."""
     font = ("ui-sans-serif", "system-ui", "sans-serif")
     theme = gr.themes.Base(
-        primary_hue="teal", neutral_hue="zinc", font=font, font_mono=("ui-monospace", "monospace"), radius_size="sm"
+        primary_hue="teal",
+        neutral_hue="zinc",
+        font=font,
+        font_mono=("ui-monospace", "monospace"),
+        radius_size="sm",
     )
     return {
         "theme": theme,
@@ -49,6 +56,7 @@ def launch_arguments(jobs: Jobs, results: Results) -> dict[str, Any]:
             "routes": make_routes(jobs, results),
             "middleware": [Middleware(VisitorMiddleware)],
         },
+        "max_file_size": "4gb",
         "footer_links": ["api"],
         "show_error": True,
         "ssr_mode": False,
@@ -72,8 +80,9 @@ def build_page(jobs: Jobs, results: Results, samples: Path = ASSETS / "samples")
                     elem_id="samples",
                     apply_default_css=False,
                 )
-                file = gr.File(label="Latent or video", file_types=FILE_TYPES, height=108, elem_id="file")
-                about = gr.HTML("", elem_id="about", apply_default_css=False)
+                # Not limited to some types: the content decides, and after refusing a name the component is stuck.
+                file = gr.File(label="Latent or video", height=108, elem_id="file")
+                about = gr.HTML(HINT, elem_id="about", apply_default_css=False)
                 parallel = gr.Checkbox(
                     num_ranks > 1,
                     label=f"Parallel ({num_ranks} rank{'s' * (num_ranks != 1)})",
@@ -125,7 +134,7 @@ class Handlers:
     def describe(self, file: str | None) -> str:
         """A line about the chosen file."""
         if file is None:
-            return ""
+            return HINT
         try:
             return f"<p>{html.escape(describe(Path(file), self.jobs.vae.config))}</p>"
         except (ValueError, OSError) as error:
@@ -188,55 +197,6 @@ class Handlers:
 def signal(**what: str) -> str:
     """A message to the player; no two are equal, because Gradio passes on changes only."""
     return json.dumps({**what, "nonce": secrets.token_hex(4)})
-
-
-def find_samples(folder: Path, config: WanConfig) -> list[Path]:
-    """The sample latents, smallest first, then the clips. The latents are the demo VAE's own: to another they are
-    noise, so they are left out."""
-    demo = json.loads((ASSETS / "demo_vae" / "config.json").read_text())
-    kinds = FILE_TYPES if tuple(demo["latents_mean"]) == config.latents_mean else VIDEO_TYPES
-    paths = [path for path in folder.glob("*") if path.suffix in kinds]
-    return sorted(paths, key=lambda path: (path.suffix in VIDEO_TYPES, path.stat().st_size))
-
-
-def gallery_cards(samples: list[Path]) -> str:
-    """The samples as buttons, which gallery.js makes clickable."""
-    cards = []
-    for index, path in enumerate(samples):
-        kind = "video" if path.suffix in VIDEO_TYPES else "latent"
-        poster = path.with_suffix(".jpg")
-        picture = ""
-        if poster.is_file():
-            data = base64.b64encode(poster.read_bytes()).decode()
-            picture = f'<img alt="" src="data:image/jpeg;base64,{data}">'
-        name = html.escape(path.stem)
-        cards.append(
-            f'<button type="button" class="sample" data-index="{index}" title="{name}">'
-            f'<span class="poster">{picture}<em>{kind}</em></span><span class="name">{name}</span></button>'
-        )
-    return f'<h2>Samples</h2><div class="gallery">{"".join(cards)}</div>'
-
-
-def header(jobs: Jobs) -> str:
-    """The line on top: which VAE, on what, and whether it is ready."""
-    group, vae = jobs.group, jobs.vae
-    ranks = f"{group.size} rank{'s' * (group.size != 1)}"
-    dtype = str(vae.dtype).removeprefix("torch.")
-    facts = [vae.name, f"{ranks} on {device_name(jobs)}", dtype]
-    spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
-    return (
-        f'<h1>Wan VAE</h1><div class="facts">{spans}</div>'
-        '<div class="health" id="health" role="status"><i></i><span>connecting</span></div>'
-        '<button type="button" id="theme" title="Dark or light">Dark</button>'
-    )
-
-
-def device_name(jobs: Jobs) -> str:
-    """CPU, or the GPU's product name."""
-    import torch
-
-    device = jobs.group.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def _text(path: Path | None) -> str | None:

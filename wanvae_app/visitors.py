@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import secrets
 
+import gradio as gr
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "wanvae"
+SESSION = "session "  # no cookie of ours begins like this
 YEAR = 365 * 24 * 3600
 STREAMED = ("text/event-stream", "application/octet-stream")
 
 
-def owner_of(request: Request) -> str:
-    """The browser's name; empty for a client without cookies, whose runs only their id protects."""
-    return request.cookies.get(COOKIE, "")
+def owner_of(request: gr.Request) -> str:
+    """Who called a handler: the browser, or a program's session."""
+    return request.cookies.get(COOKIE) or f"{SESSION}{request.session_hash}"
+
+
+def may_see(request: Request, owner: str) -> bool:
+    """Whether this request may watch and stop the owner's runs. A program keeps no cookie: whoever knows the id
+    of its run, which cannot be guessed, may have it."""
+    shown = request.cookies.get(COOKIE, "")
+    return owner.startswith(SESSION) or secrets.compare_digest(owner.encode(), shown.encode())
 
 
 def may_enter(request: Request) -> bool:

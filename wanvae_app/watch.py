@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 PERIOD = 0.5  # seconds between looks, while a job runs
 SILENCE = 6.0  # seconds without a sign of life after which a rank counts as stopped
 PATIENCE = 600.0  # seconds that a rank may spend in one layer; a CPU needs minutes for a large one
+FAREWELL = 3.0  # seconds for a rank to end in order, of itself or by a signal
 EXIT_CODE = 70  # tells torchrun to restart the ranks
 
 
@@ -122,6 +123,7 @@ class Watch:
                 assert epoch is not None
                 self._watch(epoch)
         except RuntimeError as error:  # the store is gone, and torchrun with it
+            time.sleep(FAREWELL)
             log.error("rank %d: the store does not answer: %s", self.rank, error)
             os._exit(EXIT_CODE)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-import traceback
 from contextlib import nullcontext
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 
 import torch
 
+from wanvae_app.errors import describe, forget
 from wanvae_app.group import Group
 from wanvae_app.part import Part
 from wanvae_app.peak import peak_bytes, reset_peak
@@ -145,19 +145,6 @@ def record(run: Run, last: Step, next_step: Step | None, reports: list[Report], 
     if last.phase == "encode" and (next_step is None or next_step.phase != "encode"):
         run.encode_seconds = now
     run.change(peak_bytes=peaks, phase=next_step.phase if next_step is not None else last.phase)
-
-
-def describe(error: BaseException) -> str:
-    """An exception in a sentence."""
-    text = str(error).partition("\n")[0].strip()[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def forget(error: BaseException | None) -> None:
-    """Free what the frames of an exception's traceback hold: groups there keep their sockets open."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
 
 
 def _where(step: Step | None) -> str:

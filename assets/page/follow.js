@@ -96,7 +96,7 @@ function vanished() {
   } else if (!ENDED.includes(run.state)) {
     run = { ...run, state: "gone" };
     const why = lastWords ? ` (${lastWords})` : "";
-    panel.say("Lost", `The server was restarted${why}, and this run with it. Its frames stay here; run it again.`, "bad");
+    panel.say("Lost", `The server was restarted${why}, and this run with it. Run it again.`, "bad");
   } else {
     run = { ...run, settled: true };
   }
@@ -119,7 +119,6 @@ function buttons() {
 
 async function stop() {
   if (!active() || job === null) return;
-  panel.say("Stopping", "at the end of the present chunk.");
   await fetch(address(`live/${job}/stop`), { method: "POST" }).catch(() => null);
   ask();
 }

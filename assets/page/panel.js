@@ -32,6 +32,7 @@ class Panel {
     line.dataset.tone = tone;
     line.firstElementChild.textContent = title;
     line.lastElementChild.textContent = text;
+    this.find(".note").hidden = true;
   }
 
   banner(text) {
@@ -120,6 +121,7 @@ function describe(run) {
     case "queued":
       return ["Waiting", run.place ? `${plural(run.place, "run")} before this one.` : "Next in line."];
     case "running":
+      if (run.stopping) return ["Stopping", "at the end of the present chunk."];
       return run.phase === "encode"
         ? ["Encoding", `${done} of ${total} latent frames, on ${where}.`]
         : ["Decoding", `${run.frames} of ${run.num_frames} frames, on ${where}.`];

@@ -27,6 +27,7 @@ class Player {
     this.drawn = new Set(); // decoded frames that were on the canvas
     this.due = 0;
     this.playing = true;
+    this.canvas.parentElement.classList.add("stale"); // what is on it is of another run
     this.show();
   }
 
@@ -106,13 +107,14 @@ class Player {
   }
 
   tags(mode) {
-    const [left, right] = { decoded: this.source ? ["Decoded", ""] : ["", ""], source: ["Source, being encoded", ""],
+    const [left, right] = { decoded: this.source ? ["Decoded", ""] : ["", ""], source: ["Source", ""],
       side: ["Source", "Decoded"], wipe: ["Source", "Decoded"], difference: ["Difference × 8", ""] }[mode];
     for (const [selector, text] of [[".tag.left", left], [".tag.right", right]]) {
       const tag = this.find(selector);
       tag.textContent = text;
       tag.hidden = !text;
     }
+    this.canvas.parentElement.classList.remove("stale");
     this.canvas.hidden = false;
     this.find(".empty").hidden = true;
   }

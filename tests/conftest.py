@@ -1,0 +1,49 @@
+"""One app on two ranks and one browser for all tests of the page: starting them takes longer than the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:  # the page's tests alone need a browser
+    from browser import Rigged, Visitor
+    from playwright.sync_api import Browser
+
+RIGGED_APP = Path(__file__).with_name("rigged_app.py")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    from browser import running_browser
+
+    with running_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rigged]:
+    from app_runner import running_app
+    from browser import Rigged
+
+    rig = tmp_path_factory.mktemp("rig")
+    with running_app(rig.with_suffix(".log"), script=RIGGED_APP, environment={"RIG": str(rig)}) as app:
+        yield Rigged(app, rig)
+
+
+@pytest.fixture
+def rigged(started: Rigged) -> Iterator[Rigged]:
+    """The app, with nothing held and nothing running before and after each test."""
+    yield started
+    started.reset()
+
+
+@pytest.fixture
+def visitor(rigged: Rigged, browser: Browser) -> Iterator[Visitor]:
+    from browser import Visitor
+
+    visitor = Visitor(browser, rigged.url)
+    yield visitor
+    visitor.close()

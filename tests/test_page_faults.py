@@ -1,0 +1,136 @@
+"""The page in a browser: closed tabs, strangers, many viewers, failing and dying ranks."""
+
+from __future__ import annotations
+
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import imageio.v3 as iio
+import pytest
+from app_runner import wait_for
+from browser import NUM_FRAMES, SAMPLE, Rigged, Visitor
+from playwright.sync_api import Browser
+
+from wanvae_app.live import RECORD
+
+ROOT = Path(__file__).resolve().parent.parent
+ANSWER = """async ([path, method]) => (await fetch(path, { method })).status"""
+
+
+def test_a_closed_tab_frees_the_ranks(rigged: Rigged, browser: Browser) -> None:
+    visitor = Visitor(browser, rigged.url)
+    rigged.hold(3)
+    visitor.choose(SAMPLE)
+    job = visitor.run()
+    rigged.wait_held(3)
+    visitor.close()
+    wait_for(lambda: f"job {job[:8]}: nobody is watching" in rigged.app.log(), 30, rigged.app)
+    rigged.release(3)
+    rigged.wait_idle()
+    assert re.search(f"job {job[:8]}: .* stopped", rigged.app.log())
+
+
+def test_strangers_wait_and_keep_out(rigged: Rigged, browser: Browser, visitor: Visitor) -> None:
+    rigged.hold(2)
+    visitor.choose(SAMPLE)
+    job = visitor.run()
+    rigged.wait_held(2)
+    stranger = Visitor(browser, rigged.url)
+    for path, method in (("state", "GET"), ("stop", "POST"), ("video.mp4", "GET"), ("../live/" + job, "GET")):
+        assert stranger.page.evaluate(ANSWER, [f"live/{job}/{path}", method]) == 404
+    for file in ("/etc/passwd", ROOT / "app.py", ROOT / "assets" / "demo_vae" / "config.json"):
+        assert stranger.page.evaluate(ANSWER, [f"gradio_api/file={file}", "GET"]) == 403
+    with pytest.raises(OSError, match="404"):
+        urlopen(f"{rigged.url}/live/{job}/state")
+    stranger.choose(SAMPLE)
+    stranger.run()
+    stranger.wait("s.run.state === 'queued' && s.run.place === 1")
+    assert "1 run before this one" in stranger.state["status"]
+    stranger.page.click("#stop")
+    assert stranger.wait("s.settled")["run"]["state"] == "stopped"
+    rigged.release(2)
+    assert visitor.wait("s.settled")["run"]["state"] == "finished"
+    stranger.close()
+
+
+def test_many_watch_and_one_is_slow(rigged: Rigged, visitor: Visitor) -> None:
+    rigged.hold(2)
+    visitor.choose(SAMPLE)
+    job = visitor.run()
+    rigged.wait_held(2)
+    cookies = "; ".join(f"{cookie['name']}={cookie['value']}" for cookie in visitor.context.cookies())
+
+    def watch() -> int:
+        request = Request(f"{rigged.url}/live/{job}?start=0", headers={"Cookie": cookies})
+        with urlopen(request, timeout=60) as stream:
+            count = 0
+            while header := stream.read(RECORD.size):
+                index, length, _ = RECORD.unpack(header)
+                assert index == count and stream.read(length).startswith(b"\xff\xd8")  # of a JPEG
+                count += 1
+            return count
+
+    slow = socket.create_connection(("127.0.0.1", rigged.app.port))
+    slow.sendall(
+        f"GET /live/{job} HTTP/1.1\r\nHost: x\r\nCookie: {cookies}\r\n\r\n".encode()
+    )  # and never reads
+    with ThreadPoolExecutor(20) as pool:
+        counts = [pool.submit(watch) for _ in range(20)]
+        rigged.release(2)
+        assert [count.result() for count in counts] == [NUM_FRAMES] * 20
+    assert visitor.wait("s.settled && s.drawn === 17")["run"]["state"] == "finished"
+    slow.close()
+
+
+def test_a_failing_rank_is_named(rigged: Rigged, visitor: Visitor) -> None:
+    (rigged.rig / "raise-1-3").write_text("no more balloons")
+    visitor.choose(SAMPLE)
+    visitor.run()
+    state = visitor.wait("s.settled")
+    assert state["run"]["state"] == "failed" and state["drawn"] <= 5
+    assert "Rank 1" in state["status"] and "no more balloons" in state["status"]
+    visitor.run()
+    assert visitor.wait("s.settled")["run"]["state"] == "finished"
+
+
+def test_a_dead_rank_and_the_same_page_again(rigged: Rigged, visitor: Visitor) -> None:
+    visitor.choose(SAMPLE)
+    visitor.run()
+    visitor.wait("s.settled && s.drawn === 17")
+    first = visitor.state["boot"]
+    visitor.page.wait_for_function("document.querySelector('.video-file').href.startsWith('blob:')")
+    (rigged.rig / "kill-0-1").touch()
+    visitor.page.click("#run")
+    visitor.page.wait_for_selector(".banner:not([hidden])")
+    assert "reconnecting" in visitor.page.inner_text(".banner")
+    state = visitor.wait(f"!s.lost && s.boot !== {first!r}")
+    visitor.page.wait_for_selector(".banner", state="hidden")
+    assert not state["active"] and visitor.page.is_enabled("#run")
+    visitor.choose(SAMPLE)
+    visitor.run()
+    assert visitor.wait("s.settled")["run"]["state"] == "finished"
+
+
+def test_what_was_finished_outlives_the_server(
+    rigged: Rigged, browser: Browser, visitor: Visitor, tmp_path: Path
+) -> None:
+    visitor.choose(SAMPLE)
+    visitor.run()
+    visitor.wait("s.settled && s.drawn === 17")
+    visitor.page.wait_for_function("document.querySelector('.video-file').href.startsWith('blob:')")
+    first = visitor.state["boot"]
+    other = Visitor(browser, rigged.url)
+    (rigged.rig / "kill-1-1").touch()
+    other.choose(SAMPLE)
+    other.run()
+    visitor.wait(f"!s.lost && s.boot !== {first!r}")
+    assert len(iio.imread(visitor.download(".video-file", tmp_path), plugin="FFMPEG")) == NUM_FRAMES
+    visitor.page.focus(".stage")
+    visitor.page.keyboard.press("Home")
+    visitor.wait("s.shown === 0")
+    other.wait("!s.active")
+    assert other.state["run"]["state"] in ("failed", "gone")
+    other.close()
