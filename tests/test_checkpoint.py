@@ -102,7 +102,8 @@ def test_known_names() -> None:
 
 def test_wrapped_and_prefixed(tmp_path: Path) -> None:
     tensors = save_tensors(make_vae(NARROW_2_1), "official")
-    wrapped = {"state_dict": {f"model.{name}": tensor for name, tensor in tensors.items()}, "epoch": 3}
+    wrapped: dict[str, Any] = {"state_dict": {f"model.{name}": tensor for name, tensor in tensors.items()}}
+    wrapped |= {"epoch": 3, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "lr": 1e-4}}
     assert load_vae(save(tmp_path / "a.pth", wrapped)).config == NARROW_2_1
 
 
@@ -121,8 +122,21 @@ def test_statistics_beside_the_weights(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"latents_mean": [0.5] * 16, "latents_std": [2.0] * 16}))
     assert load_vae(path).config.latents_std == (2.0,) * 16
-    config.write_text(json.dumps({"latents_mean": [0.5] * 4, "latents_std": [2.0] * 4}))
-    with pytest.raises(ValueError, match="4 latent means for weights with 16"):
+    for wrong, expected in (
+        ({"latents_mean": [0.5] * 4, "latents_std": [2.0] * 4}, "4 latent means for weights with 16"),
+        (
+            {"latents_mean": [0.5] * 16, "latents_std": [0.0] * 16},
+            "standard deviations that are not possible",
+        ),
+        ({"latents_mean": ["0.5"] * 16, "latents_std": [2.0] * 16}, "means that are not possible"),
+        ({"latents_mean": 3, "latents_std": 4}, "no list of latent means"),
+        ([1, 2], "holds no names"),
+    ):
+        config.write_text(json.dumps(wrong))
+        with pytest.raises(ValueError, match=expected):
+            load_vae(path)
+    config.write_text("{" * 100_000)
+    with pytest.raises(ValueError, match="not readable JSON"):
         load_vae(path)
 
 
@@ -163,16 +177,35 @@ def _without(names: str, path: Path) -> None:
     save(path, {name: tensor for name, tensor in tensors.items() if names not in name})
 
 
+def _lying(path: Path) -> None:
+    """An encoder that claims fifty levels of one block each."""
+    tensors = save_tensors(make_vae(NARROW_2_2), "official")
+    for i in range(4, 50):
+        for j in range(3):
+            tensors[f"encoder.downsamples.{i}.downsamples.{j}.residual.2.weight"] = torch.zeros(1, 1, 1, 1, 1)
+    save(path, tensors)
+
+
+def _with_weight(path: Path, weight: Tensor) -> None:
+    tensors = save_tensors(make_vae(NARROW_2_1), "official")
+    name = "decoder.middle.0.residual.2.weight"
+    save(path, tensors | {name: weight.expand(tensors[name].shape)})
+
+
 WRONG = {
-    "truncated.safetensors": (_truncated, "not a readable"),
-    "truncated.pth": (_truncated, "not a readable"),
-    "empty.pth": (lambda path: path.write_bytes(b""), "not a readable"),
-    "text.safetensors": (lambda path: path.write_text("hello"), "not a readable"),
+    "truncated.safetensors": (_truncated, "damaged or cut off"),
+    "truncated.pth": (_truncated, "damaged or cut off"),
+    "empty.pth": (lambda path: path.write_bytes(b""), "is empty"),
+    "text.safetensors": (lambda path: path.write_text("hello"), "by its content"),
     "other.safetensors": (lambda path: save(path, {"unet.weight": torch.zeros(3)}), "not a Wan VAE"),
-    "list.pth": (lambda path: torch.save([torch.zeros(2)], path), "not a dictionary"),
-    "code.pth": (lambda path: torch.save({"x": Trap()}, path), "not a readable"),
+    "list.pth": (lambda path: torch.save([torch.zeros(2)], path), "not a Wan VAE"),
+    "code.pth": (lambda path: torch.save({"x": Trap()}, path), r"Python objects \(\w+.print\)"),
     "no_encoder.safetensors": (lambda path: _without("encoder.", path), "incomplete"),
     "no_block.safetensors": (lambda path: _without("upsamples.7", path), "lacks decoder.upsamples.7"),
+    "lying.safetensors": (_lying, "number of levels"),
+    "nan.safetensors": (lambda path: _with_weight(path, torch.tensor(float("nan"))), "no numbers"),
+    "whole.safetensors": (lambda path: _with_weight(path, torch.tensor(1)), "not floating point"),
+    "expanded.pth": (lambda path: _with_weight(path, torch.tensor(1.0)), None),  # small enough to be read
 }
 
 
@@ -181,6 +214,9 @@ def test_refused_in_one_sentence(tmp_path: Path, name: str, capsys: pytest.Captu
     make, expected = WRONG[name]
     path = tmp_path / name
     make(path)
+    if expected is None:
+        load_vae(path)
+        return
     with pytest.raises(ValueError, match=expected) as refusal:
         load_vae(path)
     assert "\n" not in str(refusal.value)

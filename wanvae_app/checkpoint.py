@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-import pickle
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.names import external_name, recognise
+from wanvae_app.source import locate
+from wanvae_app.stored import Stored, first_line, plain
+from wanvae_app.tensorfile import stored_tensors
 from wanvae_app.vae import WanVAE
 
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -23,8 +25,8 @@ DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "
 # before a norm is kept this much smaller, by weights that are exact at any power of two.
 FP16_SCALE = 2.0**-6
 
-_WRAPPERS = ("state_dict", "model", "module", "vae")
-_PREFIXES = ("vae.", "first_stage_model.", "module.", "model.")
+MAX_CONFIG = 2**20  # bytes of a config.json
+MAX_TENSORS = 2000  # Wan 2.2's VAE has 196; more may stand beside them in a file of several models
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -59,7 +61,13 @@ def load_vae(
     config = vae.config
     # Wide first: a weight may be beyond float16's range before it is rescaled.
     wide = torch.float32 if dtype == torch.float16 else dtype
-    vae.load_state_dict({name: tensor.to(device, wide) for name, tensor in ours.items()}, assign=True)
+    weights = {name: _weight(name, stored, config, path).to(device, wide) for name, stored in ours.items()}
+    for name, weight in weights.items():
+        if not torch.isfinite(weight).all():
+            raise ValueError(
+                f"{path.name} is damaged: its weights for {name} have values that are no numbers."
+            )
+    vae.load_state_dict(weights, assign=True)
     if dtype == torch.float16:
         rescale(vae, FP16_SCALE)
     vae.name = _describe(path, config)
@@ -94,84 +102,67 @@ def rescale(vae: WanVAE, scale: float) -> None:
             parameter.mul_(scale)
 
 
-def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, Tensor]]:
-    """The file of a source, its VAE without weights, and the weights under our names."""
-    path = _locate(str(source))
-    tensors = _read(path)
-    style, config = recognise({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, Stored]]:
+    """The file of a source, its VAE without weights, and the weights under our names, not read yet."""
+    path = locate(str(source))
+    tensors = _list(path)
+    style, config = recognise({name: tensor.shape for name, tensor in tensors.items()})
+    _check_sizes(config, path)
     config = _with_statistics(config, path.parent / "config.json")
     with torch.device("meta"):
         vae = WanVAE(config)
-    ours = _match(vae, tensors, style, path)
-    if config.output_patch != config.patch_size:
-        # The 2x-upscaling decoders end in a pixel shuffle, where rows change slower than columns.
-        for name in ("decoder.head.conv.weight", "decoder.head.conv.bias"):
-            patch = config.output_patch
-            ours[name] = ours[name].unflatten(0, (-1, patch, patch)).transpose(1, 2).flatten(0, 2)
-    return path, vae, ours
+    return path, vae, _match(vae, tensors, style, path)
 
 
-def _locate(source: str) -> Path:
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        for folder in (path, path / "vae"):
-            files = [f for f in sorted(folder.iterdir()) if f.suffix in (".safetensors", ".pth", ".pt")] if (
-                folder.is_dir()) else []  # fmt: skip
-            if len(files) == 1:
-                return files[0]
-            if files:
-                raise ValueError(
-                    f"{folder} holds {len(files)} weight files; name one of them, such as {files[0]}."
-                )
-        raise ValueError(
-            f"{path} holds no weights; a diffusers folder has diffusion_pytorch_model.safetensors."
-        )
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
-        return _locate(_download(source))
-    raise ValueError(
-        f"There is no file or folder {source}; give one, or a Hugging Face id such as Wan-AI/NAME."
-    )
-
-
-def _download(repository: str) -> str:
-    from huggingface_hub import snapshot_download  # slow to import, and only an id needs it
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-    from requests.exceptions import RequestException
-
-    weights = ["vae/*.safetensors", "vae/config.json", "config.json", "diffusion_pytorch_model.safetensors"]
+def _weight(name: str, stored: Stored, config: WanConfig, path: Path) -> Tensor:
+    """One of our parameters, from the file's tensor for it."""
     try:
-        return snapshot_download(repository, allow_patterns=[*weights, "*VAE*.pth", "*vae*.safetensors"])
-    except (LocalEntryNotFoundError, HfHubHTTPError, RequestException, OSError) as error:
+        tensor = stored.read()
+    except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
         raise ValueError(
-            f"{repository} could not be had from Hugging Face ({type(error).__name__}); download its "
-            "vae folder (config.json, diffusion_pytorch_model.safetensors) or Wan2.1_VAE.pth, and name it."
+            f"{path.name}: the weights for {name} cannot be read: {first_line(error)}."
         ) from error
+    if name.endswith("gamma"):
+        return tensor.flatten()
+    if name.startswith("decoder.head.conv") and config.output_patch != config.patch_size:
+        # The 2x-upscaling decoders end in a pixel shuffle, where rows change slower than columns.
+        patch = config.output_patch
+        return tensor.unflatten(0, (-1, patch, patch)).transpose(1, 2).flatten(0, 2)
+    return tensor
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or PyTorch file, whatever its name says; nothing in it is executed."""
-    with path.open("rb") as file:
-        head = file.read(16)
+def _list(path: Path) -> dict[str, Stored]:
+    """The tensors of a safetensors or PyTorch file, whatever its name says, without what stands before all names."""
     try:
-        # A safetensors file begins with its header's length and the header's opening brace.
-        tensors = (
-            load_file(path) if head[8:9] == b"{" else torch.load(path, "cpu", weights_only=True, mmap=True)
+        found = stored_tensors(path)
+    except TypeError as error:
+        raise ValueError(f"{path.name} is not a .safetensors or .pth file, by its content.") from error
+    marks = tuple(f"decoder.{mark}.weight" for mark in ("conv1", "conv_in"))
+    # Wrapped in a larger model, or in a dictionary: vae.decoder..., state_dict.model.decoder...
+    wrapped = [name for name in found if name.endswith(marks)]
+    prefix = min(wrapped, key=len).rpartition("decoder.")[0] if wrapped else ""
+    tensors = {name.removeprefix(prefix): part for name, part in found.items() if name.startswith(prefix)}
+    if len(tensors) > MAX_TENSORS:
+        raise ValueError(
+            f"{path.name} is not a Wan VAE: it holds {len(tensors)} tensors, where these have some hundred."
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path.name} is not a readable .safetensors or .pth file: {reason}") from error
-    for wrapper in _WRAPPERS:
-        if isinstance(tensors, dict) and isinstance(tensors.get(wrapper), dict):
-            tensors = tensors[wrapper]
-    if not isinstance(tensors, dict):
-        raise ValueError(f"{path.name} holds a {type(tensors).__name__}, not a dictionary of named weights.")
-    tensors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
-    for prefix in _PREFIXES:
-        if any(name.startswith(f"{prefix}decoder.") for name in tensors):
-            return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
     return tensors
+
+
+def _check_sizes(config: WanConfig, path: Path) -> None:
+    """Refuse what no VAE has: a few lying shapes would make a model of a million layers."""
+    dims = (*config.encoder_dims, *config.decoder_dims)
+    odd = {
+        "levels": not 1 <= len(config.dim_mult) <= 6,
+        "resampling steps": len(config.temporal_downsample) != len(config.dim_mult) - 1,
+        "blocks per level": not 1 <= config.num_res_blocks <= 8,
+        "channels": not all(1 <= dim <= 8192 for dim in dims),
+        "latent channels": not 1 <= config.z_dim <= 1024,
+        "pixels per patch": not (1 <= config.patch_size <= 4 and 1 <= config.output_patch <= 8),
+    }
+    if any(odd.values()):
+        what = next(what for what, is_odd in odd.items() if is_odd)
+        raise ValueError(f"{path.name} is no whole Wan VAE: its number of {what} is one that none has.")
 
 
 def _with_statistics(config: WanConfig, path: Path) -> WanConfig:
@@ -179,41 +170,52 @@ def _with_statistics(config: WanConfig, path: Path) -> WanConfig:
     if not path.is_file():
         return config
     try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"it has more than {MAX_CONFIG} bytes")
         known = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not readable JSON: {first_line(error)}.") from error
+    if not isinstance(known, dict):
+        raise ValueError(f"{path} is not the configuration of a VAE: it holds no names.")
     mean, std = known.get("latents_mean"), known.get("latents_std")
     if not mean or not std:
         return config
-    if len(mean) != config.z_dim or len(std) != config.z_dim:
-        raise ValueError(
-            f"{path} has {len(mean)} latent means for weights with {config.z_dim} latent channels."
-        )
+    for values, what, least in ((mean, "means", -math.inf), (std, "standard deviations", 0.0)):
+        if not isinstance(values, list) or len(values) != config.z_dim:
+            given = len(values) if isinstance(values, list) else "no list of"
+            raise ValueError(
+                f"{path} has {given} latent {what} for weights with {config.z_dim} latent channels."
+            )
+        if not all(type(value) in (int, float) and least < value < 1e6 for value in values):
+            raise ValueError(f"{path} has latent {what} that are not possible numbers.")
     return replace(config, latents_mean=tuple(mean), latents_std=tuple(std))
 
 
-def _match(vae: WanVAE, tensors: dict[str, Tensor], style: str, path: Path) -> dict[str, Tensor]:
-    """The file's tensors under our names and shapes; ValueError names the first that is amiss."""
-    ours: dict[str, Tensor] = {}
+def _match(vae: WanVAE, tensors: dict[str, Stored], style: str, path: Path) -> dict[str, Stored]:
+    """The file's tensors under our names; ValueError names the first that is amiss."""
+    ours: dict[str, Stored] = {}
     for name, parameter in vae.state_dict().items():
         theirs = external_name(name, style, vae.config)
         tensor = tensors.get(theirs)
         if tensor is None:
             raise ValueError(f"{path.name} lacks {theirs}: it looks like a Wan VAE, but an incomplete one.")
-        if name.endswith("gamma"):
-            tensor = tensor.flatten()
-        if tensor.shape != parameter.shape:
+        shape = tensor.shape
+        if name.endswith("gamma"):  # [C, 1, 1] or [C, 1, 1, 1]
+            shape = (math.prod(shape),)
+        if shape != tuple(parameter.shape):
             raise ValueError(
-                f"{path.name}: {theirs} has shape {tuple(tensor.shape)} where this Wan VAE needs "
+                f"{path.name}: {theirs} has shape {plain(str(tensor.shape))} where this Wan VAE needs "
                 f"{tuple(parameter.shape)}."
             )
+        if not tensor.floating:
+            raise ValueError(f"{path.name}: {theirs} is of type {tensor.dtype}, not floating point.")
         ours[name] = tensor
     extra = {name for name in tensors if name.startswith(("encoder.", "decoder."))} - {
         external_name(name, style, vae.config) for name in ours
     }
     if extra:
         raise ValueError(
-            f"{path.name} has {len(extra)} tensors that no known Wan VAE has, such as {min(extra)}."
+            f"{path.name} has {len(extra)} tensors that no known Wan VAE has, such as {plain(min(extra))}."
         )
     return ours
 

@@ -13,7 +13,7 @@ from wanvae_app.jobs import Jobs
 from wanvae_app.latents import guess_scaling, read_latent, stored_scaling, to_raw
 from wanvae_app.results import Given
 from wanvae_app.run import Run
-from wanvae_app.video import is_video, read_video
+from wanvae_app.video import describe_video, is_video, read_video
 
 SCALINGS = ("Auto", "Normalised", "Raw")
 MAX_CHUNK = 16  # latent frames: more only takes memory
@@ -22,7 +22,10 @@ MAX_CHUNK = 16  # latent frames: more only takes memory
 def make_run(
     jobs: Jobs, path: Path, *, parallel: bool, chunk: int, scaling: str, owner: str
 ) -> tuple[Run, Given]:
-    """A run for the latent or video in `path`, ready to be submitted. Raises ValueError for what is neither."""
+    """A run for the latent or video in `path`, ready to be submitted.
+
+    Raises ValueError, in one sentence, for what is neither; OSError where there is no ffmpeg, or no room.
+    """
     if scaling not in SCALINGS:
         raise ValueError(f"Unknown latent scaling {scaling!r}; choose one of {', '.join(SCALINGS)}.")
     if not 1 <= chunk <= MAX_CHUNK:
@@ -30,10 +33,10 @@ def make_run(
     if not path.is_file():
         raise ValueError("The uploaded file is no longer on the server; upload it again.")
     config = jobs.vae.config
-    digest = digest_of(path)
     if not is_video(path):
         z = read_latent(path, config)
         scaling, reason = choose_scaling(path, z, config, scaling)
+        given = Given(f"{digest_of(path)} {scaling}", scaling, reason)
         run = jobs.new_run(
             latent=to_raw(z, config, scaling),
             chunk=chunk,
@@ -42,10 +45,11 @@ def make_run(
             name=path.name,
             fps=native_fps(config),
         )
-        return run, Given(f"{digest} {scaling}", scaling, reason)
-    folder = jobs.new_folder()
+        return run, given
+    folder = jobs.shelf.folder_or_none()
     try:
         video = read_video(path, config, folder)
+        given = Given(digest_of(path), note=video.fitted)
         run = jobs.new_run(
             source=video.frames,
             fps=video.fps,
@@ -56,15 +60,16 @@ def make_run(
             folder=folder,
         )
     except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
-    return run, Given(digest, note=video.fitted)
+    return run, given
 
 
 def describe(path: Path, config: WanConfig) -> str:
-    """What an upload is, in a line for the page. Raises ValueError as `make_run` would for a latent."""
+    """What an upload is, in a line for the page. Raises ValueError and OSError as `make_run` would."""
     if is_video(path):
-        return "Video: it will be encoded to a latent, then decoded again."
+        return describe_video(path, config)
     z = read_latent(path, config)
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor

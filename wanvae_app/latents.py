@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.tensorfile import Stored, first_line, stored_tensors
+from wanvae_app.stored import Stored, first_line, plain
+from wanvae_app.tensorfile import stored_tensors
 
 ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
 NAMES = ("latent", "latent_tensor", "latents", "samples", "z")  # preferred where a file holds several tensors
 MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
+MAX_LATENTS = 1024  # latent frames: 4,093 frames
 MAX_SIDE = 512  # latent rows or columns: 4,096 pixels, with patches 8,192
 SCALINGS = ("normalised", "raw")
 CLOSE = 2.0  # nats: with less evidence than this, what most programs hand out is assumed
@@ -39,9 +41,9 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
     shape = _clip_shape(found[name].shape, config)
     assert shape is not None
     try:
-        z = found[name].read().reshape(shape)
+        z = found[name].read().float().reshape(shape)
     except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
-        raise ValueError(f"{path.name}: {name} cannot be read: {first_line(error)}.") from error
+        raise ValueError(f"{path.name}: {plain(name)} cannot be read: {first_line(error)}.") from error
     wrong = ~torch.isfinite(z)
     if num_wrong := int(wrong.sum()):
         _, channel, t, row, column = np.unravel_index(int(wrong.flatten().byte().argmax()), shape)
@@ -146,7 +148,8 @@ def _choose(found: dict[str, Stored], config: WanConfig, path: Path) -> str:
     candidates = next(filter(None, usual), fitting)
     if len(candidates) > 1:
         raise ValueError(
-            f"{path.name} holds {len(candidates)} latents ({', '.join(candidates[:4])}); save one per file."
+            f"{path.name} holds {len(candidates)} latents ({', '.join(map(plain, candidates[:4]))}); "
+            "save one per file."
         )
     name = candidates[0]
     shape = _clip_shape(found[name].shape, config) or ()
@@ -154,14 +157,14 @@ def _choose(found: dict[str, Stored], config: WanConfig, path: Path) -> str:
         raise ValueError(
             f"{path.name}: a latent of shape {list(shape)} is empty; every dimension must be 1 or more."
         )
-    if math.prod(shape) > MAX_VALUES or max(shape[3:]) > MAX_SIDE:
+    if math.prod(shape) > MAX_VALUES or shape[2] > MAX_LATENTS or max(shape[3:]) > MAX_SIDE:
         raise ValueError(
-            f"{path.name}: a latent of shape {list(shape)} is too large; at most {MAX_SIDE} rows and columns and "
-            f"{MAX_VALUES} values are taken."
+            f"{path.name}: a latent of shape {list(shape)} is too large; at most {MAX_LATENTS} latent frames, "
+            f"{MAX_SIDE} rows and columns and {MAX_VALUES} values are taken."
         )
     if not found[name].floating:
         raise ValueError(
-            f"{path.name} holds numbers of type {found[name].dtype:.60}; a latent has floating point numbers, "
+            f"{path.name} holds numbers of type {found[name].dtype}; a latent has floating point numbers, "
             "as latent.float() makes them."
         )
     return name
@@ -171,9 +174,9 @@ def _why_not(found: dict[str, Stored], config: WanConfig) -> str:
     name, tensor = max(found.items(), key=lambda item: math.prod(item[1].shape))
     shape, channels = tensor.shape, config.z_dim
     what = (
-        f"its tensor {name[:60]} has" if len(found) == 1 else f"the largest of its {len(found)} tensors has"
+        f"its tensor {plain(name)} has" if len(found) == 1 else f"the largest of its {len(found)} tensors has"
     )
-    what = f"{what} shape {str(list(shape)):.80}"
+    what = f"{what} shape {plain(str(list(shape)))}"
     if len(shape) == 5 and shape[1] == channels:
         return f"it holds a batch of {shape[0]}; save one clip per file, such as latent[0:1]"
     if len(shape) >= 3 and shape[-3] == channels:

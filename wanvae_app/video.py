@@ -5,24 +5,23 @@ from __future__ import annotations
 import contextlib
 import re
 import subprocess
-import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import imageio_ffmpeg
 import numpy as np
 
+from wanvae_app import ffmpeg
 from wanvae_app.config import WanConfig
 from wanvae_app.frames import FrameLog
 
 MAX_FRAMES = 1001
 MAX_PIXELS = 1920 * 1088  # larger pictures are scaled down
-MAX_SIDE = 8192  # larger ones are not opened
+MAX_INPUT_PIXELS = 2**25  # larger pictures, beyond 7680x4320, are not opened
+MAX_SIDE = 8192  # nor are wider or higher ones
 PIECE = 8  # frames at a time
-PATIENCE = 900.0  # seconds for the decoding of a whole file
+DEFAULT_FPS = 16.0  # of a file that does not tell
 
 
 @dataclass(frozen=True)
@@ -35,11 +34,19 @@ class Video:
 
 
 @dataclass(frozen=True)
-class _Probe:
-    width: int  # as shown, after rotation
-    height: int
-    fps: float
+class _Plan:
+    """What a file's header says, and what is done with its pictures. Sizes are (width, height), in pixels."""
+
+    size: tuple[int, int]  # as shown, after rotation
+    scaled: tuple[int, int]
+    cropped: tuple[int, int]
+    fps: float | None
     seconds: float | None
+
+    def changes(self) -> list[str]:
+        """Scaling and cropping, in words, where there is any."""
+        steps = (("scaled", self.size, self.scaled), ("cropped", self.scaled, self.cropped))
+        return [f"{how} from {_by(a)} to {_by(b)}" for how, a, b in steps if a != b]
 
 
 def is_video(path: Path) -> bool:
@@ -47,28 +54,28 @@ def is_video(path: Path) -> bool:
     return _container(path) is not None
 
 
-def read_video(path: Path, config: WanConfig, folder: Path, max_frames: int = MAX_FRAMES) -> Video:
+def describe_video(path: Path, config: WanConfig) -> str:
+    """A sentence about a video file, from its header alone. Raises ValueError and OSError as read_video does."""
+    plan = _plan(path, config, MAX_FRAMES)
+    details = [f"{_by(plan.size)} pixels"]
+    if plan.fps:
+        details.append(f"{plan.fps:.4g} frames per second")
+    if plan.seconds:
+        details.append(f"{plan.seconds:.1f} s")
+    done = ", ".join([*plan.changes(), "encoded to a latent"])
+    return f"Video, {', '.join(details)}: it will be {done}, then decoded again."
+
+
+def read_video(path: Path, config: WanConfig, folder: Path | None, max_frames: int = MAX_FRAMES) -> Video:
     """The clip in a video file, cropped (larger ones scaled, too) to the VAE's multiples, 1 + 4 k frames.
 
-    The frames go into a log in `folder`, so memory stays flat. Raises ValueError, in one sentence, for what
-    cannot be read, is too small, too large or too long; sizes are looked at before anything is decoded.
+    The frames go into a log in `folder`, so memory stays flat (None: into memory). Raises ValueError, in one
+    sentence, for what cannot be read, is too small, too large or too long; sizes are looked at before
+    anything is decoded. Raises OSError if there is no ffmpeg.
     """
-    probe = _look(path)
-    factor = config.spatial_factor
-    if min(probe.width, probe.height) < factor:
-        raise ValueError(
-            f"{path.name} is {probe.width}x{probe.height} pixels; this VAE needs at least {factor}x{factor}."
-        )
-    if max(probe.width, probe.height) > MAX_SIDE:
-        raise ValueError(
-            f"{path.name} is {probe.width}x{probe.height} pixels; at most {MAX_SIDE} on a side are taken."
-        )
-    too_long = f"{path.name} is too long: at most {max_frames} frames are taken; cut it shorter."
-    if probe.seconds is not None and probe.seconds * probe.fps > max_frames + probe.fps:
-        raise ValueError(too_long)
-    scaled = _scaled(probe.width, probe.height, factor)
-    width, height = (side // factor * factor for side in scaled)
-    filters = ([f"scale={scaled[0]}:{scaled[1]}"] if scaled != (probe.width, probe.height) else []) + [
+    plan = _plan(path, config, max_frames)
+    width, height = plan.cropped
+    filters = ([f"scale={plan.scaled[0]}:{plan.scaled[1]}"] if plan.scaled != plan.size else []) + [
         f"crop={width}:{height}"
     ]
     log = FrameLog(height, width, folder)
@@ -77,7 +84,7 @@ def read_video(path: Path, config: WanConfig, folder: Path, max_frames: int = MA
         for frame in _decode(path, filters, height, width, max_frames + 1):
             num_read += 1
             if num_read > max_frames:
-                raise ValueError(too_long)
+                raise ValueError(_too_long(path, max_frames))
             held.append(frame)
             if len(held) == (step if len(log) else 1):  # the log always has 1 + 4 k
                 log.append(np.stack(held))
@@ -88,45 +95,36 @@ def read_video(path: Path, config: WanConfig, folder: Path, max_frames: int = MA
         log.close()
         raise
     log.finish()
-    changes = []
-    if scaled != (probe.width, probe.height):
-        changes.append(f"scaled from {probe.width}x{probe.height} to {scaled[0]}x{scaled[1]}")
-    if scaled != (width, height):
-        changes.append(f"cropped from {scaled[0]}x{scaled[1]} to {width}x{height}")
+    changes = plan.changes()
     if num_read != len(log):
         changes.append(f"cut from {num_read} to {len(log)} frames")
     fitted = f"The video was {' and '.join(changes)}, as the VAE needs." if changes else ""
-    return Video(log, probe.fps, fitted)
+    fps = plan.fps or (num_read / plan.seconds if plan.seconds else DEFAULT_FPS)
+    return Video(log, min(max(fps, 1.0), 120.0), fitted)
 
 
 def write_mp4(frames: FrameLog, path: Path, fps: float) -> None:
     """Write all frames as H.264, 4:2:0 with BT.709 colours, near to lossless, playable while it loads.
 
-    Raises OSError or RuntimeError, with a sentence, if ffmpeg is missing or the disk is full.
+    Raises OSError, with a sentence, if ffmpeg is missing or the disk is full.
     """
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", "-y"]
-    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{frames.width}x{frames.height}"]
-    command += ["-framerate", f"{fps:g}", "-i", "pipe:0"]
+    command = ffmpeg.command("-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24")
+    command += ["-s", f"{frames.width}x{frames.height}", "-framerate", f"{fps:g}", "-i", "pipe:0"]
     # 4:2:0 has half as many colour samples each way, so sides must be even; ours are multiples of 8.
     command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"]
     command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "14", "-pix_fmt", "yuv420p"]
     command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
     command += ["-movflags", "+faststart", "-f", "mp4", str(path)]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
-        assert process.stdin is not None
-        try:
-            # ffmpeg ends early when it cannot write; its own words say why.
-            with contextlib.suppress(BrokenPipeError), process.stdin:
-                for start in range(0, len(frames), PIECE):
-                    process.stdin.write(frames.read(start, min(start + PIECE, len(frames))).data)
-            process.wait(PATIENCE)
-        finally:
-            process.kill()
-            process.wait()
-        if process.returncode != 0:
+    with ffmpeg.running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as writer:
+        pipe = writer.process.stdin
+        assert pipe is not None
+        # ffmpeg ends early when it cannot write; its own words say why.
+        with contextlib.suppress(BrokenPipeError), pipe:
+            for start in range(0, len(frames), PIECE):
+                _write(pipe, frames.read(start, min(start + PIECE, len(frames))).data.cast("B"))
+        if writer.end() != 0:
             path.unlink(missing_ok=True)
-            raise OSError(f"ffmpeg could not write {path.name}: {_last_line(errors)}")
+            raise OSError(f"ffmpeg could not write {path.name}: {writer.last_words()}")
 
 
 def _container(path: Path) -> str | None:
@@ -142,41 +140,57 @@ def _container(path: Path) -> str | None:
     return "avi" if head[:4] == b"RIFF" and head[8:12] == b"AVI " else None
 
 
-def _input(path: Path) -> list[str]:
+def _input(path: Path, *options: str) -> list[str]:
     container = _container(path)
     if container is None:
         raise ValueError(f"{path.name} is not a video (.mp4, .mov, .webm, .gif) by its content.")
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-hide_banner",
-        "-nostdin",
-        "-protocol_whitelist",
-        "file,pipe",
-    ]
-    return [*command, "-f", container, "-i", f"file:{path.resolve()}"]
+    arguments = ["-nostdin", "-protocol_whitelist", "file,pipe", *options]
+    return ffmpeg.command(*arguments, "-f", container, "-i", f"file:{path.resolve()}")
 
 
-def _look(path: Path) -> _Probe:
-    """Size, rate and length as the file's header states them; nothing is decoded."""
+def _plan(path: Path, config: WanConfig, max_frames: int) -> _Plan:
+    """Look at the header, decode nothing, and refuse what is too small, too large or too long."""
     try:
-        found = subprocess.run(_input(path), capture_output=True, timeout=60, check=False)
+        text = ffmpeg.output(_input(path), timeout=60)
     except subprocess.TimeoutExpired as error:
         raise ValueError(f"{path.name} cannot be read: ffmpeg found no end in it.") from error
-    text = found.stderr.decode(errors="replace")
+    limit = f"at most {MAX_SIDE} on a side and {MAX_INPUT_PIXELS} in all are taken"
     stream = re.search(r"Stream #\d+:\d+.*?: Video: .*?, (\d+)x(\d+)\b(.*)", text)
     if stream is None:
-        if "Audio:" in text:
+        if "unspecified size" in text:
+            raise ValueError(f"{path.name} has pictures of no size that can be read; {limit}.")
+        if "Audio:" in text and "Video:" not in text:
             raise ValueError(f"{path.name} has sound but no pictures; give a video.")
         raise ValueError(f"{path.name} is damaged or cut off: no video was found in it.")
     width, height = int(stream[1]), int(stream[2])
     rotation = re.search(r"rotation of (-?[\d.]+) degrees", text[stream.start() :])
     if rotation and round(abs(float(rotation[1])) / 90) % 2:
         width, height = height, width
-    rate = re.search(r"([\d.]+)(k?) fps", stream[3]) or re.search(r"([\d.]+)(k?) tbr", stream[3])
-    fps = float(rate[1]) * (1000 if rate[2] else 1) if rate else 16.0
+    factor = config.spatial_factor
+    if min(width, height) < factor:
+        raise ValueError(
+            f"{path.name} is {width}x{height} pixels; this VAE needs at least {factor}x{factor}."
+        )
+    if max(width, height) > MAX_SIDE or width * height > MAX_INPUT_PIXELS:
+        raise ValueError(f"{path.name} is {width}x{height} pixels; {limit}.")
+    # The average; "tbr", which is also given, may be a clock's rate, 1,000 a second.
+    rate = re.search(r"([\d.]+)(k?) fps", stream[3])
+    fps = float(rate[1]) * (1000 if rate[2] else 1) if rate else None
     length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
     seconds = int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None
-    return _Probe(width, height, min(max(fps, 1.0), 120.0), seconds)
+    if fps and seconds and seconds * fps > max_frames + fps:  # sound may be a second longer
+        raise ValueError(_too_long(path, max_frames))
+    scaled = _scaled(width, height, factor)
+    cropped = (scaled[0] // factor * factor, scaled[1] // factor * factor)
+    return _Plan((width, height), scaled, cropped, fps, seconds)
+
+
+def _too_long(path: Path, max_frames: int) -> str:
+    return f"{path.name} is too long: at most {max_frames} frames are taken; cut it shorter."
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _scaled(width: int, height: int, factor: int) -> tuple[int, int]:
@@ -189,26 +203,26 @@ def _scaled(width: int, height: int, factor: int) -> tuple[int, int]:
 
 def _decode(path: Path, filters: list[str], height: int, width: int, max_frames: int) -> Iterator[np.ndarray]:
     """The frames of a file, uint8 [H, W, 3]; each once, however unevenly they are timed."""
-    command = [*_input(path), "-map", "0:v:0", "-frames:v", str(max_frames), "-fps_mode", "passthrough"]
+    # A picture may turn out larger than the header says.
+    command = [
+        *_input(path, "-max_pixels", str(MAX_INPUT_PIXELS)),
+        "-map",
+        "0:v:0",
+        "-frames:v",
+        str(max_frames),
+        "-fps_mode",
+        "passthrough",
+    ]
     command += ["-vf", ",".join(filters), "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
     command += ["-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
     size = height * width * 3
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, bufsize=0)
-        timer = threading.Timer(PATIENCE, process.kill)
-        timer.start()
-        try:
-            assert process.stdout is not None
-            while len(data := _read(process.stdout, size)) == size:
-                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            if process.wait() != 0 or data:
-                raise ValueError(f"{path.name} cannot be decoded: {_last_line(errors)}.")
-        finally:
-            timer.cancel()
-            process.kill()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+    with ffmpeg.running(command, stdout=subprocess.PIPE) as reader:
+        pipe = reader.process.stdout
+        assert pipe is not None
+        while len(data := _read(pipe, size)) == size:
+            yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
+        if reader.end() != 0 or data:
+            raise ValueError(f"{path.name} cannot be decoded: {reader.last_words()}.")
 
 
 def _read(pipe: IO[bytes], size: int) -> bytes:
@@ -220,7 +234,7 @@ def _read(pipe: IO[bytes], size: int) -> bytes:
     return b"".join(parts)
 
 
-def _last_line(file: IO[bytes]) -> str:
-    file.seek(0)
-    lines = file.read()[-4000:].decode(errors="replace").strip().splitlines()
-    return re.sub(r"^\[.*?\] ", "", lines[-1])[:300] if lines else "it ended without a word"
+def _write(pipe: IO[bytes], data: memoryview) -> None:
+    """All of `data`; a pipe without a buffer takes what fits."""
+    while data:
+        data = data[pipe.write(data) :]
