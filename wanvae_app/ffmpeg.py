@@ -15,7 +15,7 @@ PATIENCE = 900.0  # seconds for a whole file
 
 
 class Ffmpeg:
-    """A running ffmpeg. `process` has its pipes; `end` waits for it, `last_words` says what it complained of."""
+    """A running ffmpeg. `process` has its pipes; `end` waits for it; then there are its complaints."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -30,12 +30,14 @@ class Ffmpeg:
         self._reader.join(5)
         return status
 
-    def last_words(self) -> str:
-        """The last line that it wrote to its error output, without a full stop."""
+    def complaints(self) -> str:
+        """The last lines that it wrote to its error output, without where in ffmpeg they come from."""
         lines = b"".join(self._lines).decode(errors="replace").strip().splitlines()
-        return (
-            re.sub(r"^(\[.*?\] )+", "", lines[-1])[:300].rstrip(" .") if lines else "it ended without a word"
-        )
+        return "\n".join(re.sub(r"^(\[.*?\] )+", "", line) for line in lines)
+
+    def last_words(self) -> str:
+        """The last of its complaints, without a full stop."""
+        return self.complaints().rpartition("\n")[2][:300].rstrip(" .") or "it ended without a word"
 
 
 def command(*arguments: str) -> list[str]:

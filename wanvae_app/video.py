@@ -15,6 +15,7 @@ import numpy as np
 from wanvae_app import ffmpeg
 from wanvae_app.config import WanConfig
 from wanvae_app.frames import FrameLog
+from wanvae_app.stored import plain
 
 MAX_FRAMES = 1001
 MAX_PIXELS = 1920 * 1088  # larger pictures are scaled down
@@ -22,6 +23,7 @@ MAX_INPUT_PIXELS = 2**25  # larger pictures, beyond 7680x4320, are not opened
 MAX_SIDE = 8192  # nor are wider or higher ones
 PIECE = 8  # frames at a time
 DEFAULT_FPS = 16.0  # of a file that does not tell
+DAMAGE = re.compile(r"partial file|ended prematurely|Decoding error|Error submitting packet")
 
 
 @dataclass(frozen=True)
@@ -219,10 +221,15 @@ def _decode(path: Path, filters: list[str], height: int, width: int, max_frames:
     with ffmpeg.running(command, stdout=subprocess.PIPE) as reader:
         pipe = reader.process.stdout
         assert pipe is not None
+        num_frames = 0
         while len(data := _read(pipe, size)) == size:
+            num_frames += 1
             yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-        if reader.end() != 0 or data:
-            raise ValueError(f"{path.name} cannot be decoded: {reader.last_words()}.")
+        status, complaints = reader.end(), reader.complaints()
+        if data or DAMAGE.search(complaints):  # where ffmpeg would make do with the rest
+            raise ValueError(f"{path.name} is damaged or cut off after {num_frames} frames; save it again.")
+        if status != 0 and "no packets" not in complaints:
+            raise ValueError(f"{path.name} cannot be decoded: {plain(reader.last_words(), 160)}.")
 
 
 def _read(pipe: IO[bytes], size: int) -> bytes:
