@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanvae_app import fused
 from wanvae_app.stream import Stream
 
 
@@ -18,6 +19,8 @@ class CausalConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
         kt, kh, kw = self.kernel_size
+        if (kt, kh, kw) == (3, 3, 3) and fused.serves(x):
+            return fused.causal_conv(self, x, stream)
         x = stream.window(self, x, kt - 1, kh // 2)
         padding = (0, *stream.shard.padding(kh // 2, kw // 2))
         return F.conv3d(x, self.weight, self.bias, self.stride, padding)
@@ -53,6 +56,15 @@ class ResidualBlock(nn.Module):
         return h + (x if self.shortcut is None else self.shortcut(x, stream))
 
 
+def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
+    """Residual blocks at one scale, one after another."""
+    if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
+        return fused.residual_blocks(blocks, x, stream)
+    for block in blocks:
+        x = block(x, stream)
+    return x
+
+
 class Attention(nn.Module):
     """Single-head attention among the pixels of each frame, added to x.
 
@@ -71,7 +83,10 @@ class Attention(nn.Module):
             self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2).split([x.shape[1], 2 * x.shape[1]], 2)
         )
         k, v = stream.shard.everyone(kv).chunk(2, 2)  # BT tokens C
-        out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        if fused.attends(q):
+            out = fused.launchers.attend(q, k, v)
+        else:
+            out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
         out = self.proj(out.transpose(1, 2).unflatten(2, frames.shape[2:]))  # BT C H W
         return x + out.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
@@ -120,10 +135,17 @@ class Upsample(nn.Module):
             # The clip's first frame is not even past: those after it see zeros in its place.
             first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
             if rest.shape[2]:
-                rest = self.time_conv(rest, stream).unflatten(1, (2, -1))  # B 2 C T H W
-                rest = rest.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)  # B C 2T H W
-                first = torch.cat([first, rest], 2)
-            x = first
+                rest = self.time_conv(rest, stream).movedim(1, -1).unflatten(4, (2, -1))  # B T H W 2 C
+                rest = rest.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).movedim(-1, 1)  # B C 2T H W
+            x = (
+                torch.cat([first, rest], 2)
+                if first.shape[2] and rest.shape[2]
+                else rest
+                if rest.shape[2]
+                else first
+            )
+        if fused.serves(x, x.shape[1], self.conv.out_channels):
+            return fused.upsample(self.conv, x, stream)
         # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
         dim, batch = stream.shard.dim, x.shape[0]
         wide = stream.shard.halo(x, 1, 1)

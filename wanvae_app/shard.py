@@ -78,32 +78,42 @@ class Shard:
         """
         if self.num_ranks == 1:
             return x
-        length, last = x.shape[self.dim], self.num_ranks - 1
+        length = x.shape[self.dim]
+        first, final = x.narrow(self.dim, 0, after), x.narrow(self.dim, length - before, before)
+        above, below = self._swap(first.movedim(1, -1), final.movedim(1, -1))
+        parts = (above.movedim(-1, 1), x, below.movedim(-1, 1))
+        return torch.cat([part for part in parts if part.shape[self.dim]], self.dim)
 
-        def rows(count: int) -> Tensor:
-            # Zeros are right at the picture's edge; elsewhere the neighbour's rows land here. Channels last.
-            shape = list(x.shape)
-            shape[self.dim] = count
-            return x.new_zeros(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
+    def fill_borders(self, frames: Tensor, slots: Tensor) -> None:
+        """Put the neighbours' rows into the border of padded frames [slots, H + 2, W + 2, C], where they are.
 
-        # What the previous rank lacks behind its rows is our first `after` rows, and the other way round.
-        top, bottom = rows(before), rows(after)
+        Only the frames in `slots` travel. Borders at the picture's edge stay as they are.
+        """
+        if self.num_ranks == 1:
+            return
+        dim = self.dim - 2
+        length = frames.shape[dim]
+        first, final = (frames.select(dim, i)[slots].unsqueeze(dim) for i in (1, length - 2))
+        above, below = self._swap(first, final)
+        if self.rank > 0:
+            frames.select(dim, 0)[slots] = above.squeeze(dim)
+        if self.rank < self.num_ranks - 1:
+            frames.select(dim, length - 1)[slots] = below.squeeze(dim)
+
+    def _swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
+        """Send my first rows to the rank before and my final rows to the rank behind; get theirs, in the shapes of
+        `final` and `first`. Zeros from beyond the picture."""
+        above, below = final.new_zeros(final.shape), first.new_zeros(first.shape)
         sends, receives = [], []
         if self.rank > 0:
-            if after:
-                sends.append((x.narrow(self.dim, 0, after), self.rank - 1))
-            if before:
-                receives.append((top, self.rank - 1))
-        if self.rank < last:
-            if before:
-                sends.append((x.narrow(self.dim, length - before, before), self.rank + 1))
-            if after:
-                receives.append((bottom, self.rank + 1))
-        self._exchange(
-            [(t.movedim(1, -1), peer) for t, peer in sends],
-            [(t.movedim(1, -1), peer) for t, peer in receives],
-        )
-        return torch.cat([part for part in (top, x, bottom) if part.shape[self.dim]], self.dim)
+            sends.append((first, self.rank - 1))
+            receives.append((above, self.rank - 1))
+        if self.rank < self.num_ranks - 1:
+            sends.append((final, self.rank + 1))
+            receives.append((below, self.rank + 1))
+        # An empty tensor is no message: the peer, which asks for the same, expects none.
+        self._exchange([m for m in sends if m[0].numel()], [m for m in receives if m[0].numel()])
+        return above, below
 
     def everyone(self, x: Tensor) -> Tensor:
         """x [N, tokens, C] of all ranks, joined along the tokens. C and N agree; tokens follow the cuts."""

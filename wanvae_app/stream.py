@@ -10,10 +10,16 @@ With the answers the same layer serves whole clips and chunks, one rank and many
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor, nn
 
+from wanvae_app.padded import FramePool, PaddedFrames
 from wanvae_app.shard import WHOLE, Shard
+
+Pool = TypeVar("Pool", bound=FramePool)
 
 
 class Stream:
@@ -23,6 +29,8 @@ class Stream:
         self.shard = shard
         self.first = True  # nothing of the clip has been coded yet
         self._past: dict[nn.Module, Tensor] = {}
+        self.slots: dict[nn.Module, tuple[int, ...]] = {}  # the same, for convolutions over padded frames
+        self._pools: dict[tuple[nn.Module, int], Any] = {}
 
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
         """x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
@@ -42,3 +50,13 @@ class Stream:
         if rows:
             x = self.shard.halo(x, rows, rows)
         return self.past(layer, x, past) if past else x
+
+    def pool(self, owner: nn.Module, make: Callable[[], Pool], width: int = 0) -> Pool:
+        """The clip's frames of one width that `owner` uses, made when it first asks."""
+        if (owner, width) not in self._pools:
+            self._pools[owner, width] = make()
+        return self._pools[owner, width]
+
+    def padded(self, owner: nn.Module, x: Tensor, channels: int) -> PaddedFrames:
+        """The same for padded frames of the size of x [B C T H W], `channels` wide."""
+        return self.pool(owner, lambda: PaddedFrames(*x.shape[3:], channels, x.dtype, x.device), channels)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanvae_app import fused
 from wanvae_app.config import WanConfig
 from wanvae_app.layers import (
     Attention,
@@ -17,6 +18,7 @@ from wanvae_app.layers import (
     average_down,
     duplicate_up,
     patchify,
+    residual_blocks,
     unpatchify,
 )
 from wanvae_app.stream import Stream
@@ -31,11 +33,21 @@ class Head(nn.Module):
         self.conv = CausalConv3d(in_dim, out_dim, 3)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        if fused.serves(x, x.shape[1]) and self.conv.out_channels <= 16:
+            return fused.head(self.norm, self.conv, x, stream)
         return self.conv(F.silu(self.norm(x)), stream)
 
 
-def _middle(dim: int) -> nn.ModuleList:
-    return nn.ModuleList([ResidualBlock(dim, dim), Attention(dim), ResidualBlock(dim, dim)])
+class Middle(nn.Sequential):
+    """Attention between two residual blocks, at the coarsest scale."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(ResidualBlock(dim, dim), Attention(dim), ResidualBlock(dim, dim))
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
+        before, attention, after = self
+        x = attention(residual_blocks([before], x, stream), stream)
+        return residual_blocks([after], x, stream)
 
 
 class Level(nn.Module):
@@ -53,8 +65,7 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         skip = x if self.residual else None
-        for block in self.blocks:
-            x = block(x, stream)
+        x = residual_blocks(list(self.blocks), x, stream)
         if self.resample is not None:
             x = self.resample(x, stream)
         if skip is None:
@@ -78,12 +89,12 @@ class Encoder(nn.Module):
             self.levels.append(
                 Level(dims[i], dims[i + 1], config.num_res_blocks, resample, 1 + temporal, config.residual)
             )
-        self.middle = _middle(dims[-1])
+        self.middle = Middle(dims[-1])
         self.head = Head(dims[-1], 2 * config.z_dim)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(x, stream)
-        for layer in (*self.levels, *self.middle):
+        for layer in (*self.levels, self.middle):
             x = layer(x, stream)
         return self.head(x, stream)
 
@@ -95,7 +106,7 @@ class Decoder(nn.Module):
         super().__init__()
         dims, last = config.decoder_dims, len(config.dim_mult) - 1
         self.conv_in = CausalConv3d(config.z_dim, dims[0], 3)
-        self.middle = _middle(dims[0])
+        self.middle = Middle(dims[0])
         self.levels = nn.ModuleList()
         for i in range(last + 1):
             temporal = i < last and config.temporal_downsample[last - 1 - i]
@@ -111,7 +122,7 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(z, stream)
-        for layer in (*self.middle, *self.levels):
+        for layer in (self.middle, *self.levels):
             x = layer(x, stream)
         return self.head(x, stream)
 

@@ -1,0 +1,193 @@
+"""The fast path of the layers on Hopper GPUs and later: convolutions over padded frames.
+
+Each function here has its plain equal in `layers.py`, which runs wherever `serves` says no: other devices, no
+Triton, float32, batches. Norm and SiLU are written straight into the padded frames that the next convolution
+reads; past frames stay there from chunk to chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wanvae_app.padded import FramePool, PaddedFrames
+from wanvae_app.stream import Stream
+
+try:
+    from wanvae_app import launchers
+except ImportError:  # a build of PyTorch without Triton, or an old one
+    launchers = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from wanvae_app.layers import PixelNorm, ResidualBlock
+
+_prepared: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()
+
+
+def serves(x: Tensor, *channels: int) -> bool:
+    """Whether the kernels take x [B C T H W] and layers of these widths."""
+    return (
+        launchers is not None
+        and x.shape[0] == 1
+        and not any(c % 8 for c in channels)
+        and launchers.available(x)
+    )
+
+
+def attends(q: Tensor) -> bool:
+    """Whether `launchers.attend` takes queries [frames, pixels, C]."""
+    return launchers is not None and launchers.attends(q.shape[2]) and launchers.available(q)
+
+
+def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
+    """The blocks one after another on x [1 C T H W]."""
+    window = _Window([conv for block in blocks for conv in (block.conv1, block.conv2)], x, stream)
+    pixels = _rows(x)
+    for block in blocks:
+        shortcut = block.shortcut
+        window.activate(block.norm1, block.conv1, pixels)
+        window.convolve(block.conv1, then=(block.norm2, block.conv2))
+        if shortcut is not None:
+            pixels = F.linear(pixels, shortcut.weight.flatten(1), shortcut.bias)
+        pixels = window.convolve(block.conv2, residual=pixels)
+    return _picture(pixels)
+
+
+def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
+    """conv of x [1 C T H W]; channels are filled up to a multiple of eight."""
+    spare = -x.shape[1] % 8
+    window = _Window([conv], x, stream, spare)
+    window.activate(None, conv, F.pad(_rows(x), (0, spare)))
+    matrix = (
+        _prepare(conv, lambda w: F.pad(_matrix(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
+        if spare
+        else None
+    )
+    return _picture(window.convolve(conv, matrix=matrix))
+
+
+def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
+    """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
+    _, c, num_frames, height, width = x.shape
+    frames = stream.padded(conv, x, c)
+    rows = frames.data.shape[1] * frames.data.shape[2]
+    shape = (27 * conv.out_channels, -(-rows // 8) * 8)
+    products = stream.pool(conv, lambda: FramePool(shape, x.dtype, x.device))
+    products.reserve(2 + num_frames)
+    slots = frames.take(num_frames)
+    launchers.activate(_rows(x), norm.gamma, frames, slots)
+    stream.shard.fill_borders(frames.data, frames.table(slots))
+    matrix = _prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3))  # kt kh kw N, C
+    window = stream.slots.get(conv, (0, 0)) + products.take(num_frames)
+    for source, target in zip(slots, window[2:], strict=True):
+        torch.mm(matrix, frames.data[source].view(rows, c).t(), out=products.data[target, :, :rows])
+    frames.give_back(slots)
+    out = launchers.sum_shifted(products, window, conv.bias, height, width)
+    products.give_back(window[:-2])
+    stream.slots[conv] = window[-2:]
+    return _picture(out)
+
+
+def upsample(conv: nn.Conv2d, x: Tensor, stream: Stream) -> Tensor:
+    """conv of x [1 C T H W] enlarged to twice its height and width, without enlarging it."""
+    frames = stream.padded(conv, x, x.shape[1])
+    slots = frames.take(x.shape[2])
+    launchers.activate(_rows(x), None, frames, slots)
+    stream.shard.fill_borders(frames.data, frames.table(slots))
+    out = launchers.convolve(_prepare(conv, _fold), conv.bias, (1, 2, 2), frames, slots, up=2)
+    frames.give_back(slots)
+    return _picture(out)
+
+
+class _Window:
+    """The padded frames that some convolutions at one scale read: those of one width share a pool."""
+
+    def __init__(self, convs: list[nn.Conv3d], x: Tensor, stream: Stream, spare: int = 0) -> None:
+        self.stream = stream
+        self.num_frames = x.shape[2]
+        self._new: dict[nn.Module, tuple[int, ...]] = {}
+        self._pools: dict[int, PaddedFrames] = {}
+        for width in {conv.in_channels for conv in convs}:
+            pool = self._pools[width] = stream.padded(convs[0], x, width + spare)
+            # Two past frames for each, and two convolutions' present ones at a time.
+            count = sum(conv.in_channels == width for conv in convs)
+            pool.reserve(2 * count + min(count, 2) * self.num_frames)
+
+    def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
+        """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
+        frames, slots = self._open(conv)
+        launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
+
+    def convolve(
+        self,
+        conv: nn.Conv3d,
+        residual: Tensor | None = None,
+        then: tuple[PixelNorm, nn.Conv3d] | None = None,
+        matrix: Tensor | None = None,
+    ) -> Tensor:
+        """conv of what was written for it, plus residual: [T, H, W, N], or `then` through a norm into what another
+        convolution reads."""
+        frames, new = self._pools[conv.in_channels], self._new.pop(conv)
+        self.stream.shard.fill_borders(frames.data, frames.table(new))
+        slots = self.stream.slots.get(conv, (0, 0)) + new
+        matrix = _matrix(conv.weight) if matrix is None else matrix
+        if then is not None and launchers.fits_one_tile(conv.out_channels):
+            gamma, into = then[0].gamma, self._open(then[1])
+            out = launchers.convolve(matrix, conv.bias, (3, 3, 3), frames, slots, gamma=gamma, into=into)
+        else:
+            out = launchers.convolve(matrix, conv.bias, (3, 3, 3), frames, slots, residual)
+            if then is not None:
+                self.activate(*then, out)
+        frames.give_back(slots[:-2])
+        self.stream.slots[conv] = slots[-2:]
+        return out
+
+    def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrames, tuple[int, ...]]:
+        frames = self._pools[conv.in_channels]
+        self._new[conv] = frames.take(self.num_frames)
+        return frames, self._new[conv]
+
+
+def _rows(x: Tensor) -> Tensor:
+    """x [1 C T H W] as [T, H, W, C], contiguous."""
+    return x[0].movedim(0, -1).contiguous()
+
+
+def _picture(x: Tensor) -> Tensor:
+    return x.movedim(-1, 0)[None]
+
+
+def _prepare(conv: nn.Module, make: Callable[[Tensor], Tensor]) -> Tensor:
+    """make(conv's weight), made once."""
+    weight = conv.weight
+    assert isinstance(weight, Tensor)
+    stamp = (weight.data_ptr(), weight._version, weight.dtype)
+    found = _prepared.get(conv)
+    if found is None or found[0] != stamp:
+        with torch.inference_mode(False), torch.no_grad():
+            found = _prepared[conv] = (stamp, make(weight).contiguous())
+    return found[1]
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """Weights [N, C, kt, kh, kw] as [N, kt kh kw C]: a view where they lie channels last."""
+    return weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous()
+
+
+def _fold(weight: Tensor) -> Tensor:
+    """3x3 weights for a picture enlarged by repetition, as 2x2 ones for each of four phases: [4 N, 4 C].
+
+    Of three neighbours in the enlarged picture two are the same pixel of the small one, so their taps add up.
+    """
+
+    def phases(w: Tensor, dim: int) -> list[Tensor]:
+        a, b, c = w.unbind(dim)
+        return [torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)]
+
+    four = [columns for rows in phases(weight.float(), 2) for columns in phases(rows, 3)]
+    return torch.stack(four).permute(0, 1, 3, 4, 2).flatten(0, 1).flatten(1).to(weight.dtype)

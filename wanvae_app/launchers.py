@@ -1,0 +1,168 @@
+"""Starts the Triton kernels: tensors in, tensors out, tile sizes by shape.
+
+The tile sizes were measured on an H100; they change how fast a result comes, never the result's meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from wanvae_app.attention_kernel import attention_kernel
+from wanvae_app.conv_kernel import conv_kernel
+from wanvae_app.head_kernel import head_kernel
+from wanvae_app.norm_kernel import norm_kernel
+from wanvae_app.padded import FramePool, PaddedFrames
+
+Slots = tuple[int, ...]
+
+
+class Tile(NamedTuple):
+    """What one program of the convolution computes, and with what means."""
+
+    frames: int  # of the same place
+    pixels: int
+    channels: int
+    more: int  # a second part of the channels, or 1 for none: tiles are powers of two
+    depth: int  # channels in per step
+    warps: int
+    stages: int
+    registers: int | None = None
+
+
+def choose_tile(c: int, n: int, num_frames: int, num_pixels: int, residual: bool) -> Tile:
+    """The tile for c channels in and n out, of so many frames of so many pixels."""
+    depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
+    if n <= 96:
+        first = 16 if n <= 16 else 32 if n <= 32 else 64
+        second = 1 if n <= first else 16 if n - first <= 16 else 32
+        if depth == 64:
+            return Tile(1, 128, first, second, 64, 4, 4)
+        if residual and num_frames % 2 == 0:
+            return Tile(2, 128, first, second, depth, 4, 2)
+        return Tile(1, 256, first, second, depth, 8, 5, 128)
+    if n == 192:
+        return Tile(1, 128, 128, 64, depth, 8 if residual else 4, 4)
+    if n % 160 == 0 and n < 640:
+        return Tile(1, 128, 128, 32, depth, 4, 5 if depth == 32 else 4)
+    if n % 256 == 0:
+        return Tile(1, 128, 256, 1, depth, 8, 3)
+    if num_frames * num_pixels * n < 4 * 132 * 256 * 128:  # too few large tiles to fill the chip evenly
+        return Tile(1, 128, 128, 1, depth, 8, 4)
+    return Tile(1, 256, 128, 1, depth, 8, 4)
+
+
+def fits_one_tile(n: int) -> bool:
+    """Whether a program can hold all n channels of its pixels, so that their norm can be taken in place."""
+    return n <= 192 or n == 256
+
+
+def convolve(
+    weight: Tensor,
+    bias: Tensor,
+    taps: tuple[int, int, int],
+    frames: PaddedFrames,
+    slots: Slots,
+    residual: Tensor | None = None,
+    gamma: Tensor | None = None,
+    into: tuple[PaddedFrames, Slots] | None = None,
+    up: int = 1,
+    tile: Tile | None = None,
+) -> Tensor:
+    """The convolution of padded frames, [T, up H, up W, N], or silu(norm(it)) `into` padded frames.
+
+    `weight` is [up^2 N, kt kh kw C], `slots` are those of the kt - 1 past frames and of the T present ones;
+    `residual` [T, up H, up W, N] is added; `gamma` [N] is the norm's. Returns the padded frames' data with `into`.
+    """
+    kt, kh, kw = taps
+    data = frames.data
+    _, rows, columns, c = data.shape
+    height, width, n, num_frames = rows - 2, columns - 2, bias.shape[0], len(slots) - kt + 1
+    tile = tile or choose_tile(c, n, num_frames, height * columns, residual is not None)
+    together = math.gcd(tile.frames, num_frames) if kt == 3 else 1
+    second = tile.more if tile.more > 1 else 0
+    out = into[0].data if into else data.new_empty(num_frames, up * height, up * width, n)
+    source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
+    weights = [
+        TensorDescriptor(weight, list(weight.shape), [weight.shape[1], 1], [part, tile.depth])
+        for part in (tile.channels, second or 16)
+    ]
+    grid = (
+        num_frames // together * triton.cdiv(height * columns, tile.pixels),
+        triton.cdiv(n, tile.channels + second),
+        up * up,
+    )
+    table = frames.table(slots)
+    conv_kernel[grid](
+        source, *weights, table, bias, bias if residual is None else residual, out,
+        bias if gamma is None else gamma, into[0].table(into[1]) if into else table,
+        num_frames, height, width, c, n, kt, kh, kw, up,
+        RESIDUAL=residual is not None, NORM=into is not None, F=together, BM=tile.pixels,
+        BN1=tile.channels, BN2=tile.more, BK=tile.depth, STAGES=tile.stages, num_warps=tile.warps,
+        **({"maxnreg": tile.registers} if tile.registers else {}),
+    )  # fmt: skip
+    return out
+
+
+def activate(x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots) -> None:
+    """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames."""
+    num_frames, height, width, c = x.shape
+    assert x.is_contiguous() and c == into.data.shape[3], (x.shape, x.stride())
+    width_of_tile = triton.next_power_of_2(c)
+    pixels = max(1, 4096 // width_of_tile)
+    norm_kernel[(triton.cdiv(height * width, pixels), num_frames)](
+        x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
+        c, NORM=gamma is not None, BM=pixels, BC=width_of_tile, num_warps=4,
+    )  # fmt: skip
+
+
+def sum_shifted(products: FramePool, slots: Slots, bias: Tensor, height: int, width: int) -> Tensor:
+    """What the taps of a convolution contribute, [27 N, pixels] a frame, added up: [T, H, W, N]."""
+    num_frames, n = len(slots) - 2, bias.shape[0]
+    out = products.data.new_empty(num_frames, height, width, n)
+    block = triton.next_power_of_2(n)
+    pixels = 1024 // block
+    head_kernel[(triton.cdiv(height * width, pixels), num_frames)](
+        products.data, products.table(slots), bias, out, num_frames, height, width, products.data.shape[2],
+        N=n, BM=pixels, BN=block, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def attends(channels: int) -> bool:
+    """Whether `attend` takes this width; for smaller ones libraries have kernels as fast."""
+    return channels == 384
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v of q [frames, queries, C] and k, v [frames, keys, C]."""
+    num_frames, queries, c = q.shape
+    keys = k.shape[1]
+    c1, c2, bm, bn = 256, 128, 128, 32  # two stages of this fill the shared memory
+    out = q.new_empty(q.shape)
+
+    def parts(x: Tensor, rows: int) -> list[TensorDescriptor]:
+        assert len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1), x.stride()
+        return [
+            TensorDescriptor(y, [x.shape[0] * x.shape[1], c], [x.stride(1), 1], [rows, part])
+            for y, part in ((x, c1), (x, c2))
+        ]
+
+    attention_kernel[(triton.cdiv(queries, bm), num_frames)](
+        *parts(q, bm), *parts(k, bn), *parts(v, bn), out, queries, keys, c**-0.5 * math.log2(math.e),
+        C1=c1, C2=c2, BM=bm, BN=bn, STAGES=2, num_warps=8,
+    )  # fmt: skip
+    return out
+
+
+def available(x: Tensor) -> bool:
+    """Whether the kernels run on x's device: Hopper or later, or anywhere in Triton's interpreter."""
+    if not x.is_cuda:
+        return triton.knobs.runtime.interpret  # only to be tested
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return half and torch.cuda.get_device_capability(x.device) >= (9, 0)
