@@ -5,112 +5,27 @@ In bounded time and memory. Always the same examples; FUZZ_EXAMPLES=5000 pytest 
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import pickle
 import re
 import struct
-import zipfile
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from fuzzing import WAN, fuzz, latents, legacy, one_sentence, try_checkpoint, try_latent, written
+from fuzzing import file as file
+from fuzzing import memory_stays_bounded as memory_stays_bounded
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
 
 from wanvae_app.checkpoint import check, load_vae, save_tensors
-from wanvae_app.config import PRESETS
 from wanvae_app.intake import describe
-from wanvae_app.latents import read_latent
 from wanvae_app.vae import WanVAE
-
-WAN = PRESETS["wan2.1"]
-MAX_GROWTH = 300 * 2**20  # bytes that this process may grow by, whatever it reads
-EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
-
-
-def fuzz(num_examples: int) -> settings:
-    return settings(
-        max_examples=int(EXAMPLES or num_examples),
-        derandomize=EXAMPLES is None,
-        database=None,
-        deadline=5000,  # milliseconds for one example, on a busy machine
-        suppress_health_check=list(HealthCheck),
-    )
-
-
-def resident(key: str) -> int:
-    """Bytes of this process's memory: VmRSS now, or VmHWM at most so far."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
-
-
-@pytest.fixture(autouse=True)
-def memory_stays_bounded() -> Iterator[None]:
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
-    yield
-    grown = resident("VmHWM") - before
-    assert grown < MAX_GROWTH, f"{grown / 2**20:.0f} MiB more than before"
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("fuzz") / "upload"
-
-
-def one_sentence(read: Callable[[], Any]) -> Any:
-    """What `read` returns, or None after a refusal as it should be."""
-    try:
-        return read()
-    except ValueError as error:
-        text = str(error)
-        assert "\n" not in text and text.endswith(".") and 20 < len(text) < 500, text
-        return None
-
-
-def try_latent(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    z = one_sentence(lambda: read_latent(file, WAN))
-    if z is not None:
-        assert z.ndim == 5 and z.shape[:2] == (1, 16) and z.dtype == torch.float32 and z.isfinite().all()
-        assert z.numel() <= len(content), "a value takes a byte at least"
-
-
-def try_checkpoint(file: Path, content: bytes) -> None:
-    file.write_bytes(content)
-    one_sentence(lambda: check(file))
-
-
-def written(write: Callable[[Any, Any], None], value: Any) -> bytes:
-    buffer = io.BytesIO()
-    write(value, buffer)
-    return buffer.getvalue()
-
-
-def legacy(value: Any, file: Any) -> None:
-    torch.save(value, file, _use_new_zipfile_serialization=False)
-
-
-@cache
-def latents() -> dict[str, bytes]:
-    """A latent in every format."""
-    z = torch.ones(1, 16, 2, 3, 2)
-    return {
-        "safetensors": save({"latent": z, "other": z.half()}),
-        "archive": written(torch.save, {"latent": z, "list": [torch.nn.Parameter(z), 3, "x", None]}),
-        "legacy": written(legacy, {"latent": z, "bf16": z.bfloat16()}),
-        "fp8": written(torch.save, z.to(torch.float8_e4m3fn)),
-        "numpy": written(lambda value, file: np.save(file, value), z.numpy()),
-    }
 
 
 @cache
@@ -242,112 +157,6 @@ def test_numpy_headers(
     header = text.encode("latin1", errors="replace")
     length = struct.pack("<H" if version == b"\x01\x00" else "<I", len(header))
     try_latent(file, b"\x93NUMPY" + version + length + header + bytes(num_bytes))
-
-
-def pickled_int(value: int) -> bytes:
-    return b"\x8a\x08" + struct.pack("<q", value)
-
-
-def pickled_text(text: str) -> bytes:
-    return b"X" + struct.pack("<I", len(text)) + text.encode()
-
-
-GLOBALS = (
-    *(
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_tensor_v3",
-        "torch._utils _rebuild_parameter",
-    ),
-    *(
-        "torch FloatStorage",
-        "torch.storage UntypedStorage",
-        "torch float32",
-        "torch Size",
-        "torch load",
-        "torch Tensor",
-    ),
-    *(
-        "collections OrderedDict",
-        "collections Counter",
-        "builtins bytearray",
-        "builtins getattr",
-        "os system",
-    ),
-    *(
-        "_codecs encode",
-        "torch device",
-        "torch._utils _rebuild_sparse_tensor",
-        "torch.jit load",
-        "numpy dtype",
-    ),
-)
-parts = st.one_of(
-    st.sampled_from(GLOBALS).map(lambda name: f"c{name.replace(' ', chr(10))}\n".encode()),
-    st.sampled_from([-1, 0, 1, 16, 64, 2**31, 2**62]).map(pickled_int),
-    st.sampled_from(["storage", "0", "cpu", "latent", "torch", "float32"]).map(pickled_text),
-    st.sampled_from([b"R", b"Q", b"b", b"\x81", b"\x93", b"i", b"o", b"\x82\x01", b"2", b"0", b"."]),
-    st.sampled_from(
-        [b"(", b"t", b"\x85", b"\x86", b"\x87", b"}", b"]", b")", b"N", b"\x88", b"s", b"u", b"a", b"e"]
-    ),
-    st.integers(0, 5).map(lambda i: b"q" + bytes([i])),
-    st.integers(0, 5).map(lambda i: b"h" + bytes([i])),
-    st.just(b"r\xff\xff\xff\x7f"),  # a memo of two billion places
-    st.binary(max_size=3),
-)
-
-
-def tensor_pickle(storage: int, offset: int, shape: list[int], stride: list[int]) -> bytes:
-    """A pickle of {"latent": a tensor}, with these numbers in it."""
-    place = pickled_text("storage") + b"ctorch\nFloatStorage\n" + pickled_text("0") + pickled_text("cpu")
-    numbers = b"".join(b"(" + b"".join(map(pickled_int, values)) + b"t" for values in (shape, stride))
-    tensor = b"((" + place + pickled_int(storage) + b"tQ" + pickled_int(offset) + numbers + b"\x89N"
-    call = b"ctorch._utils\n_rebuild_tensor_v2\n" + tensor + b"tR"
-    return b"\x80\x02}" + pickled_text("latent") + call + b"s."
-
-
-def archive(data: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in {"data.pkl": data, "data/0": bytes(256), "version": b"3\n"}.items():
-            file.writestr(f"archive/{name}", content)
-    return buffer.getvalue()
-
-
-def old_file(data: bytes) -> bytes:
-    start = latents()["legacy"]
-    magic = start[: start.index(b".") + 1]
-    rest = pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
-    return magic + rest + data + pickle.dumps(["0"], 2) + struct.pack("<q", 64) + bytes(256)
-
-
-small = st.integers(0, 2**62) | st.integers(-2, 20)
-
-
-@fuzz(300)
-@given(storage=small, offset=small, shape=st.lists(small, max_size=6), stride=st.lists(small, max_size=6))
-def test_tensors_in_pickles(
-    file: Path, storage: int, offset: int, shape: list[int], stride: list[int]
-) -> None:
-    data = tensor_pickle(storage, offset, shape, stride)
-    try_latent(file, archive(data))
-    try_latent(file, old_file(data))
-
-
-@pytest.mark.parametrize("stride", [[0] * 5, [64, 4, 4, 2, 1], [64, 4, 4, 2, 2], [2**61] * 5])
-def test_strides(file: Path, stride: list[int]) -> None:
-    """The pickle above is read if its tensor fits, so that what is tested is not refused for something else."""
-    file.write_bytes(archive(tensor_pickle(64, 0, [1, 16, 1, 2, 2], stride)))
-    z = one_sentence(lambda: read_latent(file, WAN))
-    assert (z is not None) == (stride in ([0] * 5, [64, 4, 4, 2, 1]))
-
-
-@fuzz(500)
-@given(pieces=st.lists(parts, max_size=40))
-def test_programs_in_pickles(file: Path, pieces: list[bytes]) -> None:
-    data = b"\x80\x02" + b"".join(pieces) + b"."
-    for content in (archive(data), old_file(data), data):
-        try_latent(file, content)
-    try_checkpoint(file, archive(data))
 
 
 @fuzz(60)

@@ -168,10 +168,11 @@ def _container(value: Any, kind: type) -> Any:
     return value
 
 
-def _fill(target: dict[Any, Any], items: list[Any]) -> None:
+def _fill(target: dict[str, Any], items: list[Any]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
-        # The hash of nested tuples may take for ever.
-        target[key if isinstance(key, str | int | float | None) else type(key).__name__] = value
+        # As text, whose hashes nobody can choose: those of numbers may all be one, of nested tuples never end.
+        name = str(key) if isinstance(key, str | int | float | None) else type(key).__name__
+        target[name] = value
 
 
 def _storage(value: Any) -> Storage:
@@ -217,6 +218,12 @@ def _typed_view(
     )
 
 
+def _ordered_dict(*items: Any) -> dict[str, Any]:
+    if items:
+        raise _not_read("OrderedDict with items, as Python 2 wrote it")
+    return {}
+
+
 # What a pickle may call, and what stands for the result. Nothing here copies or computes: results can be
 # passed to the next call a hundred thousand times.
 _CALLS: dict[str, Callable[..., Any]] = {
@@ -224,7 +231,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor_v2": _view,
     "torch._utils _rebuild_tensor_v3": _typed_view,
     "torch._utils _rebuild_parameter": lambda data, requires_grad=True, hooks=None: data,
-    "collections OrderedDict": lambda: {},
+    "collections OrderedDict": _ordered_dict,
     "torch Size": lambda items=(): items,
     "torch device": lambda *args: None,
     "_codecs encode": lambda text, encoding="": text,  # bytes
