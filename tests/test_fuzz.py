@@ -109,7 +109,7 @@ json_values = st.recursive(
 )
 
 
-@fuzz(300)
+@fuzz(150)
 @given(
     tensors=st.dictionaries(
         names,
@@ -134,7 +134,7 @@ def test_safetensors_headers(file: Path, tensors: dict[str, Any], num_bytes: int
     try_checkpoint(file, content)
 
 
-@fuzz(300)
+@fuzz(150)
 @given(
     descr=st.one_of(
         st.sampled_from(

@@ -99,7 +99,7 @@ def old_file(data: bytes) -> bytes:
 small = st.integers(0, 2**62) | st.integers(-2, 20)
 
 
-@fuzz(300)
+@fuzz(150)
 @given(storage=small, offset=small, shape=st.lists(small, max_size=6), stride=st.lists(small, max_size=6))
 def test_tensors_in_pickles(
     file: Path, storage: int, offset: int, shape: list[int], stride: list[int]
@@ -117,7 +117,7 @@ def test_strides(file: Path, stride: list[int]) -> None:
     assert (z is not None) == (stride in ([0] * 5, [64, 4, 4, 2, 1]))
 
 
-@fuzz(500)
+@fuzz(250)
 @given(pieces=st.lists(parts, max_size=40))
 def test_programs_in_pickles(file: Path, pieces: list[bytes]) -> None:
     data = b"\x80\x02" + b"".join(pieces) + b"."
