@@ -48,7 +48,7 @@ def _activate(p, scale, gamma, out, place, inside, n, N: tl.constexpr):
 @triton.jit
 def _finish(
     p, q, bias, residual, out, gamma, out_slots, t, H, W, m0, n0, dy, dx,
-    N: tl.constexpr, UP: tl.constexpr, RESIDUAL: tl.constexpr, NORM: tl.constexpr,
+    N: tl.constexpr, UP: tl.constexpr, RESIDUAL: tl.constexpr, PADDED: tl.constexpr, NORM: tl.constexpr,
     BM: tl.constexpr, BN1: tl.constexpr, BN2: tl.constexpr, SECOND: tl.constexpr,
 ):  # fmt: skip
     """What follows the products, for one frame's tile."""
@@ -57,7 +57,10 @@ def _finish(
     y = m // stride
     x = m % stride
     inside = (x < W) & (y < H)
-    pixel = ((t * UP * H + UP * y + dy) * (UP * W) + UP * x + dx).to(tl.int64)
+    if PADDED:
+        pixel = tl.load(out_slots + t).to(tl.int64) * ((H + 2) * stride) + (y + 1) * stride + x + 1
+    else:
+        pixel = ((t * UP * H + UP * y + dy) * (UP * W) + UP * x + dx).to(tl.int64)
     n1 = n0 + tl.arange(0, BN1)
     n2 = n0 + BN1 + tl.arange(0, BN2)
     p = _part(p, bias, residual, out, pixel, inside, n1, N, RESIDUAL, NORM)
@@ -68,9 +71,7 @@ def _finish(
         if SECOND:
             square += tl.sum(q * q, 1)
         scale = tl.rsqrt(square / N + 1e-24)[:, None]
-        place = (tl.load(out_slots + t).to(tl.int64) * ((H + 2) * stride) + (y + 1) * stride + x + 1)[
-            :, None
-        ] * N
+        place = pixel[:, None] * N
         _activate(p, scale, gamma, out, place, inside, n1, N)
         if SECOND:
             _activate(q, scale, gamma, out, place, inside, n2, N)
@@ -84,14 +85,14 @@ def conv_kernel(
     slots,  # int32 [T + KT - 1]: where in `source` past and present frames lie
     bias,  # [N]
     residual,  # [T, UP * H, UP * W, N], added to the result
-    out,  # [T, UP * H, UP * W, N]; with NORM (and UP = 1) padded frames for silu(norm(result))
-    gamma,  # [N], of the norm that follows
+    out,  # [T, UP * H, UP * W, N], or with PADDED (and UP = 1) padded frames
+    gamma,  # [N], with NORM: silu(norm(result)) is stored instead
     out_slots,  # int32 [T]: where those padded frames lie
     T, H, W,
     C: tl.constexpr, N: tl.constexpr,
     KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     UP: tl.constexpr,  # 2: phases of a nearest-2x upsampling folded into a 2x2 kernel
-    RESIDUAL: tl.constexpr, NORM: tl.constexpr,
+    RESIDUAL: tl.constexpr, PADDED: tl.constexpr, NORM: tl.constexpr,
     F: tl.constexpr,  # 1, 2 or 4; divides T
     BM: tl.constexpr, BN1: tl.constexpr, BN2: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -107,6 +108,8 @@ def conv_kernel(
     stride = W + 2
     frame = (H + 2) * stride
     m = m0 + dy * stride + dx
+    if KH == 1:
+        m += stride + 1  # it looks at its own pixel, not at the one above and to the left
     f0 = tl.load(slots + t) * frame + m
     if KT == 3:
         f1 = tl.load(slots + t + 1) * frame + m
@@ -168,12 +171,12 @@ def conv_kernel(
                 a = source.load([f5 + shift, c])
                 p3, q3 = _add(a, b2, c2, p3, q3, SECOND)
     _finish(p0, q0, bias, residual, out, gamma, out_slots, t, H, W, m0, n0, dy, dx,
-            N, UP, RESIDUAL, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+            N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
     if F > 1:
         _finish(p1, q1, bias, residual, out, gamma, out_slots, t + 1, H, W, m0, n0, dy, dx,
-                N, UP, RESIDUAL, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+                N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
     if F > 2:
         _finish(p2, q2, bias, residual, out, gamma, out_slots, t + 2, H, W, m0, n0, dy, dx,
-                N, UP, RESIDUAL, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+                N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
         _finish(p3, q3, bias, residual, out, gamma, out_slots, t + 3, H, W, m0, n0, dy, dx,
-                N, UP, RESIDUAL, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+                N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip

@@ -62,7 +62,7 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv of x [1 C T H W]; channels are filled up to a multiple of eight."""
     spare = -x.shape[1] % 8
     window = _Window([conv], x, stream, spare)
-    window.activate(None, conv, F.pad(_rows(x), (0, spare)))
+    window.activate(None, conv, F.pad(_rows(x), (0, spare)) if spare else _rows(x))
     matrix = (
         _prepare(conv, lambda w: F.pad(_matrix(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
         if spare
@@ -87,19 +87,38 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     for source, target in zip(slots, window[2:], strict=True):
         torch.mm(matrix, frames.data[source].view(rows, c).t(), out=products.data[target, :, :rows])
     frames.give_back(slots)
-    out = launchers.sum_shifted(products, window, conv.bias, height, width)
+    out = launchers.sum_shifted(products, window, _bias(conv), height, width)
     products.give_back(window[:-2])
     stream.slots[conv] = window[-2:]
     return _picture(out)
 
 
-def upsample(conv: nn.Conv2d, x: Tensor, stream: Stream) -> Tensor:
-    """conv of x [1 C T H W] enlarged to twice its height and width, without enlarging it."""
+def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: Stream) -> Tensor:
+    """conv of x [1 C T H W] enlarged to twice its height and width, without enlarging it.
+
+    With time_conv, each frame has become two before, but for the clip's first.
+    """
+    pixels = _rows(x)
     frames = stream.padded(conv, x, x.shape[1])
-    slots = frames.take(x.shape[2])
-    launchers.activate(_rows(x), None, frames, slots)
+    alone = len(pixels) if time_conv is None else int(stream.first)
+    frames.reserve(len(pixels) if time_conv is None else 2 + 3 * len(pixels))
+    slots = frames.take(alone)
+    if alone:
+        launchers.activate(pixels[:alone], None, frames, slots)
+    if time_conv is not None and len(pixels) > alone:
+        # The clip's first frame is not even past: those after it see zeros in its place.
+        new = frames.take(len(pixels) - alone)
+        launchers.activate(pixels[alone:], None, frames, new)
+        window = stream.slots.get(time_conv, (0, 0)) + new
+        doubled = frames.take(2 * len(new))
+        halves = zip(_matrix(time_conv.weight).chunk(2), _bias(time_conv).chunk(2), strict=True)
+        for half, (matrix, bias) in enumerate(halves):
+            launchers.convolve(matrix, bias, (3, 1, 1), frames, window, into=(frames, doubled[half::2]))
+        frames.give_back(window[:-2])
+        stream.slots[time_conv] = window[-2:]
+        slots += doubled
     stream.shard.fill_borders(frames.data, frames.table(slots))
-    out = launchers.convolve(_prepare(conv, _fold), conv.bias, (1, 2, 2), frames, slots, up=2)
+    out = launchers.convolve(_prepare(conv, _fold), _bias(conv), (1, 2, 2), frames, slots, up=2)
     frames.give_back(slots)
     return _picture(out)
 
@@ -116,7 +135,8 @@ class _Window:
             pool = self._pools[width] = stream.padded(convs[0], x, width + spare)
             # Two past frames for each, and two convolutions' present ones at a time.
             count = sum(conv.in_channels == width for conv in convs)
-            pool.reserve(2 * count + min(count, 2) * self.num_frames)
+            # (The clip's first chunk has one frame; the others will have more.)
+            pool.reserve(2 * count + min(count, 2) * max(self.num_frames, 2))
 
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
@@ -138,9 +158,9 @@ class _Window:
         matrix = _matrix(conv.weight) if matrix is None else matrix
         if then is not None and launchers.fits_one_tile(conv.out_channels):
             gamma, into = then[0].gamma, self._open(then[1])
-            out = launchers.convolve(matrix, conv.bias, (3, 3, 3), frames, slots, gamma=gamma, into=into)
+            out = launchers.convolve(matrix, _bias(conv), (3, 3, 3), frames, slots, gamma=gamma, into=into)
         else:
-            out = launchers.convolve(matrix, conv.bias, (3, 3, 3), frames, slots, residual)
+            out = launchers.convolve(matrix, _bias(conv), (3, 3, 3), frames, slots, residual)
             if then is not None:
                 self.activate(*then, out)
         frames.give_back(slots[:-2])
@@ -160,6 +180,11 @@ def _rows(x: Tensor) -> Tensor:
 
 def _picture(x: Tensor) -> Tensor:
     return x.movedim(-1, 0)[None]
+
+
+def _bias(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
 
 
 def _prepare(conv: nn.Module, make: Callable[[Tensor], Tensor]) -> Tensor:

@@ -74,10 +74,10 @@ def convolve(
     up: int = 1,
     tile: Tile | None = None,
 ) -> Tensor:
-    """The convolution of padded frames, [T, up H, up W, N], or silu(norm(it)) `into` padded frames.
+    """The convolution of padded frames: [T, up H, up W, N], or `into` padded frames whose data it returns.
 
     `weight` is [up^2 N, kt kh kw C], `slots` are those of the kt - 1 past frames and of the T present ones;
-    `residual` [T, up H, up W, N] is added; `gamma` [N] is the norm's. Returns the padded frames' data with `into`.
+    `residual` [T, up H, up W, N] is added; with `gamma` [N], silu(norm(result)) is stored in its place.
     """
     kt, kh, kw = taps
     data = frames.data
@@ -102,7 +102,7 @@ def convolve(
         source, *weights, table, bias, bias if residual is None else residual, out,
         bias if gamma is None else gamma, into[0].table(into[1]) if into else table,
         num_frames, height, width, c, n, kt, kh, kw, up,
-        RESIDUAL=residual is not None, NORM=into is not None, F=together, BM=tile.pixels,
+        RESIDUAL=residual is not None, PADDED=into is not None, NORM=gamma is not None, F=together, BM=tile.pixels,
         BN1=tile.channels, BN2=tile.more, BK=tile.depth, STAGES=tile.stages, num_warps=tile.warps,
         **({"maxnreg": tile.registers} if tile.registers else {}),
     )  # fmt: skip

@@ -131,21 +131,15 @@ class Upsample(nn.Module):
         self.time_conv = CausalConv3d(dim, dim * 2, (3, 1, 1)) if temporal else None
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        if fused.serves(x, x.shape[1], self.conv.out_channels):
+            return fused.upsample(self.conv, self.time_conv, x, stream)
         if self.time_conv is not None:
             # The clip's first frame is not even past: those after it see zeros in its place.
             first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
             if rest.shape[2]:
                 rest = self.time_conv(rest, stream).movedim(1, -1).unflatten(4, (2, -1))  # B T H W 2 C
                 rest = rest.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).movedim(-1, 1)  # B C 2T H W
-            x = (
-                torch.cat([first, rest], 2)
-                if first.shape[2] and rest.shape[2]
-                else rest
-                if rest.shape[2]
-                else first
-            )
-        if fused.serves(x, x.shape[1], self.conv.out_channels):
-            return fused.upsample(self.conv, x, stream)
+            x = torch.cat([part for part in (first, rest) if part.shape[2]], 2)
         # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
         dim, batch = stream.shard.dim, x.shape[0]
         wide = stream.shard.halo(x, 1, 1)
@@ -160,17 +154,28 @@ def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream)
     """Wan 2.2's shortcut around a downsampling level: pixels folded into channels, channels averaged."""
     if time > 1 and stream.first:
         x = F.pad(x, (0, 0, 0, 0, time - 1, 0))  # the clip's first frame stands alone
-    x = x.unflatten(2, (-1, time)).unflatten(4, (-1, space)).unflatten(6, (-1, space))
-    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)  # B (C time space space) T H W
-    return x.unflatten(1, (out_dim, -1)).mean(2)
+    x = x.movedim(1, -1).unflatten(1, (-1, time)).unflatten(3, (-1, space)).unflatten(5, (-1, space))
+    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)  # B T H W C time space space
+    # Mostly it is the pixels of one place and time that are averaged: then nothing needs to be moved first.
+    alike = x.shape[4] * time == out_dim
+    x = x.mean((6, 7)).flatten(4) if alike else x.flatten(4).unflatten(4, (out_dim, -1)).mean(5)
+    return x.movedim(-1, 1)
 
 
-def duplicate_up(x: Tensor, out_dim: int, time: int, space: int, stream: Stream) -> Tensor:
-    """Wan 2.2's shortcut around an upsampling level: channels repeated, then unfolded into pixels."""
-    repeats = out_dim * time * space * space // x.shape[1]
-    x = x.repeat_interleave(repeats, 1).unflatten(1, (out_dim, time, space, space))
-    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(6, 7).flatten(4, 5).flatten(2, 3)
-    return x[:, :, time - 1 :] if stream.first else x
+def add_duplicate_up(x: Tensor, skip: Tensor, time: int, space: int, stream: Stream) -> Tensor:
+    """x plus Wan 2.2's shortcut around an upsampling level: skip's channels repeated, then unfolded into pixels.
+
+    x is overwritten.
+    """
+    pixels, skip = x.movedim(1, -1), skip.movedim(1, -1)  # B T H W C
+    copies, channels = time * space * space, skip.shape[4] // pixels.shape[4]
+    for copy in range(copies):
+        t, h, w = copy // space**2, copy // space % space, copy % space
+        late = 0
+        if stream.first:  # the clip's first frame stands alone: it has only the last of its copies in time
+            t, late = (t + 1) % time, int(t < time - 1)
+        pixels[:, t::time, h::space, w::space] += skip[:, late:, :, :, copy * channels // copies :: channels]
+    return x
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:

@@ -59,4 +59,5 @@ class Stream:
 
     def padded(self, owner: nn.Module, x: Tensor, channels: int) -> PaddedFrames:
         """The same for padded frames of the size of x [B C T H W], `channels` wide."""
-        return self.pool(owner, lambda: PaddedFrames(*x.shape[3:], channels, x.dtype, x.device), channels)
+        height, width = x.shape[3:]
+        return self.pool(owner, lambda: PaddedFrames(height, width, channels, x.dtype, x.device), channels)

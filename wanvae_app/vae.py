@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,8 +18,8 @@ from wanvae_app.layers import (
     PixelNorm,
     ResidualBlock,
     Upsample,
+    add_duplicate_up,
     average_down,
-    duplicate_up,
     patchify,
     residual_blocks,
     unpatchify,
@@ -38,6 +41,12 @@ class Head(nn.Module):
         return self.conv(F.silu(self.norm(x)), stream)
 
 
+def _in_parts(layers: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """layers(x), on the fast path a few frames at a time: for layers that keep the number of frames, where the
+    picture is largest. To them it is one more chunking, and it needs less memory."""
+    return torch.cat([layers(part) for part in x.split(2, 2)], 2) if fused.serves(x) else layers(x)
+
+
 class Middle(nn.Sequential):
     """Attention between two residual blocks, at the coarsest scale."""
 
@@ -46,6 +55,7 @@ class Middle(nn.Sequential):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
         before, attention, after = self
+        assert isinstance(before, ResidualBlock) and isinstance(after, ResidualBlock)
         x = attention(residual_blocks([before], x, stream), stream)
         return residual_blocks([after], x, stream)
 
@@ -65,13 +75,13 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         skip = x if self.residual else None
-        x = residual_blocks(list(self.blocks), x, stream)
+        x = residual_blocks(cast(list[ResidualBlock], list(self.blocks)), x, stream)
         if self.resample is not None:
             x = self.resample(x, stream)
         if skip is None:
             return x
         if isinstance(self.resample, Upsample):
-            return x + duplicate_up(skip, self.dim, self.time, 2, stream)
+            return add_duplicate_up(x, skip, self.time, 2, stream)
         return x + average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, stream)
 
 
@@ -93,8 +103,9 @@ class Encoder(nn.Module):
         self.head = Head(dims[-1], 2 * config.z_dim)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        x = self.conv_in(x, stream)
-        for layer in (*self.levels, self.middle):
+        finest, *coarser = self.levels
+        x = _in_parts(lambda part: finest(self.conv_in(part, stream), stream), x)
+        for layer in (*coarser, self.middle):
             x = layer(x, stream)
         return self.head(x, stream)
 
@@ -122,9 +133,10 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(z, stream)
-        for layer in (self.middle, *self.levels):
+        *coarser, finer, finest = self.levels
+        for layer in (self.middle, *coarser):
             x = layer(x, stream)
-        return self.head(x, stream)
+        return _in_parts(lambda part: self.head(finest(finer(part, stream), stream), stream), x)
 
 
 class WanVAE(nn.Module):
