@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+
+if (
+    not torch.cuda.is_available()
+):  # before anything imports Triton's kernels: without a GPU they are interpreted
+    os.environ["TRITON_INTERPRET"] = "1"
 
 if TYPE_CHECKING:  # the page's tests alone need a browser
     from browser import Rigged, Visitor

@@ -1,0 +1,225 @@
+"""Every Triton kernel against its plain equal: on a GPU as it is, elsewhere in Triton's interpreter.
+
+python -m pytest tests/test_kernels.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from grouped import run_group
+from torch import Tensor
+
+from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
+from wanvae_app.config import PRESETS
+from wanvae_app.group import Group
+from wanvae_app.layers import PixelNorm, Upsample
+from wanvae_app.padded import FramePool, PaddedFrames
+from wanvae_app.shard import Shard
+from wanvae_app.stream import Stream
+from wanvae_app.vae import WanVAE
+
+launchers = pytest.importorskip("wanvae_app.launchers")  # no Triton for this platform
+GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if GPU else "cpu")
+pytestmark = pytest.mark.skipif(
+    GPU and torch.cuda.get_device_capability() < (9, 0), reason="the kernels need a Hopper GPU or later"
+)
+# The interpreter multiplies float32; on a GPU bf16's own rounding is what is left.
+DTYPE, TOLERANCE = (torch.bfloat16, 4e-3) if GPU else (torch.float32, 2e-6)
+WIDE = [(96, 96), (192, 192), (192, 384), (384, 384), (160, 320), (256, 256), (640, 640), (1024, 1024)]
+
+
+@pytest.fixture(autouse=True)
+def interpreted() -> Iterator[None]:
+    launchers.on_cpu = not GPU
+    yield
+    launchers.on_cpu = False
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, device=DEVICE).to(DTYPE)
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def frames_of(x: Tensor, spare: int = 1) -> tuple[PaddedFrames, tuple[int, ...]]:
+    """x [T H W C] in padded frames, not in order."""
+    frames = PaddedFrames(x.shape[1], x.shape[2], x.shape[3], DTYPE, DEVICE)
+    slots = frames.take(len(x) + spare)[::-1][: len(x)]
+    frames.data[1:, 1:-1, 1:-1] = float("nan")  # what was never written must not be read
+    frames.data[list(slots), 1:-1, 1:-1] = x
+    return frames, slots
+
+
+def plain_conv(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int, int]) -> Tensor:
+    """The convolution of x [T H W C] in float64, as [T H W N]."""
+    out = F.conv3d(x.double().movedim(-1, 0)[None], weight.double(), bias.double(), padding=padding)
+    return out[0].movedim(0, -1)
+
+
+def normed(x: Tensor, gamma: Tensor) -> Tensor:
+    norm = PixelNorm(len(gamma))
+    norm.gamma.data = gamma.double()
+    return F.silu(norm(x.movedim(-1, 0)[None]))[0].movedim(0, -1)
+
+
+@pytest.mark.parametrize(
+    ("c", "n"), [(16, 24), (24, 48), (8, 96), (48, 12), (64, 32), *(WIDE if GPU else [])]
+)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 5), (2, 3, 7), (3, 17, 19), (4, 5, 1)])
+def test_convolution(c: int, n: int, shape: tuple[int, int, int]) -> None:
+    num_frames, height, width = shape
+    torch.manual_seed(num_frames + c)
+    x = random(num_frames + 2, height, width, c)
+    weight, bias, gamma = random(n, c, 3, 3, 3) / (27 * c) ** 0.5, random(n), random(n)
+    residual = random(num_frames, height, width, n)
+    frames, slots = frames_of(x)
+    matrix = weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous()
+    expected = plain_conv(x, weight, bias, (0, 1, 1))
+    taps = (3, 3, 3)
+    assert distance(launchers.convolve(matrix, bias, taps, frames, slots), expected) < TOLERANCE
+    found = launchers.convolve(matrix, bias, taps, frames, slots, residual=residual)
+    assert distance(found, expected + residual.double()) < TOLERANCE
+    if launchers.fits_one_tile(n) and n % 8 == 0:
+        into = PaddedFrames(height, width, n, DTYPE, DEVICE)
+        targets = into.take(num_frames + 2)[2:]
+        into.data[1:, 1:-1, 1:-1] = float("nan")
+        launchers.convolve(matrix, bias, taps, frames, slots, gamma=gamma, into=(into, targets))
+        padded = F.pad(normed(expected, gamma), (0, 0, 1, 1, 1, 1))
+        assert distance(into.data[list(targets)], padded) < TOLERANCE
+        assert into.data[1].isnan().any() and not into.data[0].any()  # nobody wrote elsewhere
+
+
+@pytest.mark.parametrize("frames_at_once", [1, 2, 4])
+@pytest.mark.parametrize("num_frames", [1, 2, 4, 6])
+def test_frames_at_once(frames_at_once: int, num_frames: int) -> None:
+    x, weight, bias = random(num_frames + 2, 5, 6, 16), random(48, 16, 3, 3, 3) / 20, random(48)
+    frames, slots = frames_of(x)
+    tile = launchers.Tile(frames_at_once, 64, 32, 16, 16, 4, 2)
+    found = launchers.convolve(
+        weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous(), bias, (3, 3, 3), frames, slots, tile=tile
+    )
+    assert distance(found, plain_conv(x, weight, bias, (0, 1, 1))) < TOLERANCE
+
+
+@pytest.mark.parametrize("c", [8, 24, 96, 160, 384, 1024])
+def test_activation(c: int) -> None:
+    x, gamma = random(2, 3, 5, c), random(c)
+    x[0, 0, 0] = 0  # zeros stay zeros
+    for with_norm in (True, False):
+        into = PaddedFrames(3, 5, c, DTYPE, DEVICE)
+        slots = into.take(3)[1:]
+        launchers.activate(x, gamma if with_norm else None, into, slots)
+        expected = normed(x.double(), gamma) if with_norm else x
+        assert distance(into.data[list(slots)], F.pad(expected, (0, 0, 1, 1, 1, 1))) < TOLERANCE
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 130), (129, 129), (300, 65)])
+def test_attention(queries: int, keys: int) -> None:
+    q, kv = random(2, queries, 384), random(2, keys, 768)
+    k, v = kv.chunk(2, 2)
+    expected = F.scaled_dot_product_attention(*(x.double()[:, None] for x in (q, k, v)))[:, 0]
+    assert distance(launchers.attend(q, k, v), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize(("n", "shape"), [(3, (1, 1, 1)), (3, (4, 5, 33)), (12, (2, 9, 7)), (1, (3, 40, 3))])
+def test_sum_of_shifted_products(n: int, shape: tuple[int, int, int]) -> None:
+    num_frames, height, width = shape
+    pixels = (height + 2) * (width + 2)
+    products = FramePool((27 * n, pixels + 5), DTYPE, DEVICE)
+    slots = (0, *products.take(num_frames + 1))
+    products.data[1:] = random(num_frames + 1, 27 * n, pixels + 5)
+    bias = random(n)
+    taps = products.data[list(slots), :, :pixels].double().view(-1, 3, 3, 3, n, height + 2, width + 2)
+    expected = bias.double() + sum(
+        taps[t : t + num_frames, t, h, w, :, h : h + height, w : w + width].movedim(1, -1)
+        for t in range(3)
+        for h in range(3)
+        for w in range(3)
+    )
+    assert distance(launchers.sum_shifted(products, slots, bias, height, width), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+@torch.no_grad()
+def test_upsampling(temporal: bool) -> None:
+    layer = Upsample(16, 24, temporal)
+    x = torch.randn(1, 16, 5, 3, 4)
+    plain, fast = Stream(), Stream()
+    layer.double()
+    launchers.on_cpu = False
+    expected = []
+    for part in x.double().split([1, 2, 2], 2):
+        expected.append(layer(part, plain))
+        plain.first = False
+    launchers.on_cpu = not GPU
+    layer.to(DEVICE, DTYPE)
+    for part, whole in zip(x.to(DEVICE, DTYPE).split([1, 2, 2], 2), expected, strict=True):
+        assert distance(layer(part, fast).cpu(), whole) < 2 * TOLERANCE
+        fast.first = False
+
+
+def a_vae(family: str) -> WanVAE:
+    torch.manual_seed(5)
+    width = (96 if family == "wan2.1" else 160) if GPU else 8
+    return WanVAE(replace(PRESETS[family], base_dim=width, decoder_base_dim=width)).requires_grad_(False)
+
+
+def there(vae: WanVAE, chunk: int, shape: tuple[int, int], shard: Shard | None = None) -> list[Tensor]:
+    """A clip of three latents decoded, one of nine frames encoded: float64 on the CPU."""
+    generator = torch.Generator().manual_seed(6)
+    config, sizes = vae.config, chunk_sizes(3, chunk)
+    scale, counts = config.spatial_factor, [config.num_frames(sizes[0]), *(4 * n for n in sizes[1:])]
+    z = torch.randn(1, config.z_dim, 3, *shape, generator=generator)
+    x = torch.rand(1, 3, 9, shape[0] * scale, shape[1] * scale, generator=generator) * 2 - 1
+    if shard is not None:
+        z, x = shard.part(z), shard.part(x, scale)
+    args = () if shard is None else (shard,)
+    frames = torch.cat(list(decode_chunks(vae, z.split(sizes, 2), *args)), 2)
+    latents = torch.cat(list(encode_chunks(vae, x.split(counts, 2), *args)), 2)
+    return [frames.double().cpu(), latents.double().cpu()]
+
+
+@pytest.mark.parametrize("family", ["wan2.1", "wan2.2"])
+def test_whole_networks(family: str) -> None:
+    """Against float32 on the plain path: no further away than the plain path in the same precision."""
+    vae = a_vae(family)
+    launchers.on_cpu = False
+    exact = there(vae, 3, (2, 3))
+    vae = vae.to(DEVICE, DTYPE).channels_last()
+    launchers.on_cpu = not GPU
+    allowed = 0.02 if GPU else 5e-6
+    for chunk in (1, 2) if GPU else (2,):
+        for found, expected in zip(there(vae, chunk, (2, 3)), exact, strict=True):
+            assert distance(found, expected) < allowed
+            for index in range(expected.shape[2]):  # no frame and no border is worse than the rest
+                assert distance(found[:, :, index], expected[:, :, index]) < 1.5 * allowed
+            for edge in (0, -1):
+                assert distance(found[..., edge, :], expected[..., edge, :]) < 1.5 * allowed
+
+
+def sharded(group: Group, shape: tuple[int, int]) -> tuple[int, list[Tensor]]:
+    launchers.on_cpu = not GPU
+    vae = a_vae("wan2.1").to(group.device, DTYPE).channels_last()
+    shard = Shard.plan(*shape, group.size, group.rank, group.data)
+    assert shard is not None
+    return shard.dim, there(vae, 2, shape, shard)
+
+
+@pytest.mark.skipif(GPU and torch.cuda.device_count() < 2, reason="one GPU here")
+@pytest.mark.parametrize("shape", [(3, 2), (1, 3)])
+def test_neighbours_rows(shape: tuple[int, int]) -> None:
+    parts = run_group(2, sharded, shape, timeout=300, device=DEVICE.type)
+    vae = a_vae("wan2.1")
+    launchers.on_cpu = False
+    for index, expected in enumerate(there(vae, 1, shape)):
+        whole = torch.cat([results[index] for _, results in parts], parts[0][0])
+        assert distance(whole, expected) < (0.02 if GPU else 5e-6)
