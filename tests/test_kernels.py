@@ -36,9 +36,9 @@ WIDE = [(96, 96), (192, 192), (192, 384), (384, 384), (160, 320), (256, 256), (6
 
 @pytest.fixture(autouse=True)
 def interpreted() -> Iterator[None]:
-    launchers.on_cpu = not GPU
+    launchers.elsewhere = not GPU
     yield
-    launchers.on_cpu = False
+    launchers.elsewhere = False
 
 
 def random(*shape: int) -> Tensor:
@@ -155,12 +155,12 @@ def test_upsampling(temporal: bool) -> None:
     x = torch.randn(1, 16, 5, 3, 4)
     plain, fast = Stream(), Stream()
     layer.double()
-    launchers.on_cpu = False
+    launchers.elsewhere = False
     expected = []
     for part in x.double().split([1, 2, 2], 2):
         expected.append(layer(part, plain))
         plain.first = False
-    launchers.on_cpu = not GPU
+    launchers.elsewhere = not GPU
     layer.to(DEVICE, DTYPE)
     for part, whole in zip(x.to(DEVICE, DTYPE).split([1, 2, 2], 2), expected, strict=True):
         assert distance(layer(part, fast).cpu(), whole) < 2 * TOLERANCE
@@ -192,10 +192,10 @@ def there(vae: WanVAE, chunk: int, shape: tuple[int, int], shard: Shard | None =
 def test_whole_networks(family: str) -> None:
     """Against float32 on the plain path: no further away than the plain path in the same precision."""
     vae = a_vae(family)
-    launchers.on_cpu = False
+    launchers.elsewhere = False
     exact = there(vae, 3, (2, 3))
     vae = vae.to(DEVICE, DTYPE).channels_last()
-    launchers.on_cpu = not GPU
+    launchers.elsewhere = not GPU
     allowed = 0.02 if GPU else 5e-6
     for chunk in (1, 2) if GPU else (2,):
         for found, expected in zip(there(vae, chunk, (2, 3)), exact, strict=True):
@@ -207,7 +207,7 @@ def test_whole_networks(family: str) -> None:
 
 
 def sharded(group: Group, shape: tuple[int, int]) -> tuple[int, list[Tensor]]:
-    launchers.on_cpu = not GPU
+    launchers.elsewhere = not GPU
     vae = a_vae("wan2.1").to(group.device, DTYPE).channels_last()
     shard = Shard.plan(*shape, group.size, group.rank, group.data)
     assert shard is not None
@@ -219,7 +219,7 @@ def sharded(group: Group, shape: tuple[int, int]) -> tuple[int, list[Tensor]]:
 def test_neighbours_rows(shape: tuple[int, int]) -> None:
     parts = run_group(2, sharded, shape, timeout=300, device=DEVICE.type)
     vae = a_vae("wan2.1")
-    launchers.on_cpu = False
+    launchers.elsewhere = False
     for index, expected in enumerate(there(vae, 1, shape)):
         whole = torch.cat([results[index] for _, results in parts], parts[0][0])
         assert distance(whole, expected) < (0.02 if GPU else 5e-6)

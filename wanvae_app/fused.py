@@ -7,7 +7,8 @@ reads; past frames stay there from chunk to chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -37,6 +38,24 @@ def serves(x: Tensor, *channels: int) -> bool:
         and not any(c % 8 for c in channels)
         and launchers.available(x)
     )
+
+
+def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a model of this dtype takes the fast path on this device."""
+    return launchers is not None and launchers.available(torch.empty(0, dtype=dtype, device=device))
+
+
+@contextmanager
+def pretended(fast: bool) -> Iterator[None]:
+    """Tensors without data take the fast path, or not: for who asks how much memory it needs."""
+    if launchers is None:
+        yield
+        return
+    before, launchers.elsewhere = launchers.elsewhere, fast
+    try:
+        yield
+    finally:
+        launchers.elsewhere = before
 
 
 def attends(q: Tensor) -> bool:
@@ -74,11 +93,12 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
 def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
     _, c, num_frames, height, width = x.shape
-    frames = stream.padded(conv, x, c)
+    frames = stream.padded(x, c)
+    frames.reserve(0, num_frames)
     rows = frames.data.shape[1] * frames.data.shape[2]
     shape = (27 * conv.out_channels, -(-rows // 8) * 8)
     products = stream.pool(conv, lambda: FramePool(shape, x.dtype, x.device))
-    products.reserve(2 + num_frames)
+    products.reserve(0 if conv in stream.slots else 2, max(num_frames, 2))
     slots = frames.take(num_frames)
     launchers.activate(_rows(x), norm.gamma, frames, slots)
     stream.shard.fill_borders(frames.data, frames.table(slots))
@@ -99,9 +119,13 @@ def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: St
     With time_conv, each frame has become two before, but for the clip's first.
     """
     pixels = _rows(x)
-    frames = stream.padded(conv, x, x.shape[1])
+    frames = stream.padded(x, x.shape[1])
     alone = len(pixels) if time_conv is None else int(stream.first)
-    frames.reserve(len(pixels) if time_conv is None else 2 + 3 * len(pixels))
+    if time_conv is None:
+        frames.reserve(0, len(pixels))
+    else:
+        frames.reserve(0 if time_conv in stream.slots else 2, 3 * len(pixels))
+        stream.slots.setdefault(time_conv, (0, 0))
     slots = frames.take(alone)
     if alone:
         launchers.activate(pixels[:alone], None, frames, slots)
@@ -109,7 +133,7 @@ def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: St
         # The clip's first frame is not even past: those after it see zeros in its place.
         new = frames.take(len(pixels) - alone)
         launchers.activate(pixels[alone:], None, frames, new)
-        window = stream.slots.get(time_conv, (0, 0)) + new
+        window = stream.slots[time_conv] + new
         doubled = frames.take(2 * len(new))
         halves = zip(_matrix(time_conv.weight).chunk(2), _bias(time_conv).chunk(2), strict=True)
         for half, (matrix, bias) in enumerate(halves):
@@ -132,11 +156,12 @@ class _Window:
         self._new: dict[nn.Module, tuple[int, ...]] = {}
         self._pools: dict[int, PaddedFrames] = {}
         for width in {conv.in_channels for conv in convs}:
-            pool = self._pools[width] = stream.padded(convs[0], x, width + spare)
-            # Two past frames for each, and two convolutions' present ones at a time.
-            count = sum(conv.in_channels == width for conv in convs)
-            # (The clip's first chunk has one frame; the others will have more.)
-            pool.reserve(2 * count + min(count, 2) * max(self.num_frames, 2))
+            pool = self._pools[width] = stream.padded(x, width + spare)
+            mine = [conv for conv in convs if conv.in_channels == width]
+            # Two past frames for each, and two convolutions' present ones at a time: at least two of them, because
+            # the chunks after the clip's first have more frames.
+            kept = 2 * sum(conv not in stream.slots for conv in mine)
+            pool.reserve(kept, min(len(mine), 2) * max(self.num_frames, 2))
 
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""

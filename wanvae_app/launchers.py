@@ -20,7 +20,9 @@ from wanvae_app.norm_kernel import norm_kernel
 from wanvae_app.padded import FramePool, PaddedFrames
 
 Slots = tuple[int, ...]
-on_cpu = False  # tests set it, where TRITON_INTERPRET=1 made Triton run without a GPU
+# Whether the kernels are used where there is no GPU: tests set it (TRITON_INTERPRET=1 lets Triton run on a CPU), and
+# who asks how much memory a clip will take (tensors without data are allocated, and nothing is launched).
+elsewhere = False
 
 
 class Tile(NamedTuple):
@@ -88,6 +90,8 @@ def convolve(
     together = math.gcd(tile.frames, num_frames) if kt == 3 else 1
     second = tile.more if tile.more > 1 else 0
     out = into[0].data if into else data.new_empty(num_frames, up * height, up * width, n)
+    if data.is_meta:
+        return out
     source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
     weights = [
         TensorDescriptor(weight, list(weight.shape), [weight.shape[1], 1], [part, tile.depth])
@@ -114,6 +118,8 @@ def activate(x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots) 
     """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames."""
     num_frames, height, width, c = x.shape
     assert x.is_contiguous() and c == into.data.shape[3], (x.shape, x.stride())
+    if x.is_meta:
+        return
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 4096 // width_of_tile)
     norm_kernel[(triton.cdiv(height * width, pixels), num_frames)](
@@ -126,6 +132,8 @@ def sum_shifted(products: FramePool, slots: Slots, bias: Tensor, height: int, wi
     """What the taps of a convolution contribute, [27 N, pixels] a frame, added up: [T, H, W, N]."""
     num_frames, n = len(slots) - 2, bias.shape[0]
     out = products.data.new_empty(num_frames, height, width, n)
+    if out.is_meta:
+        return out
     block = triton.next_power_of_2(n)
     pixels = 1024 // block
     head_kernel[(triton.cdiv(height * width, pixels), num_frames)](
@@ -146,6 +154,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     keys = k.shape[1]
     c1, c2, bm, bn = 256, 128, 128, 32  # two stages of this fill the shared memory
     out = q.new_empty(q.shape)
+    if out.is_meta:
+        return out
 
     def parts(x: Tensor, rows: int) -> list[TensorDescriptor]:
         assert len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1), x.stride()
@@ -164,6 +174,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def available(x: Tensor) -> bool:
     """Whether the kernels run on x's device: on Hopper GPUs or later, in half precision."""
     if not x.is_cuda:
-        return on_cpu
+        return elsewhere
     half = x.dtype in (torch.bfloat16, torch.float16)
     return half and torch.cuda.get_device_capability(x.device) >= (9, 0)

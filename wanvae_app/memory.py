@@ -14,10 +14,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from wanvae_app import fused
 from wanvae_app.config import WanConfig
 from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
+
+CPU = torch.device("cpu")
 
 
 class _Ledger(TorchDispatchMode):
@@ -69,6 +72,7 @@ def activation_bytes(
     dtype: torch.dtype,
     size: int = 1,
     rank: int = 0,
+    device: torch.device = CPU,
 ) -> int:
     """Peak bytes of activations, caches and frames on `rank` of `size` while a clip is coded; 0 if it has no part.
 
@@ -82,9 +86,14 @@ def activation_bytes(
     with torch.device("meta"):
         vae = WanVAE(config).to(dtype).requires_grad_(False)
     ledger, stream = _Ledger(), Stream(shard)
+    fast = fused.runs_on(device, dtype)
     sizes = [min(chunk, num_latents), *([chunk] * 2 if num_latents > chunk else [])]
     scale = config.spatial_factor if kind == "encode" else 1
-    with ledger, torch.no_grad():  # inference mode would hide what composite operations allocate inside
+    with (
+        ledger,
+        fused.pretended(fast),
+        torch.no_grad(),
+    ):  # inference mode would hide what composite operations allocate inside
         for index, latents in enumerate(sizes):
             frames = latents if kind == "decode" else config.temporal_factor * latents
             if index == 0 and kind == "encode":
@@ -123,6 +132,7 @@ def refusal(
     size: int,
     rank: int,
     free: int | None,
+    device: torch.device = CPU,
 ) -> str:
     """Why `rank` of `size` cannot take its part in a clip, in a sentence, and what would fit; "" if it can.
 
@@ -131,7 +141,7 @@ def refusal(
     num_latents, height, width = shape
 
     def need(chunk: int, size: int, rank: int) -> int:
-        arguments = (num_latents, height, width, chunk, dtype, size, rank)
+        arguments = (num_latents, height, width, chunk, dtype, size, rank, device)
         return max(activation_bytes(config, kind, *arguments) for kind in kinds)
 
     # Far from the limit nothing is simulated: 30 times the largest activation is twice what was ever seen.

@@ -25,13 +25,16 @@ class FramePool:
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.data = torch.empty(0, *shape, dtype=dtype, device=device)
         self._free: list[int] = []
+        self._kept = self._at_once = 0
         self._grow(1)
         self._free.clear()
 
-    def reserve(self, count: int) -> None:
-        """Make room for `count` frames in all, so that `take` need not grow the pool step by step."""
-        if count + 1 > len(self.data):
-            self._grow(count + 1)
+    def reserve(self, kept: int, at_once: int) -> None:
+        """Make room for `kept` more frames that stay from chunk to chunk, and `at_once` that come and go."""
+        self._kept += kept
+        self._at_once = max(self._at_once, at_once)
+        if 1 + self._kept + self._at_once > len(self.data):
+            self._grow(1 + self._kept + self._at_once)
 
     def take(self, count: int) -> tuple[int, ...]:
         """Slots to write frames into, the lowest that are free: so the pattern repeats from chunk to chunk."""

@@ -30,7 +30,7 @@ class Stream:
         self.first = True  # nothing of the clip has been coded yet
         self._past: dict[nn.Module, Tensor] = {}
         self.slots: dict[nn.Module, tuple[int, ...]] = {}  # the same, for convolutions over padded frames
-        self._pools: dict[tuple[nn.Module, int], Any] = {}
+        self._pools: dict[object, Any] = {}
 
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
         """x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
@@ -51,13 +51,14 @@ class Stream:
             x = self.shard.halo(x, rows, rows)
         return self.past(layer, x, past) if past else x
 
-    def pool(self, owner: nn.Module, make: Callable[[], Pool], width: int = 0) -> Pool:
-        """The clip's frames of one width that `owner` uses, made when it first asks."""
-        if (owner, width) not in self._pools:
-            self._pools[owner, width] = make()
-        return self._pools[owner, width]
+    def pool(self, key: object, make: Callable[[], Pool]) -> Pool:
+        """The clip's frames of one kind, made when somebody first asks."""
+        if key not in self._pools:
+            self._pools[key] = make()
+        return self._pools[key]
 
-    def padded(self, owner: nn.Module, x: Tensor, channels: int) -> PaddedFrames:
-        """The same for padded frames of the size of x [B C T H W], `channels` wide."""
+    def padded(self, x: Tensor, channels: int) -> PaddedFrames:
+        """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share."""
         height, width = x.shape[3:]
-        return self.pool(owner, lambda: PaddedFrames(height, width, channels, x.dtype, x.device), channels)
+        key = (height, width, channels)
+        return self.pool(key, lambda: PaddedFrames(height, width, channels, x.dtype, x.device))
