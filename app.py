@@ -116,6 +116,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
             end(0)
 
     jobs.lost = lost
+    jobs.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     results = Results(jobs)

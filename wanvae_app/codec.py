@@ -6,6 +6,8 @@ for frames in decode_chunks(vae, latents, shard):
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -14,6 +16,28 @@ from torch import Tensor
 from wanvae_app.shard import WHOLE, Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
+
+log = logging.getLogger(__name__)
+
+
+def warm_up(vae: WanVAE) -> None:
+    """On a GPU, code a short clip of a common size: so the first run waits for no library and no compiler.
+
+    What Triton compiles stays on disk for the next start.
+    """
+    if vae.device.type != "cuda":
+        return
+    begun, config = time.perf_counter(), vae.config
+    height, width = 480 // config.spatial_factor, 832 // config.spatial_factor
+    try:
+        latents = torch.randn(1, config.z_dim, 3, height, width, device=vae.device)
+        frames = torch.cat(list(decode_chunks(vae, latents.split(1, 2))), 2)
+        for _ in encode_chunks(vae, frames.split([1, 4, 4], 2)):
+            torch.cuda.synchronize(vae.device)
+    except RuntimeError as error:  # a run will meet it again, and be able to say so
+        log.warning("warming up failed: %s", error)
+    else:
+        log.info("warmed up in %.1f s", time.perf_counter() - begun)
 
 
 def chunk_sizes(num_latents: int, chunk: int) -> list[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from wanvae_app.codec import warm_up
 from wanvae_app.errors import describe
 from wanvae_app.frames import FrameLog
 from wanvae_app.group import Group, GroupLost
@@ -124,6 +125,13 @@ class Jobs:
     def refuse_if_too_large(self, job: Job) -> None:
         """The place for it: raise ValueError for a job that would not fit into some rank's memory."""
 
+    def start(self) -> None:
+        """Get ready for the first run, in the background; `submit` does it at the latest."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name="jobs", daemon=True)
+                self._thread.start()
+
     def submit(self, run: Run) -> None:
         """Queue a run. Raises ValueError if the queue is full, or the app broken or closing."""
         with self._lock:
@@ -133,9 +141,7 @@ class Jobs:
                 raise ValueError(
                     f"{MAX_QUEUED} runs are waiting already; try again when some of them are done."
                 )
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name="jobs", daemon=True)
-                self._thread.start()
+            self.start()
             run.on_stop = self._on_stop
             self.shelf.add(run)
             self._turns.add(run)
@@ -165,6 +171,7 @@ class Jobs:
         self.shelf.clear()
 
     def _loop(self) -> None:
+        warm_up(self.vae)
         while (run := self._next()) is not None:
             try:
                 self._do(run)
@@ -225,6 +232,7 @@ class Jobs:
 def follow(group: Group, vae: WanVAE) -> None:
     """What every rank but 0 does: job after job, until rank 0 says that it is over. Raises GroupLost."""
     follow_progress(group, vae)
+    warm_up(vae)
     while "job" in (command := group.next_command()):
         job = command["job"]
         run_job(group, vae, Job(**{**job, "shape": tuple(job["shape"])}))

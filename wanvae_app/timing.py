@@ -168,8 +168,10 @@ def diffusers_seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) 
     """Median seconds of diffusers with the same weights; None where it is not installed."""
     try:
         from diffusers import AutoencoderKLWan
+        from diffusers.utils import logging
     except ImportError:
         return None
+    logging.set_verbosity_error()
     c = vae.config
     channels = 3 * c.patch_size**2
     theirs: Any = AutoencoderKLWan(
