@@ -31,31 +31,32 @@ GPU_CASES = {
 CPU_CASES = ["decode:240x416x9", "encode:240x416x9"]
 
 
-def report(results: list[Result], header: str) -> str:
-    """A Markdown table."""
-    columns = (
-        "work | ranks | chunk | first frames | all | cold | frames/s | speed-up | waiting | peak | of limit"
-    )
-    lines = [header, "", f"| {columns} | diffusers |", "|" + "---|" * (columns.count("|") + 2)]
-    for r in results:
-        frames = int(r.case.rpartition("x")[2])
-        cells = [
-            r.case,
-            r.ranks,
-            r.chunk,
-            f"{r.first_seconds:.3f} s",
-            f"{r.seconds:.3f} s",
-            f"{r.cold_seconds:.2f} s",
-        ]
-        cells += [f"{frames / r.seconds:.1f}", "" if r.speedup is None else f"{r.speedup:.2f}x"]
-        cells += [f"{r.waited_share:.0%}", f"{r.peak_gib:.2f} GiB"]
-        cells += ["" if r.limit_share is None else f"{r.limit_share:.0%}"]
-        theirs = (r.diffusers_seconds or {}).items()
-        cells += [
-            ", ".join(f"{name} {seconds:.2f} s ({seconds / r.seconds:.1f}x)" for name, seconds in theirs)
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+COLUMNS = (
+    *("work", "ranks", "chunk", "first frames", "all", "cold", "frames/s", "speed-up", "waiting", "peak"),
+    *("of limit", "diffusers"),
+)
+
+
+def row(r: Result) -> str:
+    """One line of the Markdown table."""
+    cells = [
+        r.case,
+        r.ranks,
+        r.chunk,
+        f"{r.first_seconds:.3f} s",
+        f"{r.seconds:.3f} s",
+        f"{r.cold_seconds:.2f} s",
+    ]
+    cells += [f"{int(r.case.rpartition('x')[2]) / r.seconds:.1f}"]
+    cells += [
+        "" if r.speedup is None else f"{r.speedup:.2f}x",
+        f"{r.waited_share:.0%}",
+        f"{r.peak_gib:.2f} GiB",
+    ]
+    cells += ["" if r.limit_share is None else f"{r.limit_share:.0%}"]
+    theirs = (r.diffusers_seconds or {}).items()
+    cells += [", ".join(f"{name} {seconds:.2f} s ({seconds / r.seconds:.1f}x)" for name, seconds in theirs)]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -80,7 +81,13 @@ def main(argv: list[str] | None = None) -> None:
     sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO)]
     rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
     group.agree([0.0])
-    results = []
+    results: list[Result] = []
+    table = group.rank == 0 and not args.json
+    if table:
+        name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads per rank"
+        precision = str(dtype).removeprefix("torch.")
+        print(f"{name}, {precision}, matmul {rate:.3g} TFLOP/s, torch {torch.__version__}\n")
+        print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|", flush=True)
     for source in sources:
         vae = _make(source, dtype, group.device)
         for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
@@ -102,11 +109,10 @@ def main(argv: list[str] | None = None) -> None:
                 alone.diffusers_seconds = {n: s for n, s in found.items() if s is not None} or None
             group.agree([0.0])
             results += entry
-    if group.rank == 0:
-        device = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads per rank"
-        precision = str(dtype).removeprefix("torch.")
-        header = f"{device}, {precision}, matmul {rate:.3g} TFLOP/s, torch {torch.__version__}"
-        print(json.dumps([asdict(r) for r in results], indent=1) if args.json else report(results, header))
+            for result in entry if table else ():  # at once: the next case may take minutes
+                print(row(result), flush=True)
+    if group.rank == 0 and args.json:
+        print(json.dumps([asdict(r) for r in results], indent=1))
     group.close()
 
 
