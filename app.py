@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from wanvae_app.checkpoint import DTYPES, choose_dtype, load_vae
 from wanvae_app.device import DEVICES
+from wanvae_app.errors import describe
 from wanvae_app.group import Group, GroupLost
 from wanvae_app.vae import WanVAE
 from wanvae_app.watch import EXIT_CODE
@@ -33,8 +34,13 @@ log = logging.getLogger("wanvae_app")
 
 def main(argv: list[str] | None = None) -> None:
     """Run this rank until the app is stopped. Exits with a sentence if the VAE or the ranks cannot be had."""
-    options = parse(argv)
     end_with_parent()
+    try:
+        options = parse(argv)
+    except SystemExit as error:  # argparse has said why
+        if error.code:
+            end_torchrun()
+        raise
     rank = int(os.environ.get("RANK", 0))
     logging.basicConfig(
         level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(message)s", datefmt="%H:%M:%S"
@@ -44,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         group = Group.join(options.device)
         vae = load_vae(options.vae, choose_dtype(options.dtype, group.device), group.device)
         group.agree([0.0])  # every rank has loaded it
-    except (ValueError, OSError, RuntimeError) as error:
+    except Exception as error:
         give_up(error)
     if group.rank == 0:
         serve(group, vae, options)
@@ -131,7 +137,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
             quiet=True,
             **launch_arguments(jobs, results),
         )
-    except OSError as error:  # the port is taken
+    except Exception as error:  # the port is taken, the host is another machine's
         give_up(error)
     if jobs.notice:
         log.warning("%s", jobs.notice)
@@ -175,15 +181,24 @@ def end_with_parent() -> None:
 
 def give_up(error: Exception) -> NoReturn:
     """Say in a sentence why this rank cannot start, and exit."""
+    user_fault = isinstance(error, ValueError)
     # All ranks find the same fault in what the user gave; one of them saying so is enough.
-    if not isinstance(error, ValueError) or os.environ.get("LOCAL_RANK", "0") == "0":
+    if not user_fault or os.environ.get("LOCAL_RANK", "0") == "0":
         rank = os.environ.get("RANK", "0")
-        print(f"Rank {rank} cannot start: {error}", file=sys.stderr, flush=True)
-        if os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
-            # What fails at the first start will fail again: torchrun must not try that a hundred times, nor
-            # bury the sentence. The other ranks end with it.
-            os.kill(os.getppid(), signal.SIGKILL)
+        if not isinstance(error, (ValueError, OSError)):
+            log.error("rank %s", rank, exc_info=error)
+        reason = error if user_fault else describe(error)
+        print(f"Rank {rank} cannot start: {reason}", file=sys.stderr, flush=True)
+        # What fails at the first start will fail again; after a restart, the dead ranks may still be in the way.
+        if user_fault or os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
+            end_torchrun()
     os._exit(1)
+
+
+def end_torchrun() -> None:
+    """Kill it, before it tries the same a hundred times and buries the reason; the other ranks end with it."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        os.kill(os.getppid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ Files in the folder RIG steer it, each for the chunk (counted from 1, over both 
     pixels-RANK-CHUNK      raise when the chunk's frames are made into pixels
     kill-RANK-CHUNK        SIGKILL before the chunk
     hang-RANK-CHUNK        never come back from the chunk
+    spin-RANK-CHUNK        the same, and keep the processor busy
     finish-RANK-0          raise when the last frames are seen off
+    free-RANK-0            have as many bytes of memory as the file says, when a job starts
 
 A file is used up when its fault happens. POST /rig/run?latents=5&chunk=1&parallel=1&video=0 starts a run and
 answers with its id.
@@ -33,7 +35,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 import app
-from wanvae_app import part, watch
+from wanvae_app import part, watch, work
 from wanvae_app.frames import FrameLog
 from wanvae_app.jobs import Jobs
 from wanvae_app.part import Part
@@ -87,6 +89,9 @@ def take(self: Part, step: Step, original: Any = Part.take) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if ordered("hang") is not None:
         time.sleep(3600)
+    if ordered("spin") is not None:
+        while True:
+            pass
     fail("raise")
     original(self, step)
 
@@ -96,6 +101,13 @@ def finish(self: Part, original: Any = Part.finish) -> None:
     now["chunk"] = 0
     fail("finish")
     original(self)
+
+
+def free_bytes(device: torch.device, original: Any = work.free_bytes) -> int | None:
+    """Memory, as much as is ordered."""
+    now["chunk"] = 0
+    text = ordered("free")
+    return int(text) if text is not None else original(device)
 
 
 def with_run_route(make_routes: Any) -> Any:
@@ -134,6 +146,7 @@ def rig() -> None:
         from wanvae_app import ui
 
         ui.make_routes = with_run_route(ui.make_routes)
+    work.free_bytes = free_bytes  # type: ignore[assignment]
     Part.take = take  # type: ignore[assignment, method-assign]
     Part.finish = finish  # type: ignore[assignment, method-assign]
     Shard.halo = failing("inside", Shard.halo)  # type: ignore[method-assign]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -73,7 +74,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """An app for the faults after which torchrun restarts its ranks."""
     folder = tmp_path_factory.mktemp("restarted")
-    environment = {"RIG": str(folder), "PATIENCE": "8"}
+    environment = {"RIG": str(folder), "PATIENCE": "10"}
     with running_app(folder / "log", script=RIGGED, environment=environment, max_restarts=9) as app:
         yield Page(app, folder)
 
@@ -90,6 +91,30 @@ def test_an_exception_is_told_and_the_next_run_works(steady: Page, where: str, r
     assert f"Rank {rank} failed" in state["message"] and f"no memory for {where}" in state["message"], state
     steady.works()
     assert "Traceback" in steady.app.log() and "being restarted" not in steady.app.log()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_does_not_fit_into_memory_is_refused_before_it_starts(steady: Page, rank: int) -> None:
+    steady.order(f"free-{rank}-0", "1000000")
+    state = steady.end(steady.start(latents=5, chunk=4))
+    assert (state["state"], state["frames"], state["activity"]) == ("failed", 0, [])
+    told = rf"Rank {rank} would need 0\.\d GiB for this and has 0\.0 GiB free; .+ would fit\."
+    assert re.fullmatch(told, state["message"]), state["message"]
+    steady.works()
+
+
+def test_a_run_leaves_one_line_in_the_log(steady: Page) -> None:
+    run = steady.works()
+    line = rf"rank 0 INFO job {run[:8]}: decode of \d+x3x8x6 to 9 of 9 frames 48x64, 2 ranks, chunk 1, "
+    assert len(re.findall(line + r"[\d.]+ s, [\d.]+ fps: finished", steady.app.log())) == 1
+    steady.order("raise-1-2", "no more room")
+    run = steady.start(latents=3)
+    steady.end(run)
+    line = rf"rank 0 INFO job {run[:8]}: decode .* 2 ranks, .*: failed: Rank 1 failed .*no more room"
+    assert len(re.findall(line, steady.app.log())) == 1
+    assert len(re.findall(rf"job {run[:8]}: decode", steady.app.log())) == 1
+    traceback = rf"rank 1 ERROR job {run[:8]}: Rank 1 failed.*\nTraceback"
+    assert len(re.findall(traceback, steady.app.log())) == 1
 
 
 def test_frames_are_watched_while_the_decode_is_held_and_stop_ends_it(steady: Page) -> None:
@@ -155,13 +180,21 @@ def test_a_stopped_rank_is_replaced(restarted: Page) -> None:
     assert seconds < BACK
 
 
-def test_a_rank_that_hangs_is_replaced(restarted: Page) -> None:
+@pytest.mark.parametrize("how", ["hang-0", "hang-1", "spin-1"])
+def test_a_rank_that_hangs_is_replaced(restarted: Page, how: str) -> None:
+    fault, rank = how.split("-")
     boot = restarted.ask("health")["boot"]
-    restarted.order("hang-1-2")
+    restarted.order(f"{how}-2")
     restarted.start(latents=5)
     seconds = is_back(restarted, boot)
-    print(f"rank 1 hung: a run has worked again after {seconds:.1f} s, 8 of them patience")
-    assert "was stuck for" in restarted.app.log()
+    print(f"{how}: a run has worked again after {seconds:.1f} s")
+    restarted.app.wait_log(f"The ranks were restarted: rank {rank} was stuck for")
+    # Only its patience ends a rank that computes; one that does nothing is seen sooner, and not who waits for it.
+    patience = re.findall(
+        rf"rank {rank} was stuck for (\d+) s in decoding chunk 2; the ranks", restarted.app.log()
+    )
+    assert (int(patience[-1]) < 8) == (fault == "hang"), patience
+    assert seconds < BACK
 
 
 def test_sigterm_in_the_middle_of_a_run_leaves_nothing(restarted: Page) -> None:
@@ -187,6 +220,18 @@ def leaves_nothing(page: Page, number: int) -> None:
     seconds = page.app.stop(number, timeout=5)
     print(f"{signal.Signals(number).name}: nothing left after {seconds:.1f} s")
     assert not folder.exists()
+
+
+def test_a_wrong_option_ends_torchrun(tmp_path: Path) -> None:
+    app = App(tmp_path / "log", arguments=["--dtype", "int8"], max_restarts=100)
+    try:
+        wait_for(lambda: app.process.poll() is not None and not app.pids(), 60, app)
+    finally:
+        app.stop()
+    assert app.process.returncode != 0 and "Traceback" not in app.log()
+    assert 1 <= app.log().count("error: argument --dtype: invalid choice: 'int8'") <= 2, (
+        "not at every restart"
+    )
 
 
 @pytest.mark.parametrize("reason", ["/nowhere", "port"])

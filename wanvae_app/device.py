@@ -19,6 +19,10 @@ def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     num_gpus = torch.cuda.device_count()
+    if num_gpus == 0:
+        raise ValueError(
+            "PyTorch finds no GPU here: give --device cpu, or look at the driver with nvidia-smi."
+        )
     if local_size > num_gpus:
         raise ValueError(
             f"{local_size} ranks were started for {num_gpus} GPUs: start torchrun with --nproc-per-node "

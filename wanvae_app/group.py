@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from wanvae_app.device import choose_device, set_up
 from wanvae_app.errors import describe
-from wanvae_app.watch import Watch
+from wanvae_app.watch import HUNG, Watch
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +206,9 @@ class Group:
         # torchrun's store outlives a restart of the ranks: a prefix keeps the dead ones' addresses and
         # commands out of sight. Several clients, because one that waits blocks whoever else uses it.
         self._store = self._open_store(self.restarts)
-        self.watch = Watch(self.rank, self.size, self._open_store(self.restarts), self.abort)
+        self.watch = Watch(
+            self.rank, self.size, self._open_store(self.restarts), self.abort, HUNG[self.device.type]
+        )
         self.watch.start()
         if self.restarts:
             before = self._open_store(self.restarts - 1)

@@ -104,7 +104,6 @@ class Jobs:
             min(chunk, shape[1]),
             parallel,
         )
-        self.refuse_if_too_large(job)
         folder = folder or self.shelf.folder_or_none()
         factor = config.output_factor
         run = Run(
@@ -121,9 +120,6 @@ class Jobs:
         whole = Shard.plan(shape[2], shape[3], self.group.size if parallel else 1, 0)
         run.num_ranks = whole.num_ranks if whole is not None else 1
         return run
-
-    def refuse_if_too_large(self, job: Job) -> None:
-        """The place for it: raise ValueError for a job that would not fit into some rank's memory."""
 
     def start(self) -> None:
         """Get ready for the first run, in the background; `submit` does it at the latest."""

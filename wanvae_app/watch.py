@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,15 @@ log = logging.getLogger(__name__)
 PERIOD = 0.5  # seconds between looks, while a job runs
 SILENCE = 6.0  # seconds without a sign of life after which a rank counts as stopped
 PATIENCE = 600.0  # seconds that a rank may spend in one layer; a CPU needs minutes for a large one
+# Seconds in which its thread may neither work nor wait for another rank; a GPU may be all that works.
+HUNG = {"cpu": 6.0, "cuda": 60.0}
+WAITING = {  # where it waits for another rank, or for rank 0's viewers' thread: module and function
+    ("wanvae_app.shard", "_exchange"),
+    ("wanvae_app.relay", "_exchange"),
+    ("wanvae_app.relay", "_wait_first"),
+    ("wanvae_app.relay", "_enqueue"),
+    ("wanvae_app.relay", "finish"),
+}
 FAREWELL = 3.0  # seconds for a rank to end in order, of itself or by a signal
 EXIT_CODE = 70  # tells torchrun to restart the ranks
 
@@ -28,21 +38,25 @@ class Watch:
 
     - A failure announced by any rank: calls `on_failure` with the job's epoch, to wake this rank's blocked thread.
     - A rank that gives no sign of life (stopped, its machine gone): ends it where it can be reached.
-    - This rank stuck in one place: ends this process.
+    - This rank stuck in one place, or idle for `hung` seconds where it should work: ends this process.
 
     torchrun then restarts all ranks. `store` must be a client of its own: a waiting one blocks its users.
     """
 
-    def __init__(self, rank: int, size: int, store: dist.Store, on_failure: Callable[[int], None]) -> None:
+    def __init__(
+        self, rank: int, size: int, store: dist.Store, on_failure: Callable[[int], None], hung: float
+    ) -> None:
         self.rank = rank
         self.size = size
         self.store = store
         self.on_failure = on_failure
+        self.hung = hung
         self._epoch: int | None = None  # of the present job
         self._changed = threading.Condition()
         self._working = False
         self._last_tick = time.monotonic()
         self._where = ""
+        self._worker = (0, 0)  # the thread that works, as Python and as the system numbers it
         self._closed = False
         self._num_beats = 0
         self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
@@ -68,6 +82,7 @@ class Watch:
     def working(self, where: str) -> Iterator[None]:
         """Around one chunk: within it, `tick` must be called at least every PATIENCE seconds."""
         self._where = where
+        self._worker = threading.get_ident(), threading.get_native_id()
         self.tick()
         self._working = True
         try:
@@ -132,7 +147,8 @@ class Watch:
         beats: dict[int, bytes] = {}
         heard = dict.fromkeys(others, time.monotonic())
         failed = False
-        looked = time.monotonic()
+        looked = rested = time.monotonic()
+        signs: tuple[float, int] | None = None  # of this rank's work
         while self._epoch == epoch and not self._closed:
             self._beat()
             now = time.monotonic()
@@ -140,6 +156,11 @@ class Watch:
                 heard = dict.fromkeys(others, now)
                 self.tick()
             looked = now
+            before, signs = signs, self._signs_of_work()
+            if signs is None or signs != before:
+                rested = now
+            elif now - rested > self.hung:
+                self._end_self(now - rested)
             for rank, beat in zip(others, self.store.multi_get([f"alive/{r}" for r in others]), strict=True):
                 if beats.get(rank) != beat:
                     beats[rank], heard[rank] = beat, now
@@ -153,6 +174,25 @@ class Watch:
                 self.on_failure(epoch)
             with self._changed:
                 self._changed.wait_for(lambda: self._epoch != epoch or self._closed, PERIOD)
+
+    def _signs_of_work(self) -> tuple[float, int] | None:
+        """What changes while this rank's thread works: its last tick and its CPU time. None while it has nothing to
+        do, waits for another rank or the disk, or where the system does not say."""
+        python_id, system_id = self._worker
+        frame = sys._current_frames().get(python_id) if self._working else None
+        if frame is None:
+            return None
+        while frame is not None:
+            if (frame.f_globals.get("__name__"), frame.f_code.co_name) in WAITING:
+                return None
+            frame = frame.f_back
+        try:
+            with open(f"/proc/self/task/{system_id}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            return None
+        in_user, in_system = fields[11:13]
+        return (self._last_tick, int(in_user) + int(in_system)) if fields[0] == "S" else None
 
     def _end_rank(self, rank: int, seconds: float) -> None:
         host, pid = self.store.get(f"process/{rank}").decode().split()

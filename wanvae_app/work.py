@@ -12,6 +12,7 @@ import torch
 
 from wanvae_app.errors import describe, forget
 from wanvae_app.group import Group
+from wanvae_app.memory import free_bytes, refusal
 from wanvae_app.part import Part
 from wanvae_app.peak import peak_bytes, reset_peak
 from wanvae_app.run import Activity, Job, Run, Step
@@ -58,6 +59,7 @@ def run_job(group: Group, vae: WanVAE, job: Job, run: Run | None = None) -> tupl
 class _Work:
     def __init__(self, group: Group, vae: WanVAE, job: Job, run: Run | None) -> None:
         self.group = group
+        self.vae = vae
         self.job = job
         self.run = run
         _, _, height, width = job.shape
@@ -66,12 +68,12 @@ class _Work:
         self.start = 0.0
 
     def do(self) -> tuple[Verdict, str]:
+        report, last = self._look_ahead(), None
         reset_peak(self.group.device)
         self._agree(Report())  # all are here: their clocks start together
         self.start = time.monotonic()
         if self.run is not None:
             self.run.change(started=self.start)
-        report, last = Report(), None
         for step in [*self.job.steps(), None]:
             if self.run is not None and self.run.stop_requested:
                 report.verdict = max(report.verdict, Verdict.STOP)
@@ -103,6 +105,21 @@ class _Work:
         for numbers in self.group.agree([float(value) for value in astuple(report)]):
             reports.append(Report(Verdict(int(numbers[0])), bool(numbers[1]), *numbers[2:]))
         return max(r.verdict for r in reports), reports
+
+    def _look_ahead(self) -> Report:
+        """Refuse a job that will not fit into this rank's memory, before anything is done."""
+        if self.part is None:
+            return Report()
+        group, job, vae = self.group, self.job, self.vae
+        size = group.size if job.parallel else 1
+        free = free_bytes(group.device)
+        reason = refusal(
+            vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype, size, group.rank, free, group.device
+        )
+        if not reason:
+            return Report()
+        group.announce(reason[:1].upper() + reason[1:])
+        return Report(Verdict.FAILED)
 
     def _attempt(self, step: Step | None) -> Report:
         """Take one step, or with None the last: see the frames off. A failure is announced and reported."""

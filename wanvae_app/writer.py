@@ -55,7 +55,7 @@ class Writer:
             path = run.folder / f"{run.id[:8]}.mp4"
             write_mp4(run.frames, path, run.fps)
             run.video_path = path
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever it is, this thread must live for the next run
             log.exception("job %s: no MP4", run.id[:8])
             problems.append(f"the MP4 could not be written: {error}")
         try:
@@ -64,7 +64,7 @@ class Writer:
                 assert run.latent is not None
                 write_latent(run.latent, path, self.config)
                 run.latent_path = path
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:
             log.exception("job %s: no latent", run.id[:8])
             problems.append(f"the latent could not be written: {error}")
         return ". ".join(["Finished", *problems]).removesuffix(".") + "."
