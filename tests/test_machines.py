@@ -1,0 +1,53 @@
+"""Two torchrun agents, as on two machines: launched by the README's command, one job on the ranks of both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app_runner import ROOT, free_port, wait_for
+from gradio_client import Client, handle_file
+
+SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"
+
+
+@contextmanager
+def machine(rank: int, master_port: int, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "wanvae_app.launch", "--cpu", "1", "--port", str(port)]
+    command += ["--nnodes", "2", "--node-rank", str(rank)]
+    command += ["--master-addr", "127.0.0.1", "--master-port", str(master_port)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(15)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_job_on_two_machines(tmp_path: Path) -> None:
+    master_port, port = free_port(), free_port()
+    logs = [tmp_path / "0", tmp_path / "1"]
+    with machine(0, master_port, port, logs[0]) as first, machine(1, master_port, port, logs[1]) as second:
+        wait_for(lambda: "Ready: " in logs[0].read_text() or first.poll() is not None, 90)
+        assert first.poll() is None, logs[0].read_text() + logs[1].read_text()
+        client = Client(f"http://127.0.0.1:{port}", verbose=False, download_files=tmp_path)
+        for parallel in (True, False):
+            state, *_ = client.predict(handle_file(SAMPLE), parallel, 2, "Auto", api_name="/run")
+        assert [row["ranks"] for row in state["rows"]] == [2, 1]
+        assert state["comparison"]["max_abs"] <= 1
+        os.killpg(first.pid, signal.SIGTERM)
+        wait_for(lambda: first.poll() is not None and second.poll() is not None, 60)
