@@ -23,7 +23,7 @@ from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
 
-launchers = pytest.importorskip("wanvae_app.launchers")  # no Triton for this platform
+launchers = pytest.importorskip("wanvae_app.kernels.launchers")  # no Triton for this platform
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 pytestmark = pytest.mark.skipif(

@@ -20,7 +20,7 @@ from wanvae_app.padded import FramePool, PaddedFrames
 from wanvae_app.stream import Stream
 
 try:
-    from wanvae_app import launchers
+    from wanvae_app.kernels import launchers
 except ImportError:  # a build of PyTorch without Triton, or an old one
     launchers = None  # type: ignore[assignment]
 

@@ -18,10 +18,10 @@ import torch.distributed as dist
 log = logging.getLogger(__name__)
 
 PERIOD = 0.5  # seconds between looks, while a job runs
-SILENCE = 6.0  # seconds without a sign of life after which a rank counts as stopped
+SILENCE = 5.0  # seconds without a sign of life after which a rank counts as stopped
 PATIENCE = 600.0  # seconds that a rank may spend in one layer; a CPU needs minutes for a large one
 # Seconds in which its thread may neither work nor wait for another rank; a GPU may be all that works.
-HUNG = {"cpu": 6.0, "cuda": 60.0}
+HUNG = {"cpu": 5.0, "cuda": 60.0}
 WAITING = {  # where it waits for another rank, or for rank 0's viewers' thread: module and function
     ("wanvae_app.shard", "_exchange"),
     ("wanvae_app.relay", "_exchange"),

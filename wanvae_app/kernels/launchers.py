@@ -5,7 +5,9 @@ The tile sizes were measured on an H100; they change how fast a result comes, ne
 
 from __future__ import annotations
 
+import logging
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,13 +15,16 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from wanvae_app.attention_kernel import attention_kernel
-from wanvae_app.conv_kernel import conv_kernel
-from wanvae_app.head_kernel import head_kernel
-from wanvae_app.norm_kernel import norm_kernel
+from wanvae_app.kernels.attention import attention_kernel
+from wanvae_app.kernels.conv import conv_kernel
+from wanvae_app.kernels.head import head_kernel
+from wanvae_app.kernels.norm import norm_kernel
 from wanvae_app.padded import FramePool, PaddedFrames
 
+log = logging.getLogger(__name__)
+
 Slots = tuple[int, ...]
+SHARED_MEMORY = 200 * 1024  # bytes a program may use; consumer GPUs have less
 # Whether the kernels are used where there is no GPU: tests set it (TRITON_INTERPRET=1 lets Triton run on a CPU), and
 # who asks how much memory a clip will take (tensors without data are allocated, and nothing is launched).
 elsewhere = False
@@ -172,8 +177,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def available(x: Tensor) -> bool:
-    """Whether the kernels run on x's device: on Hopper GPUs or later, in half precision."""
+    """Whether the kernels run on x's device: on GPUs like Hopper's, in half precision."""
     if not x.is_cuda:
         return elsewhere
-    half = x.dtype in (torch.bfloat16, torch.float16)
-    return half and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    return x.dtype in (torch.bfloat16, torch.float16) and _works(x.device)
+
+
+@lru_cache
+def _works(device: torch.device) -> bool:
+    """Whether this GPU has what the kernels use, and Triton what it needs to compile them. Tried once."""
+    gpu = torch.cuda.get_device_properties(device)
+    if (gpu.major, gpu.minor) < (9, 0) or gpu.shared_memory_per_block_optin < SHARED_MEMORY:
+        return False
+    frames = PaddedFrames(1, 1, 8, torch.bfloat16, device)
+    try:
+        activate(torch.ones(1, 1, 1, 8, dtype=torch.bfloat16, device=device), None, frames, frames.take(1))
+    except Exception as error:  # whatever its compiler chain raises: there is another path
+        log.warning(
+            "Triton does not work here, so decoding is slower; it needs gcc and Python's headers: %s", error
+        )
+        return False
+    return True
