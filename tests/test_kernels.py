@@ -223,3 +223,15 @@ def test_neighbours_rows(shape: tuple[int, int]) -> None:
     for index, expected in enumerate(there(vae, 1, shape)):
         whole = torch.cat([results[index] for _, results in parts], parts[0][0])
         assert distance(whole, expected) < (0.02 if GPU else 5e-6)
+
+
+@pytest.mark.skipif(GPU, reason="it works here")
+def test_where_triton_does_not_work_there_is_another_path(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    launchers.elsewhere = False
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert not launchers._works(torch.device("cuda", 0))  # there is no driver, let alone a compiler
+    assert "Triton does not work here" in caplog.text
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert not launchers._works(torch.device("cuda", 1))

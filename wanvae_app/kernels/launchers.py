@@ -186,11 +186,15 @@ def available(x: Tensor) -> bool:
 @lru_cache
 def _works(device: torch.device) -> bool:
     """Whether this GPU has what the kernels use, and Triton what it needs to compile them. Tried once."""
-    gpu = torch.cuda.get_device_properties(device)
-    if (gpu.major, gpu.minor) < (9, 0) or gpu.shared_memory_per_block_optin < SHARED_MEMORY:
+    if torch.cuda.get_device_capability(device) < (9, 0):
         return False
-    frames = PaddedFrames(1, 1, 8, torch.bfloat16, device)
     try:
+        if (
+            triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+            < SHARED_MEMORY
+        ):
+            return False
+        frames = PaddedFrames(1, 1, 8, torch.bfloat16, device)
         activate(torch.ones(1, 1, 1, 8, dtype=torch.bfloat16, device=device), None, frames, frames.take(1))
     except Exception as error:  # whatever its compiler chain raises: there is another path
         log.warning(
