@@ -9,7 +9,6 @@ Files in the folder RIG steer it, each for the chunk (counted from 1, over both 
     pixels-RANK-CHUNK      raise when the chunk's frames are made into pixels
     kill-RANK-CHUNK        SIGKILL before the chunk
     hang-RANK-CHUNK        never come back from the chunk
-    spin-RANK-CHUNK        the same, and keep the processor busy
     finish-RANK-0          raise when the last frames are seen off
     free-RANK-0            have as many bytes of memory as the file says, when a job starts
 
@@ -35,7 +34,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 import app
-from wanvae_app import part, watch, work
+from wanvae_app import part, work
 from wanvae_app.frames import FrameLog
 from wanvae_app.jobs import Jobs
 from wanvae_app.part import Part
@@ -89,9 +88,6 @@ def take(self: Part, step: Step, original: Any = Part.take) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if ordered("hang") is not None:
         time.sleep(3600)
-    if ordered("spin") is not None:
-        while True:
-            pass
     fail("raise")
     original(self, step)
 
@@ -152,7 +148,6 @@ def rig() -> None:
     Shard.halo = failing("inside", Shard.halo)  # type: ignore[method-assign]
     part.gather = failing("gather", part.gather)
     part.to_uint8 = failing("pixels", part.to_uint8)
-    watch.PATIENCE = float(os.environ.get("PATIENCE", watch.PATIENCE))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def steady(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 def restarted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """An app for the faults after which torchrun restarts its ranks."""
     folder = tmp_path_factory.mktemp("restarted")
-    environment = {"RIG": str(folder), "PATIENCE": "10"}
+    environment = {"RIG": str(folder)}
     with running_app(folder / "log", script=RIGGED, environment=environment, max_restarts=9) as app:
         yield Page(app, folder)
 
@@ -180,20 +180,13 @@ def test_a_stopped_rank_is_replaced(restarted: Page) -> None:
     assert seconds < BACK
 
 
-@pytest.mark.parametrize("how", ["hang-0", "hang-1", "spin-1"])
-def test_a_rank_that_hangs_is_replaced(restarted: Page, how: str) -> None:
-    fault, rank = how.split("-")
+def test_a_rank_that_hangs_is_replaced(restarted: Page) -> None:
     boot = restarted.ask("health")["boot"]
-    restarted.order(f"{how}-2")
+    restarted.order("hang-1-2")
     restarted.start(latents=5)
     seconds = is_back(restarted, boot)
-    print(f"{how}: a run has worked again after {seconds:.1f} s")
-    restarted.app.wait_log(f"The ranks were restarted: rank {rank} was stuck for")
-    # Only its patience ends a rank that computes; one that does nothing is seen sooner, and not who waits for it.
-    patience = re.findall(
-        rf"rank {rank} was stuck for (\d+) s in decoding chunk 2; the ranks", restarted.app.log()
-    )
-    assert (int(patience[-1]) < 8) == (fault == "hang"), patience
+    print(f"rank 1 hung: a run has worked again after {seconds:.1f} s")
+    restarted.app.wait_log("The ranks were restarted: rank 1 was stuck for 5 s in decoding chunk 2.")
     assert seconds < BACK
 
 

@@ -10,8 +10,10 @@ import torch
 import torch.distributed as dist
 from grouped import run_group
 
+from wanvae_app import relay, watch
 from wanvae_app.device import choose_device
 from wanvae_app.group import Group
+from wanvae_app.shard import Shard
 
 
 def talk(group: Group) -> dict[str, object]:
@@ -125,6 +127,35 @@ def see_a_failure(group: Group) -> tuple[bool, bool, bool]:
 
 def test_the_watch_tells_a_rank_that_does_not_wait_on_a_socket() -> None:
     assert run_group(2, see_a_failure) == [(True, True, True)] * 2
+
+
+def be_stuck(group: Group) -> list[bool]:
+    """Whether the watch would have ended this rank while rank 1 did nothing, computed, and computed for too long,
+    each for 2.5 seconds, and rank 0 waited for it."""
+    assert group.watch is not None
+    group.watch.hung = 1.0
+    ended: list[str] = []
+    group.watch._end_self = lambda seconds: ended.append(group.watch._where)  # type: ignore[method-assign]
+    group.post({}) if group.rank == 0 else group.next_command()
+    group.begin()
+    for case in ("idle", "busy", "too busy"):
+        watch.PATIENCE = 1.0 if case == "too busy" else 60.0
+        group.agree([0])
+        with group.watch.working(case):
+            if group.rank == 1:
+                end = time.monotonic() + 2.5
+                while case != "idle" and time.monotonic() < end:
+                    torch.ones(100_000).sum()
+                time.sleep(max(0.0, end - time.monotonic()))
+            relay.gather(group, Shard(3, (0, 1, 2), group.rank, group.data), torch.zeros(1), (2,), 0)
+    group.end()
+    return [case in ended for case in ("idle", "busy", "too busy")]
+
+
+def test_a_stuck_rank_is_told_from_a_busy_and_a_waiting_one() -> None:
+    waits, stuck = run_group(2, be_stuck)
+    assert stuck == [True, False, True]
+    assert waits[:2] == [False, False], "who waits for another rank is not to blame"
 
 
 def wait_idly(group: Group) -> float:

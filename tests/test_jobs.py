@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
@@ -332,6 +333,7 @@ def test_without_a_folder_the_frames_are_still_there() -> None:
 def resources(jobs: Jobs) -> dict[str, list[int]]:
     """What the processes hold, by rank."""
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what this process has freed, it has given back
     assert jobs.group.watch is not None
     store = jobs.group.watch.store
     pids = [store.get(f"process/{rank}").decode().split()[1] for rank in range(jobs.group.size)]
@@ -340,21 +342,25 @@ def resources(jobs: Jobs) -> dict[str, list[int]]:
         "kilobytes": [int(re.search(r"VmRSS:\s+(\d+)", text)[1]) for text in status],
         "threads": [len(os.listdir(f"/proc/{pid}/task")) for pid in pids],
         "files": [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids],
+        "objects": [sum(isinstance(x, (Run, Part, FrameLog, torch.Tensor)) for x in gc.get_objects())],
         "folders": [len(list(jobs.folder.iterdir()))],
         "disk": [sum(path.stat().st_size for path in jobs.folder.rglob("*") if path.is_file())],
     }
 
 
 def many_runs(jobs: Jobs) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Of eight runs, as a page starts them, three are stopped and one fails."""
     early, results = {}, Results(jobs)
+    faults = [num_latents for num_latents, (rank, where) in FAULTS.items() if rank < 2 and where != "gather"]
     for number in range(200):
-        source = some_video(9) if number % 5 == 4 else None
-        latent = some_latent(1 + number % 4, 4 + number % 3) if source is None else None
-        if number % 10 == 3:
-            latent = some_latent(5)  # which FAULTS lets fail
-        run = jobs.new_run(latent=latent, source=source, chunk=1 + number % 2, parallel=number % 7 != 0)
+        fails = number % 8 == 7
+        num_latents = faults[number // 8 % len(faults)] if fails else 1 + number % 3
+        source = some_video(9) if number % 5 == 4 and not fails else None
+        latent = some_latent(num_latents, 4 + number % 3) if source is None else None
+        chunk = num_latents // 4 if fails else 1 + number % 2
+        run = jobs.new_run(latent=latent, source=source, chunk=chunk, parallel=number % 7 != 0)
         entry = results.submit(run, Given(str(number)))
-        if number % 3 == 0:
+        if number % 2 and not fails:
             while run.state == "queued":
                 run.wait(0.01)
             run.stop()
@@ -370,8 +376,8 @@ def many_runs(jobs: Jobs) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
 def test_200_runs_leave_nothing_behind() -> None:
     early, late = on_ranks(2, many_runs, rig)
     print("after the tenth and the last run:", early, late)
-    # A finished run keeps its files, a stopped one has none: the last six differ.
-    slack = {"kilobytes": 20_000, "threads": 1, "files": 3, "folders": 1, "disk": 200_000}
+    # Not all of the runs that are kept have finished, and only those have files.
+    slack = {"kilobytes": 20_000, "threads": 1, "files": 3, "objects": 6, "folders": 1, "disk": 50_000}
     for what, allowed in slack.items():
         for before, after in zip(early[what], late[what], strict=True):
             assert after <= before + allowed, (what, early, late)
