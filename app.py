@@ -9,6 +9,7 @@ One process per GPU, or a few on the CPU; without torchrun, one. Rank 0 serves t
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import logging
 import os
@@ -16,6 +17,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,10 +25,12 @@ from wanvae_app.checkpoint import DTYPES, choose_dtype, load_vae
 from wanvae_app.device import DEVICES
 from wanvae_app.errors import describe
 from wanvae_app.group import Group, GroupLost
+from wanvae_app.launch import check_port
 from wanvae_app.vae import WanVAE
 from wanvae_app.watch import EXIT_CODE
 
 DEMO_VAE = Path(__file__).resolve().parent / "assets" / "demo_vae"
+SPEAKING = 10.0  # seconds that rank 0 has to say what all ranks have found
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 log = logging.getLogger("wanvae_app")
@@ -47,6 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio asks itself whether it is up
     try:
+        if rank == 0 and is_first_start():
+            check_port(options.host, options.port)
         group = Group.join(options.device)
         vae = load_vae(options.vae, choose_dtype(options.dtype, group.device), group.device)
         group.agree([0.0])  # every rank has loaded it
@@ -137,7 +143,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
             quiet=True,
             **launch_arguments(jobs, results),
         )
-    except Exception as error:  # the port is taken, the host is another machine's
+    except Exception as error:  # the port was taken meanwhile, Gradio's servers give no public address
         give_up(error)
     if jobs.notice:
         log.warning("%s", jobs.notice)
@@ -181,24 +187,45 @@ def end_with_parent() -> None:
 
 def give_up(error: Exception) -> NoReturn:
     """Say in a sentence why this rank cannot start, and exit."""
+    rank = os.environ.get("RANK", "0")
     user_fault = isinstance(error, ValueError)
-    # All ranks find the same fault in what the user gave; one of them saying so is enough.
-    if not user_fault or os.environ.get("LOCAL_RANK", "0") == "0":
-        rank = os.environ.get("RANK", "0")
-        if not isinstance(error, (ValueError, OSError)):
-            log.error("rank %s", rank, exc_info=error)
-        reason = error if user_fault else describe(error)
-        print(f"Rank {rank} cannot start: {reason}", file=sys.stderr, flush=True)
-        # What fails at the first start will fail again; after a restart, the dead ranks may still be in the way.
-        if user_fault or os.environ.get("TORCHELASTIC_RESTART_COUNT") == "0":
-            end_torchrun()
+    if user_fault and os.environ.get("LOCAL_RANK", "0") != "0":
+        # All ranks find the same fault in what the user gave, and one of them saying so is enough. It ends them
+        # all; to leave before would make torchrun restart them, with nothing said.
+        time.sleep(SPEAKING)
+    if not isinstance(error, (ValueError, OSError)):
+        log.error("rank %s", rank, exc_info=error)
+    print(
+        f"Rank {rank} cannot start: {error if user_fault else describe(error)}", file=sys.stderr, flush=True
+    )
+    # What fails at the first start will fail again; after a restart, the dead ranks may still be in the way.
+    if user_fault or is_first_start():
+        end_torchrun()
     os._exit(1)
+
+
+def is_first_start() -> bool:
+    """Whether torchrun has not restarted the ranks yet."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
 
 
 def end_torchrun() -> None:
     """Kill it, before it tries the same a hundred times and buries the reason; the other ranks end with it."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        os.kill(os.getppid(), signal.SIGKILL)
+    parent = Path(f"/proc/{os.getppid()}")
+    try:
+        command, started = (
+            (parent / "cmdline").read_bytes(),
+            (parent / f"task/{parent.name}/children").read_text(),
+        )
+    except OSError:
+        return  # no Linux
+    if b"torchrun" not in command and b"torch.distributed" not in command:
+        return  # it is dead already, and this is whoever took its children over
+    os.kill(int(parent.name), signal.SIGKILL)
+    for pid in map(int, started.split()):
+        if pid != os.getpid():  # a rank that is still importing has not asked to end with torchrun
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -87,7 +87,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     device, num_ranks = num_processes(args)
     if args.node_rank == 0:
-        _check_port(args.host, args.port)
+        try:
+            check_port(args.host, args.port)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
     if args.vae:
         from wanvae_app.checkpoint import check
 
@@ -115,7 +118,8 @@ def main(argv: list[str] | None = None) -> None:
     os.execv(sys.executable, command)
 
 
-def _check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int) -> None:
+    """Raises ValueError if nobody can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,7 +127,7 @@ def _check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise SystemExit(
+            raise ValueError(
                 f"--host {host} --port {port}: cannot listen there ({reason}); try another."
             ) from error
 

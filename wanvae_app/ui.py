@@ -55,6 +55,7 @@ def launch_arguments(jobs: Jobs, results: Results) -> dict[str, Any]:
         "app_kwargs": {
             "routes": make_routes(jobs, results),
             "middleware": [Middleware(VisitorMiddleware)],
+            "openapi_url": None,  # FastAPI's description would be there without a password
         },
         "max_file_size": "4gb",
         "footer_links": ["api"],
@@ -81,7 +82,7 @@ def build_page(jobs: Jobs, results: Results, samples: Path = ASSETS / "samples")
                     apply_default_css=False,
                 )
                 # Not limited to some types: the content decides, and after refusing a name the component is stuck.
-                file = gr.File(label="Latent or video", height=108, elem_id="file")
+                file = only_uploads(gr.File(label="Latent or video", height=108, elem_id="file"))
                 about = gr.HTML(HINT, elem_id="about", apply_default_css=False)
                 parallel = gr.Checkbox(
                     num_ranks > 1,
@@ -116,6 +117,22 @@ def build_page(jobs: Jobs, results: Results, samples: Path = ASSETS / "samples")
         outputs = [gr.JSON(visible=False), gr.File(visible=False), gr.File(visible=False)]
         trigger.click(handlers.run, inputs, outputs, api_name="run", concurrency_limit=None)
     return page
+
+
+def only_uploads(file: gr.File) -> gr.File:
+    """The component, without Gradio's readiness to fetch an address for whoever names one, however large.
+
+    Set on the object, because Gradio writes a .pyi beside the source of each new class of components.
+    """
+    original = file.async_move_resource_to_block_cache
+
+    async def keep(path: str | Path | None) -> str | None:
+        if str(path).lower().startswith(("http:", "https:")):
+            raise gr.Error("Upload the file itself: addresses are not fetched.", print_exception=False)
+        return await original(path)
+
+    file.async_move_resource_to_block_cache = keep  # type: ignore[assignment, method-assign]
+    return file
 
 
 class Handlers:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 
 import gradio as gr
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "wanvae"
 SESSION = "session "  # no cookie of ours begins like this
+# What the page needs to ask for the password, and the app's health; none of it tells anything of anybody.
+OPEN = re.compile(
+    r"/|/(login|logout|health|favicon\.ico|theme\.css|robots\.txt|manifest\.json|pwa_icon)(/.*)?"
+    r"|/(static|assets|svelte)/.*|/gradio_api/(login_check|theme\.css|startup-events)/?"
+)
 YEAR = 365 * 24 * 3600
 STREAMED = ("text/event-stream", "application/octet-stream")
 
@@ -37,7 +44,8 @@ def may_enter(request: Request) -> bool:
 
 
 class VisitorMiddleware:
-    """Gives a browser its cookie with the page, and asks proxies not to hold streamed answers back.
+    """Lets nobody in without the password, where there is one; gives a browser its cookie with the page; asks
+    proxies not to hold streamed answers back.
 
     Plain ASGI, because Starlette's BaseHTTPMiddleware hides a viewer's departure from the streams.
     """
@@ -50,13 +58,19 @@ class VisitorMiddleware:
             await self.app(scope, receive, send)
             return
 
+        request = Request(scope)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if not OPEN.fullmatch(path) and not may_enter(request):  # Gradio's own check leaves some routes out
+            await JSONResponse({"detail": "Log in first."}, 401)(scope, receive, send)
+            return
+
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 kind = headers.get("content-type", "")
                 if kind.startswith(STREAMED):
                     headers["X-Accel-Buffering"] = "no"
-                if kind.startswith("text/html") and COOKIE not in Request(scope).cookies:
+                if kind.startswith("text/html") and COOKIE not in request.cookies:
                     name = secrets.token_urlsafe(24)
                     headers.append(
                         "set-cookie", f"{COOKIE}={name}; Path=/; Max-Age={YEAR}; HttpOnly; SameSite=Lax"
