@@ -6,6 +6,7 @@ with running_app(num_ranks=2) as app:
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -13,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -62,7 +62,7 @@ class App:
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
                 return json.load(answer)
-        except (urllib.error.URLError, OSError, ValueError):
+        except (http.client.HTTPException, OSError, ValueError):  # not there, or ending in the middle of it
             return None
 
     def wait_ready(self, timeout: float = START) -> None:

@@ -6,6 +6,7 @@ python -m pytest tests/test_gpu.py      # needs torch, safetensors, pytest and i
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, to_uint8
 from wanvae_app.config import PRESETS
 from wanvae_app.group import Group
 from wanvae_app.jobs import Jobs, follow
+from wanvae_app.part import Part
+from wanvae_app.run import Step
 from wanvae_app.shard import WHOLE, Shard
 from wanvae_app.vae import WanVAE
 
@@ -132,3 +135,47 @@ def test_a_streamed_job(size: int) -> None:
     for found in (together, alone):
         assert found.shape == expected.shape and np.abs(found.astype(int) - expected).max() <= 1
     assert np.array_equal(there_and_back, back_alone)
+
+
+def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
+    """Three runs, of which the second fails on the last rank, in the middle of its third chunk."""
+
+    def take(self: Part, step: Step, original: Any = Part.take) -> None:
+        mine = (self.job.shape[1], step.chunk, group.rank) == (5, 2, group.size - 1)
+        if mine and fault == "memory":  # somebody else has taken it all
+            torch.cuda.empty_cache()
+            torch.cuda.set_per_process_memory_fraction(1e-6)
+        if mine and fault == "rows":
+            self.shard._swap = lambda *_: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+        try:
+            original(self, step)
+        finally:
+            if mine and fault == "memory":
+                torch.cuda.set_per_process_memory_fraction(1.0)
+
+    Part.take = take  # type: ignore[method-assign]
+    vae = tiny_vae(torch.float64).to(group.device)
+    if group.rank > 0:
+        follow(group, vae)
+        return None
+    jobs = Jobs(group, vae)
+    outcomes = []
+    try:
+        for num_latents in (3, 5, 3):
+            run = jobs.new_run(latent=some_latent(num_latents, 40, 64).double())
+            jobs.submit(run)
+            while not run.ended:
+                run.wait(1)
+            outcomes.append((run.state, run.message, len(run.frames)))
+    finally:
+        jobs.close()
+    return outcomes
+
+
+@pytest.mark.parametrize("size, fault", [(n, "memory") for n in SIZES] + [(n, "rows") for n in SIZES[1:]])
+def test_a_failure_is_told_and_the_next_run_works(size: int, fault: str) -> None:
+    before, failed, after = run_group(size, failing, fault, timeout=120, device="cuda")[0]
+    assert before == after == ("finished", "Finished.", 9)
+    reason = "out of memory" if fault == "memory" else "ZeroDivisionError"
+    assert failed[0] == "failed" and failed[2] <= 9
+    assert failed[1].startswith(f"Rank {size - 1} failed decoding chunk 3: ") and reason in failed[1], failed
