@@ -10,7 +10,8 @@ let job = null; // the id of the run that is followed
 let run = null; // its state, as last heard
 let reading = false; // the server is looking at the input
 let lost = false; // the server does not answer
-let boot = null; // which start of the server answered last
+let boot = sessionStorage.getItem("wanvae-boot"); // which start of the server answered last, perhaps before a reload
+let restarted = false; // another start of it than the page knew
 let lastWords = ""; // why the server was restarted, if it knows
 let numActivities = 0;
 let asking = false;
@@ -77,7 +78,9 @@ async function askHealth() {
   const response = await fetch(address("health"), { cache: "no-store" });
   if (!response.ok) throw new Error(response.statusText);
   const news = await response.json();
+  restarted ||= boot !== null && boot !== news.boot;
   boot = news.boot;
+  sessionStorage.setItem("wanvae-boot", boot);
   lastWords = news.last_words;
   health(news.state);
 }
@@ -90,13 +93,15 @@ function found() {
 
 function vanished() {
   sessionStorage.removeItem("wanvae-job");
+  const why = lastWords ? ` (${lastWords})` : "";
+  const gone = `The server was restarted${why}, and this run with it.`;
   if (run === null) {
-    job = null; // it ended long ago, before this page was loaded
-    panel.say("", "");
+    job = null; // it ended before this page was loaded
+    if (restarted) panel.say("Lost", `${gone} Choose its input and run it again.`, "bad");
+    else panel.say("", "");
   } else if (!ENDED.includes(run.state)) {
     run = { ...run, state: "gone" };
-    const why = lastWords ? ` (${lastWords})` : "";
-    panel.say("Lost", `The server was restarted${why}, and this run with it. Run it again.`, "bad");
+    panel.say("Lost", `${gone} Run it again.`, "bad");
   } else {
     run = { ...run, settled: true };
   }
