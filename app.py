@@ -213,19 +213,19 @@ def end_torchrun() -> None:
     """Kill it, before it tries the same a hundred times and buries the reason; the other ranks end with it."""
     parent = Path(f"/proc/{os.getppid()}")
     try:
-        command, started = (
-            (parent / "cmdline").read_bytes(),
-            (parent / f"task/{parent.name}/children").read_text(),
-        )
+        command = (parent / "cmdline").read_bytes()
+        started = " ".join(
+            file.read_text() for file in parent.glob("task/*/children")
+        )  # whichever thread did it
     except OSError:
         return  # no Linux
     if b"torchrun" not in command and b"torch.distributed" not in command:
         return  # it is dead already, and this is whoever took its children over
-    os.kill(int(parent.name), signal.SIGKILL)
     for pid in map(int, started.split()):
         if pid != os.getpid():  # a rank that is still importing has not asked to end with torchrun
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+    os.kill(int(parent.name), signal.SIGKILL)  # last: with it this rank ends, too
 
 
 if __name__ == "__main__":
