@@ -100,7 +100,9 @@ def test_a_wrong_file_costs_nothing(rigged: Rigged, visitor: Visitor, tmp_path: 
     visitor.wait("s.settled")
     wrong = tmp_path / "letter.safetensors"
     wrong.write_text("Dear Sir or Madam")
+    assert visitor.page.locator(".sample.chosen").count() == 1
     visitor.upload(wrong)
+    assert visitor.page.locator(".sample.chosen").count() == 0
     visitor.page.wait_for_selector("#about .bad")
     visitor.page.click("#run")
     visitor.page.wait_for_function("document.querySelector('.status').dataset.tone === 'bad'")

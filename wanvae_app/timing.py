@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wanvae_app.checkpoint import save_tensors
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.config import WanConfig
+from wanvae_app.device import tidy_up
 from wanvae_app.group import Group
 from wanvae_app.peak import peak_bytes, reset_peak
 from wanvae_app.relay import FrameCollector, FrameSender
@@ -138,6 +139,7 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
         return (first or [0.0])[0], time.perf_counter()
 
     times, waits = [], []
+    tidy_up(device)
     reset_peak(device)
     for _ in range(repeat + 1):
         _synchronize(device)

@@ -8,8 +8,7 @@ from contextlib import nullcontext
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 
-import torch
-
+from wanvae_app.device import tidy_up
 from wanvae_app.errors import describe, forget
 from wanvae_app.group import Group
 from wanvae_app.memory import free_bytes, refusal
@@ -93,11 +92,12 @@ class _Work:
                 self.part.let_go()
                 self.part.abandon()
             self.group.rebuild()
-            if self.group.device.type == "cuda":
-                torch.cuda.empty_cache()  # the next job may need it in other pieces
+            tidy_up(self.group.device)
             return verdict, reason
         if self.part is not None:
             self.part.let_go()
+        if self.group.device.type == "cpu":  # a GPU is ours, but a workstation's memory is everybody's
+            tidy_up(self.group.device)
         return verdict, ""
 
     def _agree(self, report: Report) -> tuple[Verdict, list[Report]]:
