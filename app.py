@@ -90,7 +90,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
     parser.add_argument("--share", action="store_true", help="also a public address, by Gradio's servers")
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for these before anything is shown")
+    parser.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        default=os.environ.get("WANVAE_AUTH") or None,
+        help="ask for these before anything is shown (default: what WANVAE_AUTH in the environment says)",
+    )
     options = parser.parse_args(argv)
     if options.auth is not None and not all(options.auth.partition(":")):
         parser.error("--auth takes USER:PASSWORD, with a colon between them and neither empty")

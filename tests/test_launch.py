@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from app_runner import free_port
 
+import app
 from wanvae_app import launch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +90,14 @@ def test_several_machines(command: list[list[str]]) -> None:
     (found,) = command
     assert found[found.index("--master-addr") + 1 : found.index("--master-addr") + 4] == [
         "10.0.0.1", "--master-port", "29500"]  # fmt: skip
+
+
+def test_the_password_is_on_no_command_line(
+    command: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANVAE_AUTH", "")
+    launch.main(["--cpu", "1", "--port", str(free_port()), "--auth", "ann:secret"])
+    assert "secret" not in " ".join(command[0]) and app.parse([]).auth == "ann:secret"
 
 
 def test_refused_before_any_rank_starts(command: list[list[str]], tmp_path: Path) -> None:

@@ -38,7 +38,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--share", action="store_true", help="also make a public address, through Gradio's servers"
     )
-    parser.add_argument("--auth", metavar="USER:PASSWORD", help="ask for these before anything is shown")
+    parser.add_argument(
+        "--auth",
+        metavar="USER:PASSWORD",
+        default=os.environ.get("WANVAE_AUTH") or None,
+        help="ask for these before anything is shown (default: what WANVAE_AUTH in the environment says)",
+    )
     parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="number of machines (default 1)")
     parser.add_argument(
         "--node-rank", type=int, default=0, metavar="R", help="which of them this is; 0 has the page"
@@ -107,7 +112,11 @@ def main(argv: list[str] | None = None) -> None:
         command += ["--master-port", str(args.master_port or 29500)]
     command += [str(ROOT / "app.py"), "--device", device, "--host", args.host, "--port", str(args.port)]
     command += ["--dtype", args.dtype, *(["--vae", args.vae] if args.vae else [])]
-    command += [*(["--share"] if args.share else []), *(["--auth", args.auth] if args.auth else [])]
+    command += ["--share"] if args.share else []
+    if args.auth:
+        os.environ["WANVAE_AUTH"] = (
+            args.auth
+        )  # not on a command line, which everybody on this machine can read
     # Ranks that share a machine share its cores; torchrun would give each just one, and say so at length.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_ranks)))
