@@ -80,7 +80,7 @@ def sharded(group: Group, family: str, dtype: torch.dtype) -> list:
     results = []
     for height, width, chunk in ((7, 5, 1), (5, 9, 2), (1, 3, 1)):
         z, x = clips(vae, 3, height, width)
-        shard = Shard.plan(height, width, group.size, group.rank, group.data)
+        shard = Shard.plan(height, width, group.size, group.rank, group.data, group.link)
         if shard is not None:
             mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), chunk, shard)
             results.append((shard.dim, *mine, *(both(vae, z, x, chunk) if group.rank == 0 else ())))

@@ -209,7 +209,7 @@ def test_whole_networks(family: str) -> None:
 def sharded(group: Group, shape: tuple[int, int]) -> tuple[int, list[Tensor]]:
     launchers.elsewhere = not GPU
     vae = a_vae("wan2.1").to(group.device, DTYPE).channels_last()
-    shard = Shard.plan(*shape, group.size, group.rank, group.data)
+    shard = Shard.plan(*shape, group.size, group.rank, group.data, group.link)
     assert shard is not None
     return shard.dim, there(vae, 2, shape, shard)
 

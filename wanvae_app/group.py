@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from wanvae_app.device import choose_device, set_up
 from wanvae_app.errors import describe
+from wanvae_app.link import Link
 from wanvae_app.watch import HUNG, Watch
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ class Group:
     """This process among its peers. Make it with `join`; only one thread may call its methods.
 
     `data` carries rows between ranks while a chunk is coded, `frames` carries finished frames to rank 0; both
-    are None when there is only one rank. `restarts` counts torchrun's restarts, and `last_words` says why the
-    last one happened, if anybody knew.
+    are None when there is only one rank. Where GPUs reach each other's memory, `link` carries the rows. `restarts`
+    counts torchrun's restarts, and `last_words` says why the last one happened, if anybody knew.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
@@ -52,6 +53,7 @@ class Group:
         self.device = device
         self.data: dist.ProcessGroup | None = None
         self.frames: dist.ProcessGroup | None = None
+        self.link: Link | None = None
         self.restarts = 0
         self.last_words = ""
         self.watch: Watch | None = None
@@ -151,6 +153,8 @@ class Group:
                 return
             self._aborted = epoch
             self.broken = True
+            if self.link is not None:
+                self.link.abort()
             # At once: the abort of one communicator may wait for that of another.
             threads = [threading.Thread(target=g.abort) for g in (self.data, self.frames) if g is not None]
             for thread in threads:
@@ -175,6 +179,8 @@ class Group:
             return
         self.drop("data", "frames")
         try:
+            if self.link is not None:
+                self.link.reset(self)
             self._make_groups()
         except RuntimeError as error:
             raise self._lost(error) from error
@@ -221,6 +227,7 @@ class Group:
             timeout=AGREE_TIMEOUT,
         )
         self._make_groups()
+        self.link = Link.connect(self)
 
     def _open_store(self, attempt: int) -> dist.Store:
         env = os.environ

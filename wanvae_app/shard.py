@@ -13,27 +13,45 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from wanvae_app.link import UNIT, Link
+
 ROWS, COLUMNS = 3, 4  # dimensions of B C T H W
 
 
 class Shard:
     """One rank's part of a picture that `num_ranks` ranks hold together.
 
-    `cuts` holds num_ranks + 1 latent positions along `dim`; rank r owns cuts[r] to cuts[r + 1].
-    `waited` counts the seconds that this rank stood in exchanges (host time).
+    `cuts` holds num_ranks + 1 latent positions along `dim`; rank r owns cuts[r] to cuts[r + 1]. Rows travel over
+    the `link` where there is one, else as messages of the `group`. `sent` counts the bytes that this rank sent.
     """
 
-    def __init__(self, dim: int, cuts: tuple[int, ...], rank: int, group: dist.ProcessGroup | None) -> None:
+    def __init__(
+        self,
+        dim: int,
+        cuts: tuple[int, ...],
+        rank: int,
+        group: dist.ProcessGroup | None,
+        link: Link | None = None,
+    ) -> None:
         assert 0 <= rank < len(cuts) - 1 and all(a < b for a, b in zip(cuts, cuts[1:], strict=False)), cuts
         self.dim = dim
         self.cuts = cuts
         self.rank = rank
         self.group = group
-        self.waited = 0.0
+        self.link = link if self.num_ranks > 1 else None
+        self.sent = 0
+        self._waited = 0.0
+        self._turn = 0  # the number of the next exchange over the link
 
     @classmethod
     def plan(
-        cls, height: int, width: int, size: int, rank: int, group: dist.ProcessGroup | None = None
+        cls,
+        height: int,
+        width: int,
+        size: int,
+        rank: int,
+        group: dist.ProcessGroup | None = None,
+        link: Link | None = None,
     ) -> Shard | None:
         """Cut a latent picture of height x width for `size` ranks: the fairer way, rows if both are equal.
 
@@ -49,11 +67,17 @@ class Shard:
         parts = min(size, length)
         if rank >= parts:
             return None
-        return cls(dim, tuple(length * r // parts for r in range(parts + 1)), rank, group)
+        return cls(dim, tuple(length * r // parts for r in range(parts + 1)), rank, group, link)
 
     @property
     def num_ranks(self) -> int:
         return len(self.cuts) - 1
+
+    @property
+    def seconds_waited(self) -> float:
+        """How long this rank has stood in exchanges so far. Over a link it is the device that stands; whoever asks
+        waits until it is done."""
+        return self._waited + (self.link.seconds_waited() if self.link is not None else 0.0)
 
     def part_of(self, rank: int, x: Tensor, scale: int = 1) -> Tensor:
         """The slab of `rank` in a whole tensor with `scale` rows per latent row (a view)."""
@@ -93,6 +117,12 @@ class Shard:
             return
         dim = self.dim - 2
         length = frames.shape[dim]
+        if self.link is not None and frames.shape[3] * frames.element_size() % UNIT == 0:
+            self._turn = self.link.fill_borders(
+                frames, slots, self.dim == COLUMNS, self._turn, self.num_ranks
+            )
+            self._count(len(slots) * frames[0].select(dim - 1, 0).nbytes)
+            return
         first, final = (frames.select(dim, i)[slots].unsqueeze(dim) for i in (1, length - 2))
         above, below = self._swap(first, final)
         if self.rank > 0:
@@ -103,6 +133,11 @@ class Shard:
     def _swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         """Send my first rows to the rank before and my final rows to the rank behind; get theirs, in the shapes of
         `final` and `first`. Zeros from beyond the picture."""
+        size = max(first.numel(), final.numel())
+        if self.link is not None and size * first.element_size() % UNIT == 0:
+            above, below, self._turn = self.link.swap(first, final, self._turn, self.num_ranks)
+            self._count(size * first.element_size())
+            return above, below
         above, below = final.new_zeros(final.shape), first.new_zeros(first.shape)
         sends, receives = [], []
         if self.rank > 0:
@@ -112,20 +147,28 @@ class Shard:
             sends.append((final, self.rank + 1))
             receives.append((below, self.rank + 1))
         # An empty tensor is no message: the peer, which asks for the same, expects none.
+        self.sent += sum(x.nbytes for x, _ in sends)
         self._exchange([m for m in sends if m[0].numel()], [m for m in receives if m[0].numel()])
         return above, below
+
+    def _count(self, num_bytes: int) -> None:
+        self.sent += num_bytes * ((self.rank > 0) + (self.rank < self.num_ranks - 1))
 
     def everyone(self, x: Tensor) -> Tensor:
         """x [N, tokens, C] of all ranks, joined along the tokens. C and N agree; tokens follow the cuts."""
         if self.num_ranks == 1:
             return x
         mine = self.cuts[self.rank + 1] - self.cuts[self.rank]
+        row = x.shape[1] // mine  # tokens of one latent row
+        self.sent += x.nbytes * (self.num_ranks - 1)
+        if self.link is not None and row * x.shape[2] * x.element_size() % UNIT == 0:
+            whole = row * self.cuts[-1]
+            if self.link.has_room(x.shape[0] * whole * x.shape[2] * x.element_size()):
+                return self.link.gather(x.contiguous(), row * self.cuts[self.rank], whole, self.num_ranks)
         parts = []
         for rank in range(self.num_ranks):
             rows = self.cuts[rank + 1] - self.cuts[rank]
-            parts.append(
-                x if rank == self.rank else x.new_empty(x.shape[0], x.shape[1] // mine * rows, x.shape[2])
-            )
+            parts.append(x if rank == self.rank else x.new_empty(x.shape[0], row * rows, x.shape[2]))
         others = [rank for rank in range(self.num_ranks) if rank != self.rank]
         self._exchange([(x, rank) for rank in others], [(parts[rank], rank) for rank in others])
         return torch.cat(parts, 1)
@@ -139,7 +182,7 @@ class Shard:
         start = time.perf_counter()
         for work in dist.batch_isend_irecv(ops):
             work.wait()
-        self.waited += time.perf_counter() - start
+        self._waited += time.perf_counter() - start
 
 
 WHOLE = Shard(ROWS, (0, 1), 0, None)  # one rank that has the whole picture, of any size

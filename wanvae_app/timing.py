@@ -110,7 +110,9 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
     """Code the case on `size` of the group's ranks, `repeat` times after a cold one."""
     config, device = vae.config, group.device
     shape = case.latent_shape(config)
-    shard = Shard.plan(*shape[3:], size, group.rank, group.data)
+    shard = Shard.plan(*shape[3:], size, group.rank, group.data, group.link)
+    if group.link is not None and size > 1:
+        group.link.reserve(group, config, (chunk, *shape[3:]), vae.dtype)
     sizes = chunk_sizes(shape[2], min(chunk, shape[2]))
     torch.manual_seed(0)  # the same clip on every rank
     if case.kind == "decode":
@@ -144,10 +146,10 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
     for _ in range(repeat + 1):
         _synchronize(device)
         group.agree([0.0])
-        waited = shard.waited if shard is not None else 0.0
+        waited = shard.seconds_waited if shard is not None else 0.0
         start = time.perf_counter()
         first, end = work() if shard is not None else (start, start)
-        reports = group.agree([end - start, (shard.waited - waited) if shard is not None else 0.0])
+        reports = group.agree([end - start, (shard.seconds_waited - waited) if shard is not None else 0.0])
         times.append((first - start, max(seconds for seconds, _ in reports)))
         waits.append(max(wait for _, wait in reports))
     peak = max(report[0] for report in group.agree([float(peak_bytes(device))]))

@@ -62,13 +62,16 @@ class _Work:
         self.job = job
         self.run = run
         _, _, height, width = job.shape
-        shard = Shard.plan(height, width, group.size if job.parallel else 1, group.rank, group.data)
+        shard = Shard.plan(height, width, group.size if job.parallel else 1, group.rank, group.data, group.link)
         self.part = Part(group, vae, job, shard, run) if shard is not None else None
         self.start = 0.0
 
     def do(self) -> tuple[Verdict, str]:
         report, last = self._look_ahead(), None
         reset_peak(self.group.device)
+        if self.job.parallel and self.group.link is not None:
+            chunk = (self.job.chunk, *self.job.shape[2:])
+            self.group.link.reserve(self.group, self.vae.config, chunk, self.vae.dtype)
         self._agree(Report())  # all are here: their clocks start together
         self.start = time.monotonic()
         if self.run is not None:
@@ -126,7 +129,7 @@ class _Work:
         part = self.part
         if part is None:
             return Report()
-        start, waited = time.monotonic(), part.shard.waited
+        start, waited = time.monotonic(), part.shard.seconds_waited
         watch = self.group.watch
         try:
             with watch.working(_where(step)) if watch is not None else nullcontext():
@@ -143,7 +146,7 @@ class _Work:
             forget(error)
             self.group.drop("data", "frames")
             return Report(Verdict.FAILED)
-        seconds, wait = time.monotonic() - start, part.shard.waited - waited
+        seconds, wait = time.monotonic() - start, part.shard.seconds_waited - waited
         peak = float(peak_bytes(self.group.device))
         return Report(Verdict.GO, True, start - self.start, seconds - wait, wait, peak)
 

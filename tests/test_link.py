@@ -1,0 +1,120 @@
+"""The kernels of the link, in Triton's interpreter: one side of an exchange, the neighbour's part done beforehand.
+
+On several GPUs tests/test_gpu.py uses the whole of it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from wanvae_app import link
+from wanvae_app.link import BLOCK, PROGRAMS, UNIT, Link, _Places
+
+pytest.importorskip("triton")
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="there the kernels run on GPUs, between them"
+)
+
+
+class Handle:
+    """The memory of some ranks, all in one process."""
+
+    def __init__(self, size: int, num_words: int) -> None:
+        self.memory = torch.zeros(size, num_words, dtype=torch.int64)
+
+    def get_buffer(self, rank: int, sizes: tuple[int], dtype: torch.dtype) -> Tensor:
+        return self.memory[rank]
+
+
+class Alone(Link):
+    """Rank `rank` of `size`, whose neighbours have sent already."""
+
+    def __init__(self, rank: int, size: int) -> None:
+        num_words = 4 * link.CAPACITY * 2 + (4 + size) * PROGRAMS // 2
+        self.rank, self.size = rank, size
+        self.handle = Handle(size, num_words)
+        self._places = [_Places(self.handle, rank, size, turn, num_words) for turn in (0, 1)]
+        self._table = torch.zeros(1, dtype=torch.int32)
+        self._abort = torch.zeros(1, dtype=torch.int32)
+        self._waited = torch.zeros(2, dtype=torch.int64)
+
+    def hear(self, side: str, turns: list[Tensor]) -> None:
+        for turn, words in enumerate(turns):
+            pointers = self._places[turn % 2].pointers
+            pointers[f"came_{side}"][: words.numel()] = words.flatten()
+            pointers[f"came_{side}_flags"][:] = 1
+
+    def told(self, side: str, turn: int, count: int) -> Tensor:
+        pointers = self._places[turn].pointers
+        raised = (count * 8 // UNIT + BLOCK - 1) // BLOCK
+        assert pointers[f"out_{side}_flags"].tolist() == [1] * raised + [0] * (PROGRAMS - raised)
+        assert pointers[f"came_{side}_flags"].tolist() == [0] * raised + [1] * (PROGRAMS - raised)
+        return pointers[f"out_{side}"][:count]
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "TIMED", False)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(4, 6, 9, 16), (3, 3, 40, 8), (3, 300, 5, 8)])
+def test_borders(columns: bool, rank: int, shape: tuple[int, int, int, int]) -> None:
+    neighbours = Alone(rank, 3)
+    frames = torch.randn(shape).bfloat16()
+    slots = [shape[0] - 1, 1]
+    edges = frames if not columns else frames.transpose(1, 2)  # a view: the cut first
+    mine = {"before": edges[slots, 1].contiguous(), "after": edges[slots, -2].contiguous()}
+    theirs = {side: torch.randn(x.shape).bfloat16() for side, x in mine.items()}
+    for side, x in theirs.items():
+        neighbours.hear(side, [x.view(torch.int64)])
+    expected = frames.clone()
+    lines = expected if not columns else expected.transpose(1, 2)
+    if rank > 0:
+        lines[slots, 0] = theirs["before"]
+    if rank < 2:
+        lines[slots, -1] = theirs["after"]
+    turn = neighbours.fill_borders(frames, torch.tensor(slots, dtype=torch.int32), columns, 0, 3)
+    assert turn == 1 and torch.equal(frames, expected)
+    for side in ["before"] * (rank > 0) + ["after"] * (rank < 2):
+        words = mine[side].view(torch.int64).flatten()
+        assert torch.equal(neighbours.told(side, 0, words.numel()), words)
+
+
+def test_a_message_longer_than_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "CAPACITY", 256)
+    neighbours = Alone(1, 2)
+    first, final, theirs = (torch.randn(5, 400) for _ in range(3))  # 500 units
+    neighbours.hear("before", list(theirs.view(torch.int64).flatten().split(512)))
+    above, below, turn = neighbours.swap(first, final, 0, 2)
+    assert torch.equal(above, theirs) and not below.any() and turn == 2
+    words = first.view(torch.int64).flatten()
+    assert torch.equal(
+        torch.cat([neighbours.told("before", 0, 512), neighbours.told("before", 1, 488)]), words
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_tokens(rank: int) -> None:
+    others = Alone(rank, 3)
+    cuts, num_frames, channels = (0, 7, 12, 20), 2, 24
+    tokens = torch.randn(num_frames, 20, channels).bfloat16()
+    everyone = torch.zeros(3, tokens.nbytes // 8, dtype=torch.int64)
+    others._tokens = everyone[rank], torch.tensor([x.data_ptr() for x in everyone])
+    flags = others.handle.memory[:, 4 * link.CAPACITY * 2 :].view(torch.int32)[:, 4 * PROGRAMS :]
+    flags = flags.unflatten(1, (-1, PROGRAMS))  # [of, raised by, program]
+    others._token_flags = torch.tensor([x.data_ptr() for x in flags])
+    for peer in {0, 1, 2} - {rank}:
+        part = slice(cuts[peer], cuts[peer + 1])
+        everyone[rank].view(torch.bfloat16).view(tokens.shape)[:, part] = tokens[:, part]
+        flags[rank, peer] = 1
+    part = slice(cuts[rank], cuts[rank + 1])
+    assert others.has_room(tokens.nbytes) and not others.has_room(tokens.nbytes + 1)
+    assert torch.equal(others.gather(tokens[:, part].contiguous(), cuts[rank], 20, 3), tokens)
+    for peer in {0, 1, 2} - {rank}:
+        assert torch.equal(everyone[peer].view(torch.bfloat16).view(tokens.shape)[:, part], tokens[:, part])
+        assert flags[peer, rank].tolist() == [1] + [0] * (PROGRAMS - 1)
+        assert flags[rank, peer].tolist() == [0] + [1] * (PROGRAMS - 1)

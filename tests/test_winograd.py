@@ -1,0 +1,126 @@
+"""Convolutions by Winograd's F(2, 3) against float64: the algebra everywhere, the kernel on a Hopper GPU.
+
+python -m pytest tests/test_winograd.py
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from wanvae_app.padded import PaddedFrames
+
+winograd = pytest.importorskip("wanvae_app.kernels.winograd")
+HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
+needs_hopper = pytest.mark.skipif(not HOPPER, reason="the kernel needs a Hopper GPU")
+DEVICE = torch.device("cuda" if HOPPER else "cpu")
+# What fp16 inputs and weights cost, and the rounding of what is stored.
+ROUNDING = {torch.bfloat16: 2.5e-3, torch.float16: 6e-4}
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def frames_of(x: Tensor) -> tuple[PaddedFrames, tuple[int, ...]]:
+    """x [T H W C] in fp16 padded frames, not in order; what was never written must not be read."""
+    frames = PaddedFrames(x.shape[1], x.shape[2], x.shape[3], torch.float16, DEVICE)
+    slots = frames.take(len(x) + 2)[::-1][: len(x)]
+    frames.data[1:, 1:-1, 1:-1] = float("nan")
+    frames.data[list(slots), 1:-1, 1:-1] = x
+    return frames, slots
+
+
+def plain_conv(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = F.conv3d(x.double().movedim(-1, 0)[None], weight.double(), bias.double(), padding=(0, 1, 1))
+    return out[0].movedim(0, -1)
+
+
+def normed(x: Tensor, gamma: Tensor) -> Tensor:
+    return F.silu(x * torch.rsqrt((x * x).mean(-1, keepdim=True) + 1e-24) * gamma.double())
+
+
+def test_four_products_make_two_frames() -> None:
+    x, weight = torch.randn(4, 8, 5, 6, dtype=torch.float64), torch.randn(12, 8, 3, 3, 3, dtype=torch.float64)
+    four = winograd.prepare(weight).double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
+    inputs = [x[0] - x[2], x[1] + x[2], x[2] - x[1], x[1] - x[3]]
+    m = [F.conv2d(u[None], w, padding=1)[0] for u, w in zip(inputs, four, strict=True)]
+    found = torch.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]], 1)
+    expected = F.conv3d(x.movedim(0, 1)[None], weight, padding=(0, 1, 1))[0]
+    assert distance(found, expected) < 5e-4  # the weights' rounding
+
+
+@pytest.mark.parametrize("n", [8, 96, 160, 192, 256, 320, 384, 512, 640, 1024])
+def test_blocks_hold_all_channels(n: int) -> None:
+    width, blocks = winograd.split(n)
+    assert width % 8 == 0 and width <= 96 and n <= width * blocks < n + 96
+    for norm in (False, True)[: 1 + winograd.norms(n)]:
+        assert winograd.shared_memory(width, blocks, norm, winograd.STAGES) <= 227 * 1024
+
+
+@needs_hopper
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("c", "n"),
+    [(8, 8), (16, 24), (40, 96), (96, 96), (96, 104), (192, 192), (192, 384), (256, 256), (160, 320), (384, 384)],
+)
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 1, 40), (4, 9, 1), (2, 8, 16), (6, 17, 33), (4, 90, 160)])
+def test_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int]) -> None:
+    num_frames, height, width = shape
+    torch.manual_seed(c + n)
+    x = F.silu(torch.randn(num_frames + 2, height, width, c, device=DEVICE)).half()
+    weight = torch.randn(n, c, 3, 3, 3, device=DEVICE) / (27 * c) ** 0.5
+    bias, gamma = (torch.randn(n, device=DEVICE).to(dtype) for _ in range(2))
+    residual = torch.randn(num_frames, height, width, n, device=DEVICE).to(dtype)
+    frames, slots = frames_of(x)
+    weights, expected = winograd.prepare(weight), plain_conv(x, weight, bias)
+    found = winograd.convolve(weights, bias, frames, slots)
+    assert found.dtype == dtype and distance(found, expected) < ROUNDING[dtype]
+    found = winograd.convolve(weights, bias, frames, slots, residual=residual)
+    assert distance(found, expected + residual.double()) < ROUNDING[dtype]
+    if winograd.norms(n):
+        into = PaddedFrames(height, width, n, torch.float16, DEVICE)
+        targets = into.take(num_frames + 2)[2:]
+        into.data[1:, 1:-1, 1:-1] = float("nan")
+        winograd.convolve(weights, bias, frames, slots, gamma=gamma, into=(into, targets))
+        padded = F.pad(normed(expected, gamma), (0, 0, 1, 1, 1, 1))
+        assert distance(into.data[list(targets)], padded) < 1e-3
+        assert into.data[1].isnan().any() and not into.data[0].any()  # nobody wrote elsewhere
+
+
+@needs_hopper
+def test_past_that_is_not_there_is_zero() -> None:
+    x = torch.randn(2, 5, 6, 16, device=DEVICE).half()
+    weight, bias = torch.randn(24, 16, 3, 3, 3, device=DEVICE) / 20, torch.randn(24, device=DEVICE).half()
+    frames, slots = frames_of(x)
+    found = winograd.convolve(winograd.prepare(weight), bias, frames, (0, 0, *slots))
+    assert distance(found, plain_conv(F.pad(x, (0, 0) * 3 + (2, 0)), weight, bias)) < ROUNDING[torch.float16]
+
+
+@needs_hopper
+def test_the_same_again_and_in_a_graph() -> None:
+    """No race shows: many launches, the same bits; and a captured launch is the same."""
+    x = torch.randn(6, 45, 80, 192, device=DEVICE).half()
+    weight, bias = torch.randn(192, 192, 3, 3, 3, device=DEVICE) / 70, torch.randn(192, device=DEVICE).bfloat16()
+    frames, slots = frames_of(x)
+    weights, into = winograd.prepare(weight), PaddedFrames(45, 80, 192, torch.float16, DEVICE)
+    targets = into.take(4)
+
+    def both() -> Tensor:
+        into.data.zero_()
+        out = winograd.convolve(weights, bias, frames, slots)
+        winograd.convolve(weights, bias, frames, slots, gamma=bias, into=(into, targets))
+        return out
+
+    first, normed_first = both(), into.data.clone()
+    for _ in range(20):
+        assert torch.equal(both(), first) and torch.equal(into.data, normed_first)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    captured.zero_()
+    graph.replay()
+    assert torch.equal(captured, first) and torch.equal(into.data, normed_first)

@@ -1,0 +1,221 @@
+"""Link: the other ranks' memory, where one machine's GPUs can reach each other's over NVLink or PCIe.
+
+A halo row goes straight into a place that the neighbour has set aside for it, in one launch of a kernel that also
+waits for the neighbour's row: no message, no copy, and the host does not take part. Where there is no link, on CPUs
+and between machines, the same rows travel as messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributed import group as groups
+
+from wanvae_app.config import WanConfig
+
+try:
+    import triton
+    from torch.distributed import _symmetric_memory as symmetric
+
+    from wanvae_app.kernels.halo import halo_kernel, token_kernel
+except ImportError:  # a build of PyTorch without Triton, or an old one
+    triton = None
+
+if TYPE_CHECKING:
+    from wanvae_app.group import Group
+
+log = logging.getLogger(__name__)
+
+UNIT = 16  # bytes: what messages are counted in
+CAPACITY = 8 * 2**20 // UNIT  # units that travel one way in one exchange; a longer message takes several
+PROGRAMS, BLOCK = 64, 1024  # at most so many programs, each of so many units at a time
+TIMED = True  # only the interpreter of tests has no clock
+MAX_RANKS = 16  # a rank cannot be ahead of another by more exchanges than lie between two of `gather`
+
+
+class Link:
+    """One rank's access to the memory of all others. All ranks make it, use it and reset it together.
+
+    Exchanges are numbered, from 0 with every clip; those of even and of odd number have places of their own, since
+    a neighbour may begin the next while this rank takes what came with the last.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self.rank, self.size = group.rank, group.size
+        self._device = group.device
+        num_words = 4 * CAPACITY * 2 + (4 + self.size) * PROGRAMS // 2
+        self._memory = self._allocate(num_words).zero_()
+        handle = self._open(self._memory)
+        self._places = [_Places(handle, self.rank, self.size, turn, num_words) for turn in (0, 1)]
+        self._token_flags = torch.tensor(
+            [_flags(handle, rank, num_words).data_ptr() + 16 * PROGRAMS for rank in range(self.size)],
+            device=self._device,
+        )
+        self._tokens: tuple[Tensor, Tensor] | None = None  # this rank's, and where everyone's lie
+        self._table = torch.zeros(1, dtype=torch.int32, device=self._device)
+        self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=True)
+        self._waited = torch.zeros(2, dtype=torch.int64, device=self._device)
+
+    @classmethod
+    def connect(cls, group: Group) -> Link | None:
+        """The link among all ranks, or None if any of them cannot reach another's memory."""
+        if group.device.type != "cuda":
+            return None
+        can = triton is not None and 1 < group.size <= MAX_RANKS
+        can = can and int(os.environ.get("LOCAL_WORLD_SIZE", group.size)) == group.size
+        can = can and torch.cuda.get_device_capability(group.device) >= (7, 0)
+        can = can and all(
+            torch.cuda.can_device_access_peer(group.device.index, peer)
+            for peer in range(group.size)
+            if peer != group.device.index
+        )
+        if any(not able for (able,) in group.agree([float(can)])):
+            return None
+        link, reason = None, ""
+        try:
+            link = cls(group)
+        except Exception as error:  # whatever the driver says: there is another way
+            reason = str(error)
+        if any(not able for (able,) in group.agree([float(link is not None)])):
+            log.warning("rank %d: rows travel as messages, not from memory to memory: %s", group.rank, reason)
+            return None
+        return link
+
+    def fill_borders(self, frames: Tensor, slots: Tensor, columns: bool, turn: int, size: int) -> int:
+        """Put the edge rows, or columns, of the neighbours among the first `size` ranks into the border of padded
+        frames [slots, H + 2, W + 2, C]. Takes the number of the exchange and returns that of the next."""
+        _, height, width, c = frames.shape
+        c = c * frames.element_size() // UNIT
+        line, length, run, count = (c, width, c, height) if columns else (width * c, height, width * c, 1)
+        places = {"first": line, "final": (length - 2) * line, "above": 0, "below": (length - 1) * line}
+        pieces = {"frame": height * width * c, "step": width * c, "run": run, "count": count}
+        return self._exchange(frames, slots, {**places, **pieces}, len(slots) * run * count, turn, size)
+
+    def swap(self, first: Tensor, final: Tensor, turn: int, size: int) -> tuple[Tensor, Tensor, int]:
+        """Send `first` to the rank before and `final` to the rank behind; what they sent, in the shapes of `final` and
+        `first`, zeros where there is no rank; and the number of the next exchange."""
+        length = max(first.numel(), final.numel())
+        rows = first.new_zeros(4, length)  # the two that go, and those that come
+        rows[0, : first.numel()] = first.flatten()
+        rows[1, : final.numel()] = final.flatten()
+        units = length * first.element_size() // UNIT
+        places = {"first": 0, "final": units, "above": 2 * units, "below": 3 * units}
+        pieces = {"frame": 0, "step": units, "run": units, "count": 1}
+        turn = self._exchange(rows, self._table, {**places, **pieces}, units, turn, size)
+        return rows[2, : final.numel()].view(final.shape), rows[3, : first.numel()].view(first.shape), turn
+
+    def reserve(
+        self, group: Group, config: WanConfig, shape: tuple[int, int, int], dtype: torch.dtype
+    ) -> None:
+        """Set memory aside for the tokens of `shape` latents, T, H, W, at a time; on all ranks at once."""
+        num_tokens, width = math.prod(shape), max(config.encoder_dims[-1], config.decoder_dims[0])
+        num_words = num_tokens * 2 * width * dtype.itemsize // 8  # keys and values
+        if self._tokens is not None and self._tokens[0].numel() >= num_words:
+            return
+        self._tokens, memory = None, None
+        with contextlib.suppress(torch.OutOfMemoryError):  # then they go as messages
+            memory = self._allocate(num_words)
+        if any(not able for (able,) in group.agree([float(memory is not None)])):
+            return
+        assert memory is not None
+        handle = self._open(memory)
+        starts = [handle.get_buffer(r, (num_words,), torch.int64).data_ptr() for r in range(self.size)]
+        self._tokens = memory, torch.tensor(starts, device=self._device)
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether `gather` can be asked for so much; it is the same on all ranks."""
+        return self._tokens is not None and num_bytes <= self._tokens[0].nbytes
+
+    def gather(self, mine: Tensor, place: int, whole: int, size: int) -> Tensor:
+        """Everyone's tokens [N, whole, C], of the first `size` ranks, from mine [N, tokens, C] that begin at `place`.
+
+        It stays as it is until the next call.
+        """
+        assert self._tokens is not None
+        num_frames, num_tokens, channels = mine.shape
+        token = channels * mine.element_size()
+        memory, starts = self._tokens
+        units = num_tokens * token // UNIT
+        token_kernel[(min(PROGRAMS, triton.cdiv(units, BLOCK)), size)](
+            mine.view(torch.int64), starts, self._token_flags, self._abort, self._waited,
+            num_frames, units, whole * token // UNIT, place * token // UNIT, self.rank, size,
+            BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=TIMED, num_warps=8,
+        )  # fmt: skip
+        return memory.view(mine.dtype)[: num_frames * whole * channels].view(num_frames, whole, channels)
+
+    def seconds_waited(self) -> float:
+        """How long this rank has stood in exchanges so far; waits for what the device is doing."""
+        return self._waited.max().item() / 1e9
+
+    def abort(self) -> None:
+        """Let go whoever waits, here; from any thread. What they receive from now on is worthless."""
+        self._abort[0] = 1
+
+    def reset(self, group: Group) -> None:
+        """Make ready again after an abort; on all ranks at once."""
+        torch.cuda.synchronize(self._device)
+        group.agree([0.0])  # nobody's device writes into another's memory any more
+        self._memory.zero_()
+        torch.cuda.synchronize(self._device)
+        self._abort[0] = 0
+        group.agree([0.0])
+
+    def _exchange(
+        self, frames: Tensor, table: Tensor, layout: dict[str, int], length: int, turn: int, size: int
+    ) -> int:
+        for begin in range(0, length, CAPACITY):
+            end = min(length, begin + CAPACITY)
+            halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2)](
+                frames.view(torch.int64), table, **layout, begin=begin, end=end, **self._places[turn % 2].pointers,
+                abort=self._abort, waited=self._waited, BEFORE=self.rank > 0, AFTER=self.rank < size - 1,
+                BLOCK=BLOCK, TIMED=TIMED, num_warps=8,
+            )  # fmt: skip
+            turn += 1
+        return turn
+
+    def _allocate(self, num_words: int) -> Tensor:
+        os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")  # nothing here uses it
+        with torch.inference_mode(False):
+            return symmetric.empty(num_words, dtype=torch.int64, device=self._device)
+
+    def _open(self, memory: Tensor) -> Any:
+        """Let all ranks write into each other's `memory`; the handle knows where it is."""
+        assert groups.WORLD is not None
+        return symmetric.rendezvous(memory, groups.WORLD.group_name)
+
+
+class _Places:
+    """Where the messages of every second exchange go, and where they come from."""
+
+    def __init__(self, handle: Any, rank: int, size: int, turn: int, num_words: int) -> None:
+        def place(of: int, side: int) -> Tensor:
+            start = (2 * turn + side) * CAPACITY * 2
+            return handle.get_buffer(of, (num_words,), torch.int64)[start : start + CAPACITY * 2]
+
+        def flags(of: int, side: int) -> Tensor:
+            start = (2 * turn + side) * PROGRAMS
+            return _flags(handle, of, num_words)[start : start + PROGRAMS]
+
+        # What goes to the rank before comes, there, from the rank behind. At the picture's edge nobody looks at it.
+        before, after = max(rank - 1, 0), min(rank + 1, size - 1)
+        self.pointers = {
+            "out_before": place(before, 1),
+            "out_after": place(after, 0),
+            "out_before_flags": flags(before, 1),
+            "out_after_flags": flags(after, 0),
+            "came_before": place(rank, 0),
+            "came_after": place(rank, 1),
+            "came_before_flags": flags(rank, 0),
+            "came_after_flags": flags(rank, 1),
+        }
+
+
+def _flags(handle: Any, rank: int, num_words: int) -> Tensor:
+    """The flags in a rank's memory, int32, behind the places of messages."""
+    return handle.get_buffer(rank, (num_words,), torch.int64)[4 * CAPACITY * 2 :].view(torch.int32)
