@@ -37,6 +37,7 @@ class Alone(Link):
         self.handle = Handle(size, num_words)
         self._places = [_Places(self.handle, rank, size, turn, num_words) for turn in (0, 1)]
         self._table = torch.zeros(1, dtype=torch.int32)
+        self._nothing = torch.zeros(2, 2, dtype=torch.int64)
         self._abort = torch.zeros(1, dtype=torch.int32)
         self._waited = torch.zeros(2, dtype=torch.int64)
 
@@ -95,6 +96,15 @@ def test_a_message_longer_than_its_place(monkeypatch: pytest.MonkeyPatch) -> Non
     assert torch.equal(
         torch.cat([neighbours.told("before", 0, 512), neighbours.told("before", 1, 488)]), words
     )
+
+
+def test_a_rest() -> None:
+    neighbours = Alone(1, 3)
+    for side in ("before", "after"):
+        neighbours.hear(side, [torch.zeros(2, dtype=torch.int64)] * 2)
+    assert neighbours.rest(7, 3) == 8
+    for side in ("before", "after"):
+        assert not neighbours.told(side, 1, 2).any()
 
 
 @pytest.mark.parametrize("rank", [0, 1, 2])

@@ -5,6 +5,8 @@ python -m pytest tests/test_winograd.py
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,7 +58,7 @@ def test_four_products_make_two_frames() -> None:
 @pytest.mark.parametrize("n", [8, 96, 160, 192, 256, 320, 384, 512, 640, 1024])
 def test_blocks_hold_all_channels(n: int) -> None:
     width, blocks = winograd.split(n)
-    assert width % 8 == 0 and width <= 96 and n <= width * blocks < n + 96
+    assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
     for norm in (False, True)[: 1 + winograd.norms(n)]:
         assert winograd.shared_memory(width, blocks, norm, winograd.STAGES) <= 227 * 1024
 
@@ -65,10 +67,31 @@ def test_blocks_hold_all_channels(n: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
     ("c", "n"),
-    [(8, 8), (16, 24), (40, 96), (96, 96), (96, 104), (192, 192), (192, 384), (256, 256), (160, 320), (384, 384)],
+    [
+        (8, 8),
+        (16, 24),
+        (40, 96),
+        (96, 96),
+        (96, 104),
+        (192, 192),
+        (192, 384),
+        (256, 256),
+        (160, 320),
+        (384, 384),
+    ],
 )
-@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 1, 40), (4, 9, 1), (2, 8, 16), (6, 17, 33), (4, 90, 160)])
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 1, 40), (4, 9, 1), (2, 8, 16), (6, 17, 33)])
 def test_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int]) -> None:
+    check(dtype, c, n, shape)
+
+
+@needs_hopper
+@pytest.mark.parametrize(("c", "n"), [(8, 8), (96, 96), (64, 192)])
+def test_many_tiles_for_each_multiprocessor(c: int, n: int) -> None:
+    check(torch.bfloat16, c, n, (6, 130, 210))
+
+
+def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int]) -> None:
     num_frames, height, width = shape
     torch.manual_seed(c + n)
     x = F.silu(torch.randn(num_frames + 2, height, width, c, device=DEVICE)).half()
@@ -91,6 +114,38 @@ def test_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, 
         assert into.data[1].isnan().any() and not into.data[0].any()  # nobody wrote elsewhere
 
 
+def test_what_fp16_does_not_hold_is_refused() -> None:
+    weight, gamma = torch.randn(16, 96, 3, 3, 3) / 50, torch.ones(96)
+    assert winograd.safe(weight, gamma)
+    for w, g in ((weight, gamma * 4000), (weight * 1e6, gamma), (weight * 1e-6, gamma), (weight, gamma / 0)):
+        assert not winograd.safe(w, g)
+
+
+@needs_hopper
+def test_it_works_here() -> None:
+    assert winograd.works(torch.device("cuda", 0))
+
+
+@needs_hopper
+@pytest.mark.parametrize("num_frames", [1, 2, 3])
+def test_direct_kernel_takes_the_same_frames(num_frames: int) -> None:
+    """fp16 frames and weights with bf16 bias, residual and results, for odd numbers of frames."""
+    launchers = pytest.importorskip("wanvae_app.kernels.launchers")
+    x = F.silu(torch.randn(num_frames + 2, 9, 17, 96, device=DEVICE)).half()
+    weight, bias = torch.randn(96, 96, 3, 3, 3, device=DEVICE) / 50, torch.randn(96, device=DEVICE).bfloat16()
+    residual = torch.randn(num_frames, 9, 17, 96, device=DEVICE).bfloat16()
+    frames, slots = frames_of(x)
+    matrix = weight.half().permute(0, 2, 3, 4, 1).flatten(1).contiguous()
+    found = launchers.convolve(matrix, bias, (3, 3, 3), frames, slots, residual)
+    expected = plain_conv(x, weight, bias)
+    assert found.dtype == bias.dtype and distance(found, expected + residual.double()) < 2.5e-3
+    into = PaddedFrames(9, 17, 96, torch.float16, DEVICE)
+    targets = into.take(num_frames)
+    launchers.convolve(matrix, bias, (3, 3, 3), frames, slots, gamma=bias, into=(into, targets))
+    padded = F.pad(normed(expected, bias), (0, 0, 1, 1, 1, 1))
+    assert distance(into.data[list(targets)], padded) < 1e-3
+
+
 @needs_hopper
 def test_past_that_is_not_there_is_zero() -> None:
     x = torch.randn(2, 5, 6, 16, device=DEVICE).half()
@@ -104,7 +159,10 @@ def test_past_that_is_not_there_is_zero() -> None:
 def test_the_same_again_and_in_a_graph() -> None:
     """No race shows: many launches, the same bits; and a captured launch is the same."""
     x = torch.randn(6, 45, 80, 192, device=DEVICE).half()
-    weight, bias = torch.randn(192, 192, 3, 3, 3, device=DEVICE) / 70, torch.randn(192, device=DEVICE).bfloat16()
+    weight, bias = (
+        torch.randn(192, 192, 3, 3, 3, device=DEVICE) / 70,
+        torch.randn(192, device=DEVICE).bfloat16(),
+    )
     frames, slots = frames_of(x)
     weights, into = winograd.prepare(weight), PaddedFrames(45, 80, 192, torch.float16, DEVICE)
     targets = into.take(4)
@@ -118,6 +176,12 @@ def test_the_same_again_and_in_a_graph() -> None:
     first, normed_first = both(), into.data.clone()
     for _ in range(20):
         assert torch.equal(both(), first) and torch.equal(into.data, normed_first)
+    elsewhere: list[Tensor] = []
+    thread = threading.Thread(target=lambda: elsewhere.append(both()))  # it has no context yet
+    thread.start()
+    thread.join()
+    torch.cuda.synchronize()
+    assert torch.equal(elsewhere[0], first)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = both()

@@ -6,15 +6,16 @@ for frames in decode_chunks(vae, latents, shard):
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
+from wanvae_app.replay import borrowed, release
 from wanvae_app.shard import WHOLE, Shard
-from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ def warm_up(vae: WanVAE) -> None:
     except RuntimeError as error:  # a run will meet it again, and be able to say so
         log.warning("warming up failed: %s", error)
     else:
+        release(vae)
         log.info("warmed up in %.1f s", time.perf_counter() - begun)
 
 
@@ -50,7 +52,7 @@ def decode_chunks(vae: WanVAE, latents: Iterable[Tensor], shard: Shard = WHOLE) 
 
     Lazy: one chunk is taken per chunk given, and any chunking gives the same frames.
     """
-    yield from _chunks(vae.decode, vae, latents, shard)
+    yield from _chunks(vae, "decode", latents, shard)
 
 
 def encode_chunks(vae: WanVAE, frames: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:
@@ -58,19 +60,18 @@ def encode_chunks(vae: WanVAE, frames: Iterable[Tensor], shard: Shard = WHOLE) -
 
     The first chunk has 1 + 4 k frames, the others 4 k. Lazy, as decode_chunks.
     """
-    yield from _chunks(vae.encode, vae, frames, shard)
+    yield from _chunks(vae, "encode", frames, shard)
 
 
-def _chunks(
-    step: Callable[[Tensor, Stream], Tensor], vae: WanVAE, chunks: Iterable[Tensor], shard: Shard
-) -> Iterator[Tensor]:
-    stream = Stream(shard)
-    for x in chunks:
-        # Not around the yield: a generator's caller must not inherit the mode.
-        with torch.inference_mode():
-            x = x.to(vae.device, vae.dtype).contiguous(memory_format=torch.channels_last_3d)
-            x = step(x, stream)
-        yield x
+def _chunks(vae: WanVAE, kind: str, chunks: Iterable[Tensor], shard: Shard) -> Iterator[Tensor]:
+    remaining = (x.to(vae.device, vae.dtype).contiguous(memory_format=torch.channels_last_3d) for x in chunks)
+    for first in remaining:
+        with borrowed(vae, kind, shard, first) as coder:
+            for x in itertools.chain([first], remaining):
+                # Not around the yield: a generator's caller must not inherit the mode.
+                with torch.inference_mode():
+                    x = coder(x)
+                yield x
 
 
 def to_uint8(frames: Tensor) -> Tensor:

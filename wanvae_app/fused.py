@@ -96,20 +96,18 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     frames = stream.padded(x, c)
     frames.reserve(0, num_frames)
     rows = frames.data.shape[1] * frames.data.shape[2]
-    shape = (27 * conv.out_channels, -(-rows // 8) * 8)
+    shape = (27 * conv.out_channels, -(-rows // 16) * 16)
     products = stream.pool(conv, lambda: FramePool(shape, x.dtype, x.device))
-    products.reserve(0 if conv in stream.slots else 2, max(num_frames, 2))
+    products.reserve(0 if products.knows(conv) else 2, max(num_frames, 2))
     slots = frames.take(num_frames)
     launchers.activate(_rows(x), norm.gamma, frames, slots)
     stream.shard.fill_borders(frames.data, frames.table(slots))
     matrix = _prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3))  # kt kh kw N, C
-    window = stream.slots.get(conv, (0, 0)) + products.take(num_frames)
-    for source, target in zip(slots, window[2:], strict=True):
-        torch.mm(matrix, frames.data[source].view(rows, c).t(), out=products.data[target, :, :rows])
+    window = products.past(conv) + products.take(num_frames)
+    launchers.multiply(matrix, frames, slots, products, window[2:])
     frames.give_back(slots)
     out = launchers.sum_shifted(products, window, _bias(conv), height, width)
-    products.give_back(window[:-2])
-    stream.slots[conv] = window[-2:]
+    products.advance(conv, window)
     return _picture(out)
 
 
@@ -124,8 +122,8 @@ def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: St
     if time_conv is None:
         frames.reserve(0, len(pixels))
     else:
-        frames.reserve(0 if time_conv in stream.slots else 2, 3 * len(pixels))
-        stream.slots.setdefault(time_conv, (0, 0))
+        frames.reserve(0 if frames.knows(time_conv) else 2, 3 * len(pixels))
+        frames.past(time_conv)
     slots = frames.take(alone)
     if alone:
         launchers.activate(pixels[:alone], None, frames, slots)
@@ -133,13 +131,12 @@ def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: St
         # The clip's first frame is not even past: those after it see zeros in its place.
         new = frames.take(len(pixels) - alone)
         launchers.activate(pixels[alone:], None, frames, new)
-        window = stream.slots[time_conv] + new
+        window = frames.past(time_conv) + new
         doubled = frames.take(2 * len(new))
         halves = zip(_matrix(time_conv.weight).chunk(2), _bias(time_conv).chunk(2), strict=True)
         for half, (matrix, bias) in enumerate(halves):
             launchers.convolve(matrix, bias, (3, 1, 1), frames, window, into=(frames, doubled[half::2]))
-        frames.give_back(window[:-2])
-        stream.slots[time_conv] = window[-2:]
+        frames.advance(time_conv, window)
         slots += doubled
     stream.shard.fill_borders(frames.data, frames.table(slots))
     out = launchers.convolve(_prepare(conv, _fold), _bias(conv), (1, 2, 2), frames, slots, up=2)
@@ -160,7 +157,7 @@ class _Window:
             mine = [conv for conv in convs if conv.in_channels == width]
             # Two past frames for each, and two convolutions' present ones at a time: at least two of them, because
             # the chunks after the clip's first have more frames.
-            kept = 2 * sum(conv not in stream.slots for conv in mine)
+            kept = 2 * sum(not pool.knows(conv) for conv in mine)
             pool.reserve(kept, min(len(mine), 2) * max(self.num_frames, 2))
 
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
@@ -179,7 +176,7 @@ class _Window:
         convolution reads."""
         frames, new = self._pools[conv.in_channels], self._new.pop(conv)
         self.stream.shard.fill_borders(frames.data, frames.table(new))
-        slots = self.stream.slots.get(conv, (0, 0)) + new
+        slots = frames.past(conv) + new
         matrix = _matrix(conv.weight) if matrix is None else matrix
         if then is not None and launchers.fits_one_tile(conv.out_channels):
             gamma, into = then[0].gamma, self._open(then[1])
@@ -188,8 +185,7 @@ class _Window:
             out = launchers.convolve(matrix, _bias(conv), (3, 3, 3), frames, slots, residual)
             if then is not None:
                 self.activate(*then, out)
-        frames.give_back(slots[:-2])
-        self.stream.slots[conv] = slots[-2:]
+        frames.advance(conv, slots)
         return out
 
     def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrames, tuple[int, ...]]:

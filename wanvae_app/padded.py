@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -19,11 +20,13 @@ class FramePool:
     """Frames of one shape, handed out as slots of `data` [count, *shape].
 
     Past frames are never moved: who reads them is told their slots. Slot 0 is all zeros: it stands for the
-    frames before the clip.
+    frames before the clip. `tables`, if it is set, makes the tensors that say slots to kernels (see `replay.py`).
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self.data = torch.empty(0, *shape, dtype=dtype, device=device)
+        self.tables: Callable[[FramePool, tuple[int, ...]], Tensor] | None = None
+        self._past: dict[object, tuple[int, int]] = {}
         self._free: list[int] = []
         self._kept = self._at_once = 0
         self._grow(1)
@@ -48,11 +51,58 @@ class FramePool:
             if slot:
                 heapq.heappush(self._free, slot)
 
+    def knows(self, layer: object) -> bool:
+        """Whether a layer has a past here."""
+        return layer in self._past
+
+    def past(self, layer: object) -> tuple[int, int]:
+        """The last two frames that a layer read; zeros at the start."""
+        return self._past.setdefault(layer, (0, 0))
+
+    def advance(self, layer: object, window: tuple[int, ...]) -> None:
+        """A layer has read these, past frames first: the last two are its past now, and the others free."""
+        self.give_back(window[:-2])
+        self._past[layer] = (window[-2], window[-1])
+
+    def settle(self) -> None:
+        """Give every layer two frames of its own for its past, zeros where it has seen less: so that from now on
+        every chunk does the same, but for which slot is which."""
+        blank: tuple[int, ...] = ()
+        for layer, (older, newer) in self._past.items():
+            fresh = self.take((not older) + (not newer))
+            blank += fresh
+            self._past[layer] = (older or fresh[0], newer or fresh[-1])
+        if blank:
+            self.data.index_fill_(0, self.table(blank).long(), 0)
+
+    def restart(self) -> None:
+        """The next clip begins: no layer has a past."""
+        for slots in self._past.values():
+            self.give_back(slots)
+        self._past.clear()
+        self._kept = 0
+
+    @property
+    def layers(self) -> list[object]:
+        """Those that have a past here."""
+        return list(self._past)
+
+    @property
+    def order(self) -> list[int]:
+        """All slots but 0: those of the layers' pasts, then those that are free."""
+        return [slot for slots in self._past.values() for slot in slots] + sorted(self._free)
+
+    def arrange(self, layers: list[object], order: list[int]) -> None:
+        """Make `layers` and `order` what they were when these were read."""
+        self._past = {layer: (order[2 * i], order[2 * i + 1]) for i, layer in enumerate(layers)}
+        self._free = sorted(order[2 * len(layers) :])  # a sorted list is a heap
+
     def table(self, slots: tuple[int, ...]) -> Tensor:
         """int32 [len(slots)] on the frames' device; the same few come back chunk after chunk."""
-        return _table(slots, self.data.device)
+        return _table(slots, self.data.device) if self.tables is None else self.tables(self, slots)
 
     def _grow(self, count: int) -> None:
+        assert self.tables is None, "what is being recorded stands where it is"
         old, have = self.data, len(self.data)
         self.data = old.new_empty(count, *old.shape[1:])
         self.data[:have] = old

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.group import Group
-from wanvae_app.relay import FrameCollector, FrameSender, gather, scatter
+from wanvae_app.relay import FrameCollector, FrameSender, gather, scatter, slab_shape
+from wanvae_app.replay import clip_key
 from wanvae_app.run import Job, Run, Step
 from wanvae_app.shard import Shard
 from wanvae_app.vae import WanVAE
@@ -33,6 +34,16 @@ class Part:
         decoder = decode_chunks(vae, self._latent(s for s in steps if s.phase == "decode"), shard)
         self._encoder = cast(Generator[Tensor], encoder)
         self._decoder = cast(Generator[Tensor], decoder)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What clips have in common that can go on with each other's memory (see `replay.py`)."""
+        first, shard = self.job.steps()[0], self.shard
+        shape, scale = self._latent_shape(first), 1
+        if first.phase == "encode":
+            scale = self.vae.config.spatial_factor
+            shape = (1, 3, self.vae.config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
+        return clip_key(self.vae, first.phase, shard, slab_shape(shape, shard, shard.rank, shard.dim, scale))
 
     def take(self, step: Step) -> None:
         """One chunk. When it returns, the device has done it."""

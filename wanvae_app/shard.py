@@ -41,7 +41,7 @@ class Shard:
         self.link = link if self.num_ranks > 1 else None
         self.sent = 0
         self._waited = 0.0
-        self._turn = 0  # the number of the next exchange over the link
+        self.turn = 0  # the number of the next exchange over the link
 
     @classmethod
     def plan(
@@ -118,9 +118,7 @@ class Shard:
         dim = self.dim - 2
         length = frames.shape[dim]
         if self.link is not None and frames.shape[3] * frames.element_size() % UNIT == 0:
-            self._turn = self.link.fill_borders(
-                frames, slots, self.dim == COLUMNS, self._turn, self.num_ranks
-            )
+            self.turn = self.link.fill_borders(frames, slots, self.dim == COLUMNS, self.turn, self.num_ranks)
             self._count(len(slots) * frames[0].select(dim - 1, 0).nbytes)
             return
         first, final = (frames.select(dim, i)[slots].unsqueeze(dim) for i in (1, length - 2))
@@ -135,7 +133,7 @@ class Shard:
         `final` and `first`. Zeros from beyond the picture."""
         size = max(first.numel(), final.numel())
         if self.link is not None and size * first.element_size() % UNIT == 0:
-            above, below, self._turn = self.link.swap(first, final, self._turn, self.num_ranks)
+            above, below, self.turn = self.link.swap(first, final, self.turn, self.num_ranks)
             self._count(size * first.element_size())
             return above, below
         above, below = final.new_zeros(final.shape), first.new_zeros(first.shape)
@@ -150,6 +148,12 @@ class Shard:
         self.sent += sum(x.nbytes for x, _ in sends)
         self._exchange([m for m in sends if m[0].numel()], [m for m in receives if m[0].numel()])
         return above, below
+
+    def end_chunk(self) -> None:
+        """A chunk is done: make the number of exchanges even, so that every chunk begins as the first one did."""
+        if self.turn % 2:
+            assert self.link is not None
+            self.turn = self.link.rest(self.turn, self.num_ranks)
 
     def _count(self, num_bytes: int) -> None:
         self.sent += num_bytes * ((self.rank > 0) + (self.rank < self.num_ranks - 1))

@@ -29,7 +29,6 @@ class Stream:
         self.shard = shard
         self.first = True  # nothing of the clip has been coded yet
         self._past: dict[nn.Module, Tensor] = {}
-        self.slots: dict[nn.Module, tuple[int, ...]] = {}  # the same, for convolutions over padded frames
         self._pools: dict[object, Any] = {}
 
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
@@ -37,9 +36,9 @@ class Stream:
         before = self._past.get(layer)
         if before is None:
             before = x.new_zeros(x.shape[0], length, *x.shape[3:], x.shape[1]).movedim(-1, 1)  # channels last
+            self._past[layer] = before
         x = torch.cat([before, x], 2)
-        # A copy: a view would keep the whole chunk alive.
-        self._past[layer] = x[:, :, -length:].clone(memory_format=torch.preserve_format)
+        before.copy_(x[:, :, -length:])  # in place: it is found where it was
         return x
 
     def window(self, layer: nn.Module, x: Tensor, past: int, rows: int) -> Tensor:
@@ -50,6 +49,19 @@ class Stream:
         if rows:
             x = self.shard.halo(x, rows, rows)
         return self.past(layer, x, past) if past else x
+
+    @property
+    def pools(self) -> list[FramePool]:
+        """All frames of the clip."""
+        return list(self._pools.values())
+
+    def restart(self) -> None:
+        """The next clip of the same size begins, in the same memory."""
+        self.first = True
+        for past in self._past.values():
+            past.zero_()
+        for pool in self.pools:
+            pool.restart()
 
     def pool(self, key: object, make: Callable[[], Pool]) -> Pool:
         """The clip's frames of one kind, made when somebody first asks."""

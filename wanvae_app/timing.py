@@ -20,6 +20,7 @@ from wanvae_app.device import tidy_up
 from wanvae_app.group import Group
 from wanvae_app.peak import peak_bytes, reset_peak
 from wanvae_app.relay import FrameCollector, FrameSender
+from wanvae_app.replay import release
 from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
@@ -141,6 +142,7 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
         return (first or [0.0])[0], time.perf_counter()
 
     times, waits = [], []
+    release(vae)
     tidy_up(device)
     reset_peak(device)
     for _ in range(repeat + 1):

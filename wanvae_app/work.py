@@ -14,6 +14,7 @@ from wanvae_app.group import Group
 from wanvae_app.memory import free_bytes, refusal
 from wanvae_app.part import Part
 from wanvae_app.peak import peak_bytes, reset_peak
+from wanvae_app.replay import release
 from wanvae_app.run import Activity, Job, Run, Step
 from wanvae_app.shard import Shard
 from wanvae_app.vae import WanVAE
@@ -62,11 +63,14 @@ class _Work:
         self.job = job
         self.run = run
         _, _, height, width = job.shape
-        shard = Shard.plan(height, width, group.size if job.parallel else 1, group.rank, group.data, group.link)
+        shard = Shard.plan(
+            height, width, group.size if job.parallel else 1, group.rank, group.data, group.link
+        )
         self.part = Part(group, vae, job, shard, run) if shard is not None else None
         self.start = 0.0
 
     def do(self) -> tuple[Verdict, str]:
+        release(self.vae, unless=self.part.key if self.part is not None else None)
         report, last = self._look_ahead(), None
         reset_peak(self.group.device)
         if self.job.parallel and self.group.link is not None:
@@ -94,6 +98,7 @@ class _Work:
             if self.part is not None:
                 self.part.let_go()
                 self.part.abandon()
+            release(self.vae)
             self.group.rebuild()
             tidy_up(self.group.device)
             return verdict, reason

@@ -10,6 +10,31 @@ import triton
 import triton.language as tl
 
 
+@triton.jit(do_not_specialize=["rows"])
+def taps_kernel(
+    source,  # descriptor of the padded frames as rows [frames * rows, C], block [BM, BK]
+    weight,  # descriptor of all taps [N, C], block [BN, BK]
+    slots,  # int32 [T]: where in `source` the frames lie
+    products,  # [frames, N, pitch], pitch >= rows a multiple of 16
+    into_slots,  # int32 [T]: where in `products` they go
+    rows, pitch,
+    C: tl.constexpr, N: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Each pixel of the padded frames times all taps."""
+    m0 = tl.program_id(0) * BM
+    n0 = tl.program_id(1) * BN
+    t = tl.program_id(2)
+    row = tl.load(slots + t) * rows + m0
+    acc = tl.zeros((BN, BM), tl.float32)
+    for c in tl.range(0, C, BK, num_stages=STAGES):
+        acc = tl.dot(weight.load([n0, c]), source.load([row, c]).T, acc)
+    m = m0 + tl.arange(0, BM)[None, :]
+    n = n0 + tl.arange(0, BN)[:, None]
+    base = products + tl.load(into_slots + t).to(tl.int64) * N * pitch
+    tl.store(base + n * pitch + m, acc.to(products.dtype.element_ty), (m < pitch) & (n < N))
+
+
 @triton.jit(do_not_specialize=["T", "H", "W", "pitch"])
 def head_kernel(
     products,  # [frames, 27 * N, pitch], pitch >= (H + 2) (W + 2): what each pixel adds to its neighbours

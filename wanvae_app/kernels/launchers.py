@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from wanvae_app.kernels.attention import attention_kernel
 from wanvae_app.kernels.conv import conv_kernel
-from wanvae_app.kernels.head import head_kernel
+from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import norm_kernel
 from wanvae_app.padded import FramePool, PaddedFrames
 
@@ -94,7 +94,9 @@ def convolve(
     tile = tile or choose_tile(c, n, num_frames, height * columns, residual is not None)
     together = math.gcd(tile.frames, num_frames) if kt == 3 else 1
     second = tile.more if tile.more > 1 else 0
-    out = into[0].data if into else data.new_empty(num_frames, up * height, up * width, n)
+    # Frames and weights may be fp16 in a bf16 model.
+    shape = (num_frames, up * height, up * width, n)
+    out = into[0].data if into else torch.empty(shape, dtype=bias.dtype, device=data.device)
     if data.is_meta:
         return out
     source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
@@ -133,10 +135,25 @@ def activate(x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots) 
     )  # fmt: skip
 
 
+def multiply(taps: Tensor, frames: PaddedFrames, slots: Slots, products: FramePool, into: Slots) -> None:
+    """Each pixel of padded frames times all taps [N, C], into `products` [frames, N, pitch]."""
+    _, height, width, c = frames.data.shape
+    n, rows = len(taps), height * width
+    if taps.is_meta:
+        return
+    depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
+    source = TensorDescriptor(frames.data, [len(frames.data) * rows, c], [c, 1], [128, depth])
+    weight = TensorDescriptor(taps, [n, c], [c, 1], [128, depth])
+    taps_kernel[(triton.cdiv(rows, 128), triton.cdiv(n, 128), len(slots))](
+        source, weight, frames.table(slots), products.data, products.table(into), rows, products.data.shape[2],
+        C=c, N=n, BM=128, BN=128, BK=depth, STAGES=3, num_warps=8,
+    )  # fmt: skip
+
+
 def sum_shifted(products: FramePool, slots: Slots, bias: Tensor, height: int, width: int) -> Tensor:
     """What the taps of a convolution contribute, [27 N, pixels] a frame, added up: [T, H, W, N]."""
     num_frames, n = len(slots) - 2, bias.shape[0]
-    out = products.data.new_empty(num_frames, height, width, n)
+    out = torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=products.data.device)
     if out.is_meta:
         return out
     block = triton.next_power_of_2(n)

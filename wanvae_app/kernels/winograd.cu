@@ -1,0 +1,381 @@
+// Causal 3x3x3 convolutions of padded frames by Winograd's F(2, 3) along time: `winograd.py` compiles and starts this.
+//
+// For two frames out, y0 and y1, and the four that they see, d0 to d3, with the time taps g0, g1, g2:
+//   m0 = (d0 - d2) * g0                  y0 = m0 + m1 + m2
+//   m1 = (d1 + d2) * (g0 + g1 + g2) / 2  y1 = m1 - m2 - m3
+//   m2 = (d2 - d1) * (g0 - g1 + g2) / 2
+//   m3 = (d1 - d3) * g2
+// Four 3x3 convolutions in place of six. A block computes 8 x 16 pixels of both frames for BN channels. One thread
+// keeps the copy engine busy: it fetches 10 x 18 pixels of four frames for 32 channels, then for each of the nine
+// taps the four products' weights. Two groups of four warps each take 64 pixels: they read what a tap sees from
+// shared memory at any offset, add and subtract in registers, and multiply from there. So the neighbourhood of a
+// pixel crosses the L2 cache once, not nine times, and while one group transforms, the other one multiplies.
+//
+// Results leave through the same ring of buffers as weights come: the residual is fetched into one before it is due,
+// the sum takes its place and is stored by the copy engine while the next tile is under way.
+//
+// Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels: with NORM, together one
+// cluster), RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(), REGS.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short u16;
+struct alignas(64) Map { u64 opaque[16]; };
+
+#define DEV static __device__ __forceinline__
+
+constexpr int TH = 8, TW = 16, PITCH = TW + 2, HALO = (TH + 2) * PITCH;
+constexpr int FRAME = (HALO * 64 + 511) / 512 * 512;  // bytes of one frame's pixels, 32 channels each
+constexpr int A_BYTES = 4 * FRAME, PART = BN * 64, B_BYTES = 4 * PART;
+constexpr int A_AT = 0, B_AT = A_AT + 2 * A_BYTES;
+constexpr int SUM_AT = B_AT + STAGES * B_BYTES;  // with NORM and NB > 1: float [2][NB][2][128]
+constexpr int BAR_AT = SUM_AT + ((NORM && NB > 1) ? 2 * NB * 2 * 128 * 4 : 0);
+// Whether the next products wait in the tensor cores' queue: it takes registers that the widest blocks do not have.
+constexpr bool QUEUE = BN < 96;
+constexpr int G = BN / 8;  // groups of eight channels
+constexpr int CLUSTER = NORM ? NB : 1;
+
+DEV void bar_init(u32 bar, u32 count) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
+}
+DEV void bar_arrive(u32 bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
+DEV void bar_expect(u32 bar, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+}
+DEV void bar_wait(u32 bar, u32 parity) {
+    asm volatile("{\n.reg .pred p;\nWAIT:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra WAIT;\nDONE:\n}"
+                 ::"r"(bar), "r"(parity) : "memory");
+}
+DEV void bar_wait_cluster(u32 bar, u32 parity) {
+    asm volatile("{\n.reg .pred p;\nWAIT:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
+                 "@p bra DONE;\nbra WAIT;\nDONE:\n}"
+                 ::"r"(bar), "r"(parity) : "memory");
+}
+DEV void fetch(u32 to, const Map* map, u32 bar, int a, int b, int c, int d) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+                 "[%0], [%1, {%3, %4, %5, %6}], [%2];"
+                 ::"r"(to), "l"(map), "r"(bar), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+DEV void store(const Map* map, u32 from, int a, int b, int c, int d) {
+    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];"
+                 ::"l"(map), "r"(from), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+DEV void store_word(u32 to, u32 value) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory"); }
+DEV u32 load_word(u32 from) {
+    u32 r;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(r) : "r"(from) : "memory");
+    return r;
+}
+DEV void bar_arrive_at(u32 bar, u32 rank) {
+    asm volatile("{\n.reg .u32 p;\nmapa.shared::cluster.u32 p, %0, %1;\n"
+                 "mbarrier.arrive.shared::cluster.b64 _, [p];\n}" ::"r"(bar), "r"(rank) : "memory");
+}
+DEV void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+DEV float silu(float x) {
+    float y;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(.5f * x));
+    return .5f * x * y + .5f * x;
+}
+DEV void read(u32 (&r)[4], u32 at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
+DEV u32 add(u32 a, u32 b) { u32 r; asm volatile("add.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
+DEV u32 sub(u32 a, u32 b) { u32 r; asm volatile("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
+DEV u32 half2(float a, float b) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a)); return r; }
+DEV u32 pack(float a, float b) {
+#if HALF
+    return half2(a, b);
+#else
+    u32 r;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
+    return r;
+#endif
+}
+DEV float wide(u32 low) {  // the number in the low 16 bits
+#if HALF
+    float r;
+    asm("{\n.reg .b16 h, l;\nmov.b32 {l, h}, %1;\ncvt.f32.f16 %0, l;\n}" : "=f"(r) : "r"(low));
+    return r;
+#else
+    return __uint_as_float(low << 16);
+#endif
+}
+
+//MULTIPLY
+
+// The four products of one tap and 16 channels, under way when this returns.
+DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to) {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+    for (int j = 0; j < 4; ++j) multiply(acc[j], u[j], weights + j * (PART >> 4), add_to);
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+DEV void all_but_last_done() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
+DEV void all_done() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+
+// What a tap sees in four frames, transformed. chunk: 16 * (0 to 3), of 64 bytes a pixel.
+DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
+    u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));
+#pragma unroll
+    for (int j = 0; j < 4; ++j) read(d[j], at + j * FRAME);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        const u32 one = d[1][i], two = d[2][i];
+        d[0][i] = sub(d[0][i], two);
+        d[3][i] = sub(one, d[3][i]);
+        d[1][i] = add(one, two);
+        d[2][i] = sub(two, one);
+    }
+}
+
+// Which channels, frames and pixels a tile is: neighbours share what they read.
+#if NORM
+#define PLACE const int n0 = rank * BN, t = tile % pairs * 2, place = tile / pairs;
+#else
+#define PLACE const int n0 = tile % NB * BN, t = tile / NB % pairs * 2, place = tile / NB / pairs;
+#endif
+
+extern "C" __global__ void __launch_bounds__(384, 1)
+__cluster_dims__(CLUSTER, 1, 1)
+winograd_kernel(
+    const __grid_constant__ Map frames,   // padded frames fp16 [slots, H + 2, W + 2, C], box [1, 10, 18, 32]
+    const __grid_constant__ Map weights,  // fp16 [9 taps, 4 products, N, C], box [1, 4, BN, 32]
+    const __grid_constant__ Map shortcut, // residual [T, H, W, N], box [1, 8, 16, 32]
+    const __grid_constant__ Map target,   // [T, H, W, N], or with NORM the insides of padded frames; box [1, 1, 16, 32]
+    const int* slots,                     // [T + 2]: where past and present frames lie
+    const u16* bias,                      // [N]
+    const u16* gamma,                     // [N]
+    const int* out_slots,                 // [T]
+    int T, int H, int W, int C, int N, int columns, int tiles  // columns: tiles side by side; tiles: of all clusters
+) {
+    extern __shared__ unsigned char memory[];
+    u32 base;
+    asm("{\n.reg .u64 p;\ncvta.to.shared.u64 p, %1;\ncvt.u32.u64 %0, p;\n}" : "=r"(base) : "l"(memory));
+    base = (base + 1023) & ~1023u;
+    const u32 full_a = base + BAR_AT, empty_a = full_a + 16, full_b = empty_a + 16, empty_b = full_b + 8 * STAGES;
+    const u32 met = empty_b + 8 * STAGES;
+    const int group = threadIdx.x / 128, blocks = (C + 31) / 32, pairs = T / 2;
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 2; ++i) bar_init(full_a + 8 * i, 1), bar_init(empty_a + 8 * i, 8);
+        for (int i = 0; i < STAGES; ++i) bar_init(full_b + 8 * i, 1), bar_init(empty_b + 8 * i, 8);
+        for (int i = 0; i < 8; ++i) bar_init(met + 8 * i, NB);
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    __syncthreads();
+    if (CLUSTER > 1) cluster_sync();
+    const int rank = blockIdx.x % CLUSTER;
+    if (group == 2) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        if (threadIdx.x == 256) {
+            int a = 0, b = 0;  // fetches so far
+            for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
+                PLACE
+                const int y0 = place / columns * TH, x0 = place % columns * TW;
+                const int s0 = slots[t], s1 = slots[t + 1], s2 = slots[t + 2], s3 = slots[t + 3];
+                for (int block = 0; block < blocks; ++block, ++a) {
+                    const u32 bar = full_a + 8 * (a & 1), to = base + A_AT + (a & 1) * A_BYTES;
+                    bar_wait(empty_a + 8 * (a & 1), (a >> 1 & 1) ^ 1);
+                    bar_expect(bar, 4 * HALO * 64);
+                    fetch(to, &frames, bar, block * 32, x0, y0, s0);
+                    fetch(to + FRAME, &frames, bar, block * 32, x0, y0, s1);
+                    fetch(to + 2 * FRAME, &frames, bar, block * 32, x0, y0, s2);
+                    fetch(to + 3 * FRAME, &frames, bar, block * 32, x0, y0, s3);
+                    for (int tap = 0; tap < 9; ++tap, ++b) {
+                        const int stage = b % STAGES;
+                        bar_wait(empty_b + 8 * stage, (b / STAGES & 1) ^ 1);
+                        bar_expect(full_b + 8 * stage, B_BYTES);
+                        fetch(base + B_AT + stage * B_BYTES, &weights, full_b + 8 * stage, block * 32, n0, 0, tap);
+                    }
+                }
+                for (int f = 0; f < 2; ++f, ++b) {
+                    const int stage = b % STAGES;
+                    bar_wait(empty_b + 8 * stage, (b / STAGES & 1) ^ 1);
+                    if (RESIDUAL) {
+                        bar_expect(full_b + 8 * stage, B_BYTES);
+                        for (int q = 0; q < BN / 32; ++q)
+                            fetch(base + B_AT + stage * B_BYTES + q * 8192, &shortcut, full_b + 8 * stage,
+                                  n0 + 32 * q, x0, y0, t + f);
+                    } else {
+                        bar_arrive(full_b + 8 * stage);
+                    }
+                }
+            }
+        }
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        const int lane = threadIdx.x & 31;
+        const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // its row of 16 pixels
+        const int row = warp * PITCH + (lane & 15), chunk = (lane & 16);
+        const u64 desc = (2ull << 62) | (32ull << 32) | (1ull << 16) | ((base + B_AT) >> 4);
+        u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
+        float acc[4][REGS];
+        u32 even[4][4], odd[4][4];  // while one is multiplied, the other one is made
+        for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER, ++round) {
+            u32 last = 0;  // the stage before this one
+            bool leaving = round > 0;
+            for (int block = 0; block < blocks; ++block, ++a) {
+                const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
+                bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
+                look(even, pixels, row, chunk);
+#pragma unroll
+                for (int tap = 0; tap < 9; ++tap) {
+                    const u64 w = desc + stage * (B_BYTES >> 4);
+                    bar_wait(full_b + 8 * stage, phase);
+                    products(acc, even, w, tap > 0 || block > 0);
+                    if (tap == 0 && leaving) {  // the last tile's results have left
+                        if (lane == 0) {
+                            asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+                            bar_arrive(empty_b + 8 * left);
+                            bar_arrive(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1));
+                        }
+                        leaving = false;
+                    }
+                    if (QUEUE) {
+                        all_but_last_done();
+                        if ((tap > 0 || block > 0) && lane == 0) bar_arrive(empty_b + 8 * last);
+                    }
+                    look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32);
+                    if (!QUEUE) all_done();
+                    products(acc, odd, w + 2, 1);
+                    if (QUEUE) all_but_last_done();
+                    if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
+                    if (!QUEUE) {
+                        all_done();
+                        if (lane == 0) bar_arrive(empty_b + 8 * stage);
+                    }
+                    last = stage;
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                }
+                if (lane == 0) bar_arrive(empty_a + 8 * (a & 1));
+            }
+            if (QUEUE) {
+                all_done();
+                if (lane == 0) bar_arrive(empty_b + 8 * last);
+            }
+#pragma unroll
+            for (int i = 0; i < REGS; ++i) {
+                acc[0][i] += acc[1][i] + acc[2][i];
+                acc[3][i] = acc[1][i] - acc[2][i] - acc[3][i];
+            }
+            // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
+            PLACE
+            const int y = place / columns * TH + warp, x0 = place % columns * TW;
+            const int g = lane >> 2, c = (lane & 3) * 2;
+            u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
+            left = stage;
+#pragma unroll
+            for (int f = 0; f < 2; ++f) {
+                results[f] = base + B_AT + stage * B_BYTES + (warp * 16 + g) * 64 + c * 2;
+                bar_wait(full_b + 8 * stage, phase);
+                if (++stage == STAGES) stage = 0, phase ^= 1;
+            }
+// Eight channels j of a pixel, 8 h pixels further on: swizzled as the copy engine does.
+#define AT(j, h) ((j) / 4 * 8192 + (h) * 512 + ((((j) & 3) ^ (g >> 1 & 3)) << 4))
+            float scale[2][2] = {{0, 0}, {0, 0}};
+#pragma unroll
+            for (int j = 0; j < G; ++j) {
+                const int n = n0 + 8 * j + c;
+                const u32 b = n < N ? __ldg((const u32*)(bias + n)) : 0;
+#pragma unroll
+                for (int f = 0; f < 2; ++f)
+#pragma unroll
+                    for (int h = 0; h < 2; ++h) {
+                        float &p = acc[f * 3][4 * j + 2 * h], &q = acc[f * 3][4 * j + 2 * h + 1];
+                        p += wide(b & 0xffff), q += wide(b >> 16);
+#if RESIDUAL
+                        const u32 r = load_word(results[f] + AT(j, h));
+                        p += wide(r & 0xffff), q += wide(r >> 16);
+#endif
+                        if (NORM) scale[f][h] += p * p + q * q;
+                    }
+            }
+#if NORM
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                float& sum = scale[i >> 1][i & 1];
+                sum += __shfl_xor_sync(~0u, sum, 1);
+                sum += __shfl_xor_sync(~0u, sum, 2);
+            }
+#endif
+#if NORM && NB > 1
+            {   // The other blocks' sums: each warp hands its own to the same warp of all blocks, and waits for theirs.
+                const u32 sums = base + SUM_AT + (round & 1) * (NB * 2 * 128 * 4);
+                if ((lane & 3) == 0) {
+                    const u32 to = sums + (rank * 256 + warp * 16 + g) * 4;
+#pragma unroll
+                    for (int peer = 0; peer < NB; ++peer)
+#pragma unroll
+                        for (int i = 0; i < 4; ++i)
+                            asm volatile("{\n.reg .u32 p;\nmapa.shared::cluster.u32 p, %0, %1;\n"
+                                         "st.shared::cluster.f32 [p], %2;\n}"
+                                         ::"r"(to + (i >> 1) * 512 + (i & 1) * 32), "r"(peer), "f"(scale[i >> 1][i & 1])
+                                         : "memory");
+                }
+                __syncwarp();
+                if (lane < NB) {
+                    asm volatile("fence.acq_rel.cluster;" ::: "memory");
+                    bar_arrive_at(met + 8 * warp, lane);
+                }
+                bar_wait_cluster(met + 8 * warp, round & 1);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    float total = 0;
+#pragma unroll
+                    for (int peer = 0; peer < NB; ++peer) {
+                        float part;
+                        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part)
+                            : "r"(sums + (peer * 256 + (i >> 1) * 128 + (i & 1) * 8 + warp * 16 + g) * 4) : "memory");
+                        total += part;
+                    }
+                    scale[i >> 1][i & 1] = total;
+                }
+            }
+#endif
+#if NORM
+#pragma unroll
+            for (int i = 0; i < 4; ++i) scale[i >> 1][i & 1] = rsqrtf(scale[i >> 1][i & 1] / N + 1e-24f);
+#endif
+#pragma unroll
+            for (int j = 0; j < G; ++j) {
+#if NORM
+                const int n = n0 + 8 * j + c;
+                const u32 b = n < N ? __ldg((const u32*)(gamma + n)) : 0;
+#endif
+#pragma unroll
+                for (int f = 0; f < 2; ++f)
+#pragma unroll
+                    for (int h = 0; h < 2; ++h) {
+                        const float p = acc[f * 3][4 * j + 2 * h], q = acc[f * 3][4 * j + 2 * h + 1];
+#if NORM
+                        const float s = scale[f][h];
+                        store_word(results[f] + AT(j, h),
+                                   half2(silu(p * s * wide(b & 0xffff)), silu(q * s * wide(b >> 16))));
+#else
+                        store_word(results[f] + AT(j, h), pack(p, q));
+#endif
+                    }
+            }
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            __syncwarp();
+            if (lane == 0) {
+#pragma unroll
+                for (int f = 0; f < 2; ++f) {
+                    const u32 from = base + B_AT + (left + f >= STAGES ? 0 : left + f) * B_BYTES + warp * 1024;
+                    const int frame = NORM ? out_slots[t + f] : t + f;
+#pragma unroll
+                    for (int q = 0; q < BN / 32; ++q) store(&target, from + q * 8192, n0 + 32 * q, x0, y, frame);
+                }
+                asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+            }
+        }
+        if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+    // Nobody leaves while others may still write here.
+    __syncwarp();
+    if (CLUSTER > 1) cluster_sync();
+}

@@ -1,0 +1,296 @@
+"""Compiles and starts `winograd.cu`: causal 3x3x3 convolutions with a third fewer multiplications, on Hopper GPUs.
+
+Triton cannot read a tile at any offset from shared memory, and without that a Winograd transform costs more traffic
+than it saves arithmetic: so this one is CUDA C++. NVRTC, which PyTorch brings, compiles it when it is first needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import hashlib
+import logging
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wanvae_app.padded import PaddedFrames
+
+log = logging.getLogger(__name__)
+
+Slots = tuple[int, ...]
+ROWS, COLUMNS = 8, 16  # pixels of a block
+DEPTH = 32  # channels in per step
+STAGES = 5  # taps whose weights are under way, or frames whose results are
+
+
+def prepare(weight: Tensor) -> Tensor:
+    """Weights [N, C, 3, 3, 3] for the four products: fp16 [9 taps, 4, N, C]."""
+    g0, g1, g2 = weight.float().unbind(2)
+    four = torch.stack([g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2])  # 4, N, C, kh, kw
+    return four.permute(3, 4, 0, 1, 2).flatten(0, 1).to(torch.float16).contiguous()
+
+
+def split(n: int) -> tuple[int, int]:
+    """Channels of a block and how many blocks: those that read least from shared memory, pixels and weights."""
+    width = min((96, 64, 32), key=lambda width: -(-n // width) * (64 + width))
+    return width, -(-n // width)
+
+
+def norms(n: int) -> bool:
+    """Whether the norm over n channels is taken in place: larger clusters than two blocks do not fill the chip."""
+    return split(n)[1] <= 2
+
+
+def pays(n: int, num_frames: int) -> bool:
+    """Whether `convolve` takes this many frames and is faster than the direct kernel."""
+    width, blocks = split(n)
+    return num_frames % 2 == 0 and n >= 64 and width * blocks <= 1.2 * n
+
+
+def safe(weight: Tensor, gamma: Tensor) -> bool:
+    """Whether fp16 holds what a convolution with this weight multiplies behind a norm with this gamma.
+
+    A normed pixel's numbers are at most sqrt(C) max |gamma|, sums of two frames twice that.
+    """
+    bound = 2 * weight.shape[1] ** 0.5 * gamma.abs().max().float()
+    largest = weight.abs().amax().float()
+    return bool((bound < 60000) & (largest < 10000) & (largest > 1e-3))  # NaN is not safe
+
+
+@lru_cache
+def works(device: torch.device) -> bool:
+    """Whether the kernel runs on this device: a Hopper GPU, and NVRTC to compile for it. Tried once."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
+        return False
+    try:
+        frames = PaddedFrames(1, 1, 8, torch.float16, device)
+        weights = torch.zeros(9, 4, 8, 8, dtype=torch.float16, device=device)
+        convolve(weights, torch.zeros(8, dtype=torch.bfloat16, device=device), frames, (0,) * 4)
+        torch.cuda.synchronize(device)
+    except (OSError, RuntimeError, AttributeError) as error:
+        log.warning("Winograd convolutions do not work here, so decoding is slower: %s", error)
+        return False
+    return True
+
+
+def convolve(
+    weights: Tensor,
+    bias: Tensor,
+    frames: PaddedFrames,
+    slots: Slots,
+    residual: Tensor | None = None,
+    gamma: Tensor | None = None,
+    into: tuple[PaddedFrames, Slots] | None = None,
+) -> Tensor:
+    """The 3x3x3 convolution of fp16 padded frames, for an even number T of new ones: [T, H, W, N] of bias's dtype.
+
+    `weights` come from `prepare`, `slots` are those of two past frames and of the T present ones; `residual`
+    [T, H, W, N] is added; with `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
+    """
+    data = frames.data
+    count, rows, columns, c = data.shape
+    height, width, n, num_frames = rows - 2, columns - 2, bias.shape[0], len(slots) - 2
+    assert data.dtype == weights.dtype == torch.float16 and num_frames % 2 == 0, (data.dtype, num_frames)
+    assert (gamma is None) == (into is None) and (into is None or into[0].data.dtype == torch.float16)
+    out = (
+        into[0].data
+        if into
+        else torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=data.device)
+    )
+    if out.is_meta:
+        return out
+    part, blocks = split(n)
+    norm = gamma is not None
+    half = bias.dtype == torch.float16
+    kernel, clusters = _kernel(Kind(part, blocks, residual is not None, norm, half, STAGES), data.device)
+    # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
+    source = _map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1))
+    matrices = _map(weights, (DEPTH, part, 4, 1))
+    shortcut = source if residual is None else _map(residual, (32, COLUMNS, ROWS, 1))
+    target = _map(out[:, 1:-1, 1:-1] if norm else out, (32, COLUMNS, 1, 1))
+    across, down = -(-width // COLUMNS), -(-height // ROWS)
+    tiles = across * down * (num_frames // 2) * (1 if norm else blocks)  # of a cluster
+    table = frames.table(slots)
+    pointers = [table, bias, bias if gamma is None else gamma, into[0].table(into[1]) if into else table]
+    arguments: list[Any] = [
+        source,
+        matrices,
+        shortcut,
+        target,
+        *(ctypes.c_void_p(x.data_ptr()) for x in pointers),
+    ]
+    arguments += map(ctypes.c_int, (num_frames, height, width, c, n, across, tiles))
+    packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
+    grid = min(tiles, clusters) * (blocks if norm else 1)  # each takes one tile after another
+    memory = shared_memory(part, blocks, norm, STAGES)
+    stream = ctypes.c_void_p(torch.cuda.current_stream(data.device).cuda_stream)
+    with torch.cuda.device(data.device):
+        _enter(data.device)
+        _check(_driver().cuLaunchKernel(kernel, grid, 1, 1, 384, 1, 1, memory, stream, packed, None))
+    return out
+
+
+class Kind(NamedTuple):
+    """What `winograd.cu` is compiled for."""
+
+    BN: int
+    NB: int
+    RESIDUAL: bool
+    NORM: bool
+    HALF: bool
+    STAGES: int
+
+
+def source_text(kind: Kind) -> str:
+    """The kernel's text, with the instruction for this many channels."""
+    width = kind.BN
+    regs = width // 2
+    multiply = f"""
+constexpr int REGS = {regs};
+DEV void multiply(float (&p)[REGS], u32 (&a)[4], u64 b, int add_to) {{
+    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{regs + 5}, 0;\\n"
+        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16 "
+        "{{{", ".join(f"%{i}" for i in range(regs))}}}, "
+        "{{%{regs}, %{regs + 1}, %{regs + 2}, %{regs + 3}}}, %{regs + 4}, p, 1, 1, 0;\\n}}"
+        : {", ".join(f'"+f"(p[{i}])' for i in range(regs))}
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add_to));
+}}
+"""
+    text = (Path(__file__).parent / "winograd.cu").read_text()
+    head = "".join(f"#define {name} {int(value)}\n" for name, value in kind._asdict().items())
+    return head + text.replace("//MULTIPLY", multiply)
+
+
+def shared_memory(width: int, blocks: int, norm: bool, stages: int) -> int:
+    """Bytes that a block uses, as laid out in `winograd.cu`."""
+    frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
+    sums = 2 * blocks * 2 * 128 * 4 if norm and blocks > 1 else 0
+    return 1024 + 8 * frame + stages * 256 * width + sums + 16 * (2 + stages) + 64
+
+
+def compile_text(nvrtc: ctypes.CDLL, text: str) -> bytes:
+    """A cubin for sm_90a."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"winograd.cu", 0, None, None))
+    options = (ctypes.c_char_p * 2)(b"--gpu-architecture=sm_90a", b"--std=c++17")
+    if nvrtc.nvrtcCompileProgram(program, len(options), options):
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        said = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, said)
+        raise RuntimeError(said.value.decode(errors="replace"))
+    _check(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+    cubin = ctypes.create_string_buffer(size.value)
+    _check(nvrtc.nvrtcGetCUBIN(program, cubin))
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return cubin.raw
+
+
+def _check(result: int) -> None:
+    if result:
+        raise RuntimeError(f"CUDA says {result}")
+
+
+@lru_cache
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+@lru_cache
+def _nvrtc() -> ctypes.CDLL:
+    name = f"libnvrtc.so.{(torch.version.cuda or '').split('.')[0]}"
+    places = [name, *(f for path in sys.path for f in glob.glob(f"{path}/nvidia/*/lib/{name}"))]
+    for place in places:
+        try:
+            return ctypes.CDLL(place)
+        except OSError:
+            continue
+    raise OSError(f"no {name}")
+
+
+@lru_cache
+def _kernel(kind: Kind, device: torch.device) -> tuple[ctypes.c_void_p, int]:
+    """The compiled kernel in this device's context, and how many clusters of it run at a time."""
+    cubin, driver, module, function = _cubin(kind), _driver(), ctypes.c_void_p(), ctypes.c_void_p()
+    memory = shared_memory(kind.BN, kind.NB, kind.NORM, kind.STAGES)
+    cluster = kind.NB if kind.NORM else 1
+    with torch.cuda.device(device):
+        _enter(device)
+        _check(driver.cuModuleLoadData(ctypes.byref(module), cubin))
+        _check(driver.cuModuleGetFunction(ctypes.byref(function), module, b"winograd_kernel"))
+        _check(driver.cuFuncSetAttribute(function, 8, memory))  # MAX_DYNAMIC_SHARED_SIZE_BYTES
+        clusters = torch.cuda.get_device_properties(device).multi_processor_count // cluster
+        if cluster > 2:  # those must fit into parts of the chip
+            attribute = (ctypes.c_uint32 * 18)(4, 0, cluster, 1, 1)  # CLUSTER_DIMENSION
+            config, found = _LaunchConfig(clusters * cluster, 1, 1, 384, 1, 1, memory), ctypes.c_int()
+            config.attributes, config.count = ctypes.addressof(attribute), 1
+            _check(driver.cuOccupancyMaxActiveClusters(ctypes.byref(found), function, ctypes.byref(config)))
+            clusters = found.value
+    return function, clusters
+
+
+class _LaunchConfig(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint) for name in ("gx", "gy", "gz", "bx", "by", "bz", "memory")),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("count", ctypes.c_uint),
+    )
+
+
+@lru_cache
+def _cubin(kind: Kind) -> bytes:
+    """Compiled, or as it was compiled before: it takes seconds."""
+    text, version = source_text(kind), (ctypes.c_int * 2)()
+    _check(_nvrtc().nvrtcVersion(ctypes.byref(version, 0), ctypes.byref(version, 4)))
+    name = hashlib.sha256(f"{list(version)}{text}".encode()).hexdigest()
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache") / "winograd"
+    try:
+        return (folder / name).read_bytes()
+    except OSError:
+        cubin = compile_text(_nvrtc(), text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f"{name}.{os.getpid()}"
+        fresh.write_bytes(cubin)
+        fresh.replace(folder / name)  # whole or not at all
+    except OSError as error:
+        log.info("The compiled kernel is not kept: %s", error)
+    return cubin
+
+
+def _enter(device: torch.device) -> None:
+    """Makes the device's context current in this thread, which may not have called CUDA yet."""
+    driver, context = _driver(), ctypes.c_void_p()
+    _check(driver.cuCtxGetCurrent(ctypes.byref(context)))
+    if not context.value:
+        number = ctypes.c_int()
+        _check(driver.cuDeviceGet(ctypes.byref(number), device.index or 0))
+        _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), number))
+        _check(driver.cuCtxSetCurrent(context))
+
+
+def _map(x: Tensor, box: tuple[int, ...]) -> Any:
+    """How the copy engine sees x, with four dimensions and its channels side by side, in boxes (innermost first)."""
+    return _encoded(x.data_ptr(), tuple(x.shape), x.stride(), box)
+
+
+@lru_cache(maxsize=1024)
+def _encoded(pointer: int, shape: tuple[int, ...], stride: tuple[int, ...], box: tuple[int, ...]) -> Any:
+    store = ctypes.create_string_buffer(128 + 64)
+    map_ = (ctypes.c_uint64 * 16).from_buffer(store, -ctypes.addressof(store) % 64)
+    sizes = shape[::-1]
+    strides = [2 * step for step in stride[-2::-1]]
+    _check(
+        _driver().cuTensorMapEncodeTiled(
+            ctypes.byref(map_), 6, 4, ctypes.c_void_p(pointer), (ctypes.c_uint64 * 4)(*sizes),
+            (ctypes.c_uint64 * 3)(*strides), (ctypes.c_uint32 * 4)(*box), (ctypes.c_uint32 * 4)(1, 1, 1, 1),
+            0, 2, 3, 0,  # 16 bits; not interleaved, 64 bytes swizzled, L2 reads 256 bytes, zeros outside
+        )
+    )  # fmt: skip
+    return map_
