@@ -7,7 +7,7 @@ reads; past frames stay there from chunk to chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -20,14 +20,14 @@ from wanvae_app.padded import FramePool, PaddedFrames
 from wanvae_app.stream import Stream
 
 try:
-    from wanvae_app.kernels import launchers
+    from wanvae_app.kernels import launchers, winograd
 except ImportError:  # a build of PyTorch without Triton, or an old one
-    launchers = None  # type: ignore[assignment]
+    launchers = winograd = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from wanvae_app.layers import PixelNorm, ResidualBlock
 
-_prepared: WeakKeyDictionary[nn.Module, tuple[Any, Tensor]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[nn.Module, dict[str, tuple[Any, Any]]] = WeakKeyDictionary()
 
 
 def serves(x: Tensor, *channels: int) -> bool:
@@ -65,7 +65,8 @@ def attends(q: Tensor) -> bool:
 
 def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
     """The blocks one after another on x [1 C T H W]."""
-    window = _Window([conv for block in blocks for conv in (block.conv1, block.conv2)], x, stream)
+    convs = [pair for block in blocks for pair in ((block.norm1, block.conv1), (block.norm2, block.conv2))]
+    window = _Window(convs, x, stream)
     pixels = _rows(x)
     for block in blocks:
         shortcut = block.shortcut
@@ -80,7 +81,7 @@ def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> T
 def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv of x [1 C T H W]; channels are filled up to a multiple of eight."""
     spare = -x.shape[1] % 8
-    window = _Window([conv], x, stream, spare)
+    window = _Window([(None, conv)], x, stream, spare)
     window.activate(None, conv, F.pad(_rows(x), (0, spare)) if spare else _rows(x))
     matrix = (
         _prepare(conv, lambda w: F.pad(_matrix(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
@@ -93,16 +94,17 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
 def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
     _, c, num_frames, height, width = x.shape
-    frames = stream.padded(x, c)
+    dtype = torch.float16 if _holds(norm, conv, x) else x.dtype
+    frames = stream.padded(x, c, dtype)
     frames.reserve(0, num_frames)
     rows = frames.data.shape[1] * frames.data.shape[2]
     shape = (27 * conv.out_channels, -(-rows // 16) * 16)
-    products = stream.pool(conv, lambda: FramePool(shape, x.dtype, x.device))
+    products = stream.pool(conv, lambda: FramePool(shape, dtype, x.device))
     products.reserve(0 if products.knows(conv) else 2, max(num_frames, 2))
     slots = frames.take(num_frames)
     launchers.activate(_rows(x), norm.gamma, frames, slots)
     stream.shard.fill_borders(frames.data, frames.table(slots))
-    matrix = _prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3))  # kt kh kw N, C
+    matrix = _prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
     window = products.past(conv) + products.take(num_frames)
     launchers.multiply(matrix, frames, slots, products, window[2:])
     frames.give_back(slots)
@@ -147,14 +149,21 @@ def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: St
 class _Window:
     """The padded frames that some convolutions at one scale read: those of one width share a pool."""
 
-    def __init__(self, convs: list[nn.Conv3d], x: Tensor, stream: Stream, spare: int = 0) -> None:
+    def __init__(
+        self, convs: Sequence[tuple[PixelNorm | None, nn.Conv3d]], x: Tensor, stream: Stream, spare: int = 0
+    ) -> None:
         self.stream = stream
         self.num_frames = x.shape[2]
         self._new: dict[nn.Module, tuple[int, ...]] = {}
-        self._pools: dict[int, PaddedFrames] = {}
-        for width in {conv.in_channels for conv in convs}:
-            pool = self._pools[width] = stream.padded(x, width + spare)
-            mine = [conv for conv in convs if conv.in_channels == width]
+        self._pools: dict[nn.Module, PaddedFrames] = {}
+        self._half = {conv for norm, conv in convs if _holds(norm, conv, x)}
+        kinds: dict[tuple[int, torch.dtype], list[nn.Conv3d]] = {}
+        for _, conv in convs:
+            dtype = torch.float16 if conv in self._half else x.dtype
+            kinds.setdefault((conv.in_channels, dtype), []).append(conv)
+        for (width, dtype), mine in kinds.items():
+            pool = stream.padded(x, width + spare, dtype)
+            self._pools.update(dict.fromkeys(mine, pool))
             # Two past frames for each, and two convolutions' present ones at a time: at least two of them, because
             # the chunks after the clip's first have more frames.
             kept = 2 * sum(not pool.knows(conv) for conv in mine)
@@ -174,22 +183,31 @@ class _Window:
     ) -> Tensor:
         """conv of what was written for it, plus residual: [T, H, W, N], or `then` through a norm into what another
         convolution reads."""
-        frames, new = self._pools[conv.in_channels], self._new.pop(conv)
+        frames, new = self._pools[conv], self._new.pop(conv)
         self.stream.shard.fill_borders(frames.data, frames.table(new))
         slots = frames.past(conv) + new
-        matrix = _matrix(conv.weight) if matrix is None else matrix
-        if then is not None and launchers.fits_one_tile(conv.out_channels):
+        n, dtype = conv.out_channels, frames.data.dtype
+        fewer = conv in self._half and winograd.pays(n, self.num_frames)
+        gamma = into = None
+        if then is not None and (
+            winograd.norms(n) and then[1] in self._half if fewer else launchers.fits_one_tile(n)
+        ):
             gamma, into = then[0].gamma, self._open(then[1])
-            out = launchers.convolve(matrix, _bias(conv), (3, 3, 3), frames, slots, gamma=gamma, into=into)
+        if fewer:
+            four = _prepare(conv, winograd.prepare, "winograd")
+            out = winograd.convolve(four, _bias(conv), frames, slots, residual, gamma, into)
         else:
-            out = launchers.convolve(matrix, _bias(conv), (3, 3, 3), frames, slots, residual)
-            if then is not None:
-                self.activate(*then, out)
+            if matrix is None and dtype != conv.weight.dtype:
+                matrix = _prepare(conv, lambda w: _matrix(w).to(dtype), "half")
+            matrix = _matrix(conv.weight) if matrix is None else matrix
+            out = launchers.convolve(matrix, _bias(conv), (3, 3, 3), frames, slots, residual, gamma, into)
+        if then is not None and into is None:
+            self.activate(*then, out)
         frames.advance(conv, slots)
         return out
 
     def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrames, tuple[int, ...]]:
-        frames = self._pools[conv.in_channels]
+        frames = self._pools[conv]
         self._new[conv] = frames.take(self.num_frames)
         return frames, self._new[conv]
 
@@ -208,15 +226,27 @@ def _bias(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
     return conv.bias
 
 
-def _prepare(conv: nn.Module, make: Callable[[Tensor], Tensor]) -> Tensor:
-    """make(conv's weight), made once."""
+def _holds(norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> bool:
+    """Whether conv's padded frames are fp16 whatever the model is: Winograd's sums need its precision, and behind a
+    norm nothing can overflow."""
+    if norm is None or not (launchers.elsewhere if x.is_meta else winograd.works(x.device)):
+        return False
+    gamma = norm.gamma
+    return x.is_meta or _prepare(
+        conv, lambda w: winograd.safe(w, gamma), f"safe {gamma.data_ptr()} {gamma._version}"
+    )
+
+
+def _prepare(conv: nn.Module, make: Callable[[Tensor], Any], name: str = "") -> Any:
+    """make(conv's weight), made once; by name where there is more than one such thing."""
     weight = conv.weight
     assert isinstance(weight, Tensor)
     stamp = (weight.data_ptr(), weight._version, weight.dtype)
-    found = _prepared.get(conv)
+    all_of_it = _prepared.setdefault(conv, {})
+    found = all_of_it.get(name)
     if found is None or found[0] != stamp:
         with torch.inference_mode(False), torch.no_grad():
-            found = _prepared[conv] = (stamp, make(weight).contiguous())
+            found = all_of_it[name] = (stamp, make(weight))
     return found[1]
 
 
@@ -236,4 +266,4 @@ def _fold(weight: Tensor) -> Tensor:
         return [torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)]
 
     four = [columns for rows in phases(weight.float(), 2) for columns in phases(rows, 3)]
-    return torch.stack(four).permute(0, 1, 3, 4, 2).flatten(0, 1).flatten(1).to(weight.dtype)
+    return torch.stack(four).permute(0, 1, 3, 4, 2).flatten(0, 1).flatten(1).to(weight.dtype).contiguous()

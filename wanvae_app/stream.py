@@ -69,8 +69,8 @@ class Stream:
             self._pools[key] = make()
         return self._pools[key]
 
-    def padded(self, x: Tensor, channels: int) -> PaddedFrames:
+    def padded(self, x: Tensor, channels: int, dtype: torch.dtype | None = None) -> PaddedFrames:
         """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share."""
         height, width = x.shape[3:]
-        key = (height, width, channels)
-        return self.pool(key, lambda: PaddedFrames(height, width, channels, x.dtype, x.device))
+        key = (height, width, channels, dtype or x.dtype)
+        return self.pool(key, lambda: PaddedFrames(height, width, channels, key[3], x.device))
