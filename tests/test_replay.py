@@ -140,9 +140,8 @@ def clip(vae: WanVAE, kind: str, sizes: list[int], seed: int) -> list[Tensor]:
     return [x.to(DEVICE, DTYPE).contiguous(memory_format=torch.channels_last_3d) for x in chunks]
 
 
-@torch.inference_mode()
 def coded(vae: WanVAE, kind: str, chunks: list[Tensor], plain: bool = False) -> list[Tensor]:
-    with borrowed(vae, kind, WHOLE, chunks[0]) as coder:
+    with borrowed(vae, kind, WHOLE, chunks[0]) as coder, torch.inference_mode():
         coder.records &= not plain
         return [coder(x) for x in chunks]
 

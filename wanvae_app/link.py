@@ -147,10 +147,11 @@ class Link:
         num_frames, num_tokens, channels = mine.shape
         token = channels * mine.element_size()
         memory, starts = self._tokens
-        units = num_tokens * token // UNIT
-        token_kernel[(min(PROGRAMS, triton.cdiv(units, BLOCK)), size)](
+        units, all_units = num_tokens * token // UNIT, whole * token // UNIT
+        # As many programs on every rank, though some may have fewer tokens: each waits for its twins.
+        token_kernel[(min(PROGRAMS, triton.cdiv(all_units, BLOCK)), size)](
             mine.view(torch.int64), starts, self._token_flags, self._abort, self._waited,
-            num_frames, units, whole * token // UNIT, place * token // UNIT, self.rank, size,
+            num_frames, units, all_units, place * token // UNIT, self.rank, size,
             BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=TIMED, num_warps=8,
         )  # fmt: skip
         return memory.view(mine.dtype)[: num_frames * whole * channels].view(num_frames, whole, channels)

@@ -193,6 +193,7 @@ class Recording:
             self.sent = shard.sent - counted[0]  # bytes to other ranks
             shard.sent, shard.turn = counted
         self._layers = slots.layers()
+        self._reads = roles, starts, order  # the graph does, as long as it lives
         for values, into in zip(zip(*looked_up, strict=True), (roles, starts), strict=True):
             into[: len(values)] = torch.tensor(values)
         order.copy_(torch.tensor([role[slot] for slot in slots.order()]))

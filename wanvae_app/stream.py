@@ -55,6 +55,7 @@ class Stream:
         """All frames of the clip."""
         return list(self._pools.values())
 
+    @torch.inference_mode()
     def restart(self) -> None:
         """The next clip of the same size begins, in the same memory."""
         self.first = True
