@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from wanvae_app.link import Link
 from wanvae_app.replay import borrowed, release
 from wanvae_app.shard import WHOLE, Shard
 from wanvae_app.vae import WanVAE
@@ -21,16 +22,18 @@ from wanvae_app.vae import WanVAE
 log = logging.getLogger(__name__)
 
 
-def warm_up(vae: WanVAE) -> None:
+def warm_up(vae: WanVAE, link: Link | None = None) -> None:
     """On a GPU, code a short clip of a common size: so the first run waits for no library and no compiler.
 
-    What Triton compiles stays on disk for the next start.
+    What is compiled stays on disk for the next start.
     """
     if vae.device.type != "cuda":
         return
     begun, config = time.perf_counter(), vae.config
     height, width = 480 // config.spatial_factor, 832 // config.spatial_factor
     try:
+        if link is not None:
+            link.compile()
         latents = torch.randn(1, config.z_dim, 3, height, width, device=vae.device)
         frames = torch.cat(list(decode_chunks(vae, latents.split(1, 2))), 2)
         for _ in encode_chunks(vae, frames.split([1, 4, 4], 2)):

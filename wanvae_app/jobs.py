@@ -167,7 +167,7 @@ class Jobs:
         self.shelf.clear()
 
     def _loop(self) -> None:
-        warm_up(self.vae)
+        warm_up(self.vae, self.group.link)
         while (run := self._next()) is not None:
             try:
                 self._do(run)
@@ -228,7 +228,7 @@ class Jobs:
 def follow(group: Group, vae: WanVAE) -> None:
     """What every rank but 0 does: job after job, until rank 0 says that it is over. Raises GroupLost."""
     follow_progress(group, vae)
-    warm_up(vae)
+    warm_up(vae, group.link)
     while "job" in (command := group.next_command()):
         job = command["job"]
         run_job(group, vae, Job(**{**job, "shape": tuple(job["shape"])}))

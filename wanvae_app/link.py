@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,6 +117,24 @@ class Link:
         layout = {"first": 0, "final": 0, "above": 1, "below": 1, "frame": 0, "step": 1, "run": 1, "count": 1}
         return self._exchange(self._nothing, self._table, layout, 1, turn, size)
 
+    def compile(self) -> None:
+        """Have the kernels compiled, so that no run waits for it; nothing is launched."""
+        common = {
+            "abort": self._abort,
+            "waited": self._waited,
+            "BLOCK": BLOCK,
+            "TIMED": TIMED,
+            "num_warps": 8,
+        }
+        halo_kernel.warmup(
+            self._nothing, self._table, 0, 1, 1, 1, 0, 0, 1, 1, 0, 1, **self._places[0].pointers, **common,
+            BEFORE=self.rank > 0, AFTER=self.rank < self.size - 1, grid=(1, 2),
+        )  # fmt: skip
+        token_kernel.warmup(
+            self._nothing, self._token_flags, self._token_flags, num_frames=1, num_units=1, frame=1, place=0,
+            rank=self.rank, num_ranks=self.size, STRIDE=PROGRAMS, **common, grid=(1, self.size),
+        )  # fmt: skip
+
     def reserve(
         self, group: Group, config: WanConfig, shape: tuple[int, int, int], dtype: torch.dtype
     ) -> None:
@@ -156,9 +175,11 @@ class Link:
         )  # fmt: skip
         return memory.view(mine.dtype)[: num_frames * whole * channels].view(num_frames, whole, channels)
 
-    def seconds_waited(self) -> float:
-        """How long this rank has stood in exchanges so far; waits for what the device is doing."""
-        return self._waited.max().item() / 1e9
+    def note_wait(self) -> Callable[[], float]:
+        """How many seconds this rank will have stood in exchanges when the device has come this far: ask then."""
+        noted = torch.empty(2, dtype=torch.int64, pin_memory=True)
+        noted.copy_(self._waited, non_blocking=True)
+        return lambda: noted.max().item() / 1e9
 
     def abort(self) -> None:
         """Let go whoever waits, here; from any thread. What they receive from now on is worthless."""

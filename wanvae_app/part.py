@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +20,27 @@ from wanvae_app.shard import Shard
 from wanvae_app.vae import WanVAE
 
 
+@dataclass(frozen=True)
+class Done:
+    """A chunk that this rank has done: when it began, by the monotonic clock, how long it took, and how much of that
+    this rank stood in exchanges; all in seconds."""
+
+    step: Step
+    start: float
+    seconds: float
+    wait_seconds: float
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A chunk that is under way: what the device records when it is done, and how long it has waited by then."""
+
+    step: Step
+    time: float
+    event: torch.cuda.Event | None
+    waited: Callable[[], float]
+
+
 class Part:
     """One rank's part in one job: its rows, its streams, and its messages to and from rank 0."""
 
@@ -27,6 +50,9 @@ class Part:
         self.job = job
         self.shard = shard
         self.run = run
+        self._begun: _Begun | None = None
+        self._last_end = 0.0
+        self._waited = shard.seconds_waited
         self._latents: list[Tensor] = []  # this rank's, encoded and not yet decoded
         self._outbox = FrameSender(group) if run is None else FrameCollector(group, shard, self._deliver)
         steps = job.steps()
@@ -45,8 +71,12 @@ class Part:
             shape = (1, 3, self.vae.config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
         return clip_key(self.vae, first.phase, shard, slab_shape(shape, shard, shard.rank, shard.dim, scale))
 
-    def take(self, step: Step) -> None:
-        """One chunk. When it returns, the device has done it."""
+    def take(self, step: Step) -> Done | None:
+        """Begin one chunk, and wait for the one before: ranks agree on the next chunk while their devices work.
+
+        Returns what is done now. On a CPU, and where the result goes through the host, that is the chunk itself.
+        """
+        begun = time.monotonic()
         if step.phase == "encode":
             latent = next(self._encoder)
             self._latents.append(latent)
@@ -57,14 +87,37 @@ class Part:
                 self.run.latent[:, :, step.start : step.stop] = whole
         else:
             self._outbox.put(to_uint8(next(self._decoder)))
-        if self.group.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()  # what went wrong in the chunk shows here, not later
-        if self.group.broken:  # after an abort, NCCL's messages return as if they had arrived
-            raise RuntimeError("the connection to another rank was aborted")
+        event = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
+        before, self._begun = self._begun, _Begun(step, begun, event, self.shard.note_wait())
+        if event is None or step.phase == "encode":
+            return self._wait()
+        done = self._wait_for(before)
+        self._check()
+        return done
 
-    def finish(self) -> None:
+    def finish(self) -> Done | None:
         """Wait until the last frames have left this rank, on rank 0 until they are all in the log."""
         self._outbox.finish()
+        return self._wait()
+
+    def _wait(self) -> Done | None:
+        begun, self._begun = self._begun, None
+        done = self._wait_for(begun)
+        self._check()
+        return done
+
+    def _wait_for(self, begun: _Begun | None) -> Done | None:
+        if begun is None:
+            return None
+        if begun.event is not None:
+            begun.event.synchronize()  # what went wrong in the chunk shows here
+        start, now, waited = max(begun.time, self._last_end), time.monotonic(), begun.waited()
+        self._last_end, before, self._waited = now, self._waited, waited
+        return Done(begun.step, start, now - start, waited - before)
+
+    def _check(self) -> None:
+        if self.group.broken:  # after an abort, messages return as if they had arrived
+            raise RuntimeError("the connection to another rank was aborted")
 
     def let_go(self) -> None:
         """End the clip: free its streams and forget the group of its rows.

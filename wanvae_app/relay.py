@@ -46,7 +46,7 @@ def scatter(
     if shard.rank == 0:
         assert whole is not None and tuple(whole.shape) == tuple(shape), shape
         parts = [
-            slab(whole, shard, rank, dim, scale).to(group.device, dtype).contiguous()
+            _to_device(slab(whole, shard, rank, dim, scale).to(dtype).contiguous(), group.device)
             for rank in range(shard.num_ranks)
         ]
         _exchange(group.data, [(part, rank) for rank, part in enumerate(parts) if rank], [])
@@ -54,6 +54,11 @@ def scatter(
     mine = torch.empty(slab_shape(shape, shard, shard.rank, dim, scale), dtype=dtype, device=group.device)
     _exchange(group.data, [], [(mine, 0)])
     return mine
+
+
+def _to_device(x: Tensor, device: torch.device) -> Tensor:
+    """x on the device, where it may still be arriving: from pinned memory a copy does not wait for earlier work."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def gather(group: Group, shard: Shard, mine: Tensor, shape: tuple[int, ...], dim: int) -> Tensor | None:

@@ -8,6 +8,7 @@ is never padded to divide evenly: padding would change its border.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -77,7 +78,16 @@ class Shard:
     def seconds_waited(self) -> float:
         """How long this rank has stood in exchanges so far. Over a link it is the device that stands; whoever asks
         waits until it is done."""
-        return self._waited + (self.link.seconds_waited() if self.link is not None else 0.0)
+        waited = self.note_wait()
+        if self.link is not None:
+            torch.cuda.current_stream().synchronize()
+        return waited()
+
+    def note_wait(self) -> Callable[[], float]:
+        """How long this rank will have stood in exchanges when the device has done what it was given: ask then."""
+        on_host = self._waited
+        on_device = self.link.note_wait() if self.link is not None else None
+        return lambda: on_host + (on_device() if on_device is not None else 0.0)
 
     def part_of(self, rank: int, x: Tensor, scale: int = 1) -> Tensor:
         """The slab of `rank` in a whole tensor with `scale` rows per latent row (a view)."""

@@ -88,18 +88,21 @@ class _Work:
                 record(self.run, last, step, reports, time.monotonic() - self.start)
             if verdict != Verdict.GO or step is None:
                 break
-            report, last = self._attempt(step), step
+            report, last = self._attempt(step)
         if verdict != Verdict.FAILED:
             stopped = verdict
-            verdict, _ = self._agree(self._attempt(None))  # the frames that are still on their way
+            report, last = self._attempt(None)  # the frames that are still on their way
+            verdict, reports = self._agree(report)
+            if self.run is not None and last is not None:
+                record(self.run, last, None, reports, time.monotonic() - self.start)
             verdict = max(verdict, stopped)
         if verdict == Verdict.FAILED:
             reason = self.group.reason()
             if self.part is not None:
                 self.part.let_go()
                 self.part.abandon()
+            self.group.rebuild()  # after it no device works on anything
             release(self.vae)
-            self.group.rebuild()
             tidy_up(self.group.device)
             return verdict, reason
         if self.part is not None:
@@ -129,16 +132,16 @@ class _Work:
         group.announce(reason[:1].upper() + reason[1:])
         return Report(Verdict.FAILED)
 
-    def _attempt(self, step: Step | None) -> Report:
-        """Take one step, or with None the last: see the frames off. A failure is announced and reported."""
+    def _attempt(self, step: Step | None) -> tuple[Report, Step | None]:
+        """Take one step, or with None the last: see the frames off. Returns what to report, and the chunk that it is
+        about. A failure is announced and reported."""
         part = self.part
         if part is None:
-            return Report()
-        start, waited = time.monotonic(), part.shard.seconds_waited
+            return Report(), None
         watch = self.group.watch
         try:
             with watch.working(_where(step)) if watch is not None else nullcontext():
-                part.finish() if step is None else part.take(step)
+                done = part.finish() if step is None else part.take(step)
         except Exception as error:
             reason = f"Rank {self.group.rank} failed {_where(step)}: {describe(error)}"
             if self.group.announce(reason):
@@ -150,10 +153,11 @@ class _Work:
                 part.abandon()
             forget(error)
             self.group.drop("data", "frames")
-            return Report(Verdict.FAILED)
-        seconds, wait = time.monotonic() - start, part.shard.seconds_waited - waited
-        peak = float(peak_bytes(self.group.device))
-        return Report(Verdict.GO, True, start - self.start, seconds - wait, wait, peak)
+            return Report(Verdict.FAILED), step
+        if done is None:
+            return Report(), None
+        times = (done.start - self.start, done.seconds - done.wait_seconds, done.wait_seconds)
+        return Report(Verdict.GO, True, *times, float(peak_bytes(self.group.device))), done.step
 
 
 def record(run: Run, last: Step, next_step: Step | None, reports: list[Report], now: float) -> None:
