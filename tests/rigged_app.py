@@ -73,7 +73,7 @@ def failing(fault: str, function: Any) -> Any:
     return wrapped
 
 
-def take(self: Part, step: Step, original: Any = Part.take) -> None:
+def take(self: Part, step: Step, original: Any = Part.take) -> Any:
     """One chunk, with whatever is ordered before it."""
     now["chunk"] = self.job.steps().index(step) + 1
     hold = RIG / f"hold-{RANK}-{now['chunk']}"
@@ -89,14 +89,14 @@ def take(self: Part, step: Step, original: Any = Part.take) -> None:
     if ordered("hang") is not None:
         time.sleep(3600)
     fail("raise")
-    original(self, step)
+    return original(self, step)
 
 
-def finish(self: Part, original: Any = Part.finish) -> None:
+def finish(self: Part, original: Any = Part.finish) -> Any:
     """The end of a clip."""
     now["chunk"] = 0
     fail("finish")
-    original(self)
+    return original(self)
 
 
 def free_bytes(device: torch.device, original: Any = work.free_bytes) -> int | None:

@@ -140,7 +140,7 @@ def test_a_streamed_job(size: int) -> None:
 def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
     """Three runs, of which the second fails on the last rank, in the middle of its third chunk."""
 
-    def take(self: Part, step: Step, original: Any = Part.take) -> None:
+    def take(self: Part, step: Step, original: Any = Part.take) -> Any:
         mine = (self.job.shape[1], step.chunk, group.rank) == (5, 2, group.size - 1)
         if mine and fault == "memory":  # somebody else has taken it all
             torch.cuda.empty_cache()
@@ -148,7 +148,7 @@ def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
         if mine and fault == "rows":
             self.shard._swap = lambda *_: 1 / 0  # type: ignore[assignment, method-assign, return-value]
         try:
-            original(self, step)
+            return original(self, step)
         finally:
             if mine and fault == "memory":
                 torch.cuda.set_per_process_memory_fraction(1.0)

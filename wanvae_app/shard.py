@@ -54,7 +54,7 @@ class Shard:
         group: dist.ProcessGroup | None = None,
         link: Link | None = None,
     ) -> Shard | None:
-        """Cut a latent picture of height x width for `size` ranks: the fairer way, rows if both are equal.
+        """Cut a latent picture of height x width for `size` ranks, into rows or columns: the fairer way.
 
         Returns None for a rank that gets nothing, because the picture has fewer rows than there are ranks.
         Rank 0 never gets more than its share: it also serves the page.
@@ -64,7 +64,9 @@ class Shard:
             parts = min(size, length)
             return -(-length // parts) / length
 
-        dim, length = (ROWS, height) if largest_share(height) <= largest_share(width) else (COLUMNS, width)
+        # Of equals the shorter border: less travels.
+        rows = (largest_share(height), width) <= (largest_share(width), height)
+        dim, length = (ROWS, height) if rows else (COLUMNS, width)
         parts = min(size, length)
         if rank >= parts:
             return None
