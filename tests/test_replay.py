@@ -175,10 +175,8 @@ def test_a_clip_of_another_size_frees_the_last_one() -> None:
     assert replay._idle[vae] is first
     coded(vae, "decode", clip(vae, "decode", [2, 2], 0))
     assert replay._idle[vae] is not first
-    release(vae, unless=replay._idle[vae].key)
-    assert vae in replay._idle
-    release(vae)
-    assert vae not in replay._idle
+    assert release(vae, unless=replay._idle[vae].key) and vae in replay._idle
+    assert not release(vae) and vae not in replay._idle
 
 
 def test_what_cannot_be_recorded_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:

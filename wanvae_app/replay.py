@@ -230,11 +230,13 @@ def _keep(vae: WanVAE, coder: Coder) -> None:
         _idle[vae] = coder
 
 
-def release(vae: WanVAE, unless: tuple[Any, ...] | None = None) -> None:
-    """Free what the last clip left for another of its size, unless that is the clip of this key."""
+def release(vae: WanVAE, unless: tuple[Any, ...] | None = None) -> bool:
+    """Free what the last clip left for another of its size, unless that is the clip of this key: then True."""
     coder = _idle.get(vae)
-    if coder is not None and coder.key != unless:
-        del _idle[vae]
+    if coder is not None and coder.key == unless:
+        return True
+    _idle.pop(vae, None)
+    return False
 
 
 def clip_key(vae: WanVAE, kind: str, shard: Shard, shape: Sequence[int]) -> tuple[Any, ...]:

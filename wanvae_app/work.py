@@ -70,8 +70,9 @@ class _Work:
         self.start = 0.0
 
     def do(self) -> tuple[Verdict, str]:
-        release(self.vae, unless=self.part.key if self.part is not None else None)
-        report, last = self._look_ahead(), None
+        report, last = Report(), None
+        if not release(self.vae, unless=self.part.key if self.part is not None else None):
+            report = self._look_ahead()  # else what it takes is there already
         reset_peak(self.group.device)
         if self.job.parallel and self.group.link is not None:
             chunk = (self.job.chunk, *self.job.shape[2:])
