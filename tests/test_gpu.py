@@ -102,6 +102,32 @@ def test_many_gpus_equal_one(size: int, family: str) -> None:
                 assert distance(whole, parts[0][index + 2]) < tolerance
 
 
+def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:
+    """Decoded and encoded by all ranks together; by rank 0 alone the same way, and in chunks of two latent frames."""
+    vae = make_vae(family, 96).to(group.device, torch.bfloat16)
+    z, x = clips(vae, 4, 13, 22)
+    shard = Shard.plan(13, 22, group.size, group.rank, group.data, group.link)
+    assert shard is not None
+    if group.link is not None:
+        group.link.reserve(group, vae.config, (1, 13, 22), vae.dtype)
+    for _ in range(3):  # from the second time on from recordings
+        mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), 1, shard)
+    return [shard.dim, *mine, *both(vae, z, x, 1), *both(vae, z, x, 2)] if group.rank == 0 else [0, *mine]
+
+
+@pytest.mark.parametrize("size", SIZES[1:] or [2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ranks_differ_no_more_than_chunkings_do(size: int, family: str) -> None:
+    if size > NUM_GPUS:
+        pytest.skip(f"{NUM_GPUS} GPU here")
+    parts = run_group(size, chunkings_and_shards, family, timeout=300, device="cuda")
+    dim = parts[0][0]
+    for index in (1, 2):
+        together = torch.cat([part[index] for part in parts], dim)
+        alone, in_twos = parts[0][index + 2], parts[0][index + 4]
+        assert distance(together, alone) <= distance(in_twos, alone) < 0.03
+
+
 def streamed(group: Group) -> list[np.ndarray] | None:
     vae = tiny_vae(torch.float64).to(group.device)
     if group.rank > 0:

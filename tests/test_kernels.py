@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from grouped import run_group
 from torch import Tensor
 
-from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
+from wanvae_app import fused
+from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, to_uint8
 from wanvae_app.config import PRESETS
 from wanvae_app.group import Group
-from wanvae_app.layers import PixelNorm, Upsample
+from wanvae_app.layers import PixelNorm, ResidualBlock, Upsample
 from wanvae_app.padded import FramePool, PaddedFrames
 from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
@@ -88,6 +89,8 @@ def test_convolution(c: int, n: int, shape: tuple[int, int, int]) -> None:
     assert distance(launchers.convolve(matrix, bias, taps, frames, slots), expected) < TOLERANCE
     found = launchers.convolve(matrix, bias, taps, frames, slots, residual=residual)
     assert distance(found, expected + residual.double()) < TOLERANCE
+    launchers.convolve(matrix, bias, taps, frames, slots, residual=residual, in_place=True)
+    assert torch.equal(residual, found)
     if launchers.fits_one_tile(n) and n % 8 == 0:
         into = PaddedFrames(height, width, n, DTYPE, DEVICE)
         targets = into.take(num_frames + 2)[2:]
@@ -108,6 +111,16 @@ def test_frames_at_once(frames_at_once: int, num_frames: int) -> None:
         weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous(), bias, (3, 3, 3), frames, slots, tile=tile
     )
     assert distance(found, plain_conv(x, weight, bias, (0, 1, 1))) < TOLERANCE
+
+
+def test_few_pixels_are_done_in_few_rounds() -> None:
+    def tile(num_frames: int, height: int, width: int) -> tuple[int, int]:
+        found = launchers.choose_tile(384, 384, num_frames, height * (width + 2), residual=False)
+        return found.pixels, found.channels + (found.more if found.more > 1 else 0)
+
+    assert tile(1, 60, 104) == (128, 192), "100 programs for 132 multiprocessors, not 150"
+    assert tile(1, 90, 160) == tile(1, 30, 104) == (128, 128), "no fewer rounds, or no longer ones"
+    assert tile(2, 180, 320) == (256, 128)
 
 
 @pytest.mark.parametrize("c", [8, 24, 96, 160, 384, 1024])
@@ -145,7 +158,9 @@ def test_sum_of_shifted_products(n: int, shape: tuple[int, int, int]) -> None:
         for h in range(3)
         for w in range(3)
     )
-    assert distance(launchers.sum_shifted(products, slots, bias, height, width), expected) < TOLERANCE
+    found = random(num_frames, height, width, n)
+    launchers.sum_shifted(products, slots, bias, found)
+    assert distance(found, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize("temporal", [True, False])
@@ -165,6 +180,38 @@ def test_upsampling(temporal: bool) -> None:
     for part, whole in zip(x.to(DEVICE, DTYPE).split([1, 2, 2], 2), expected, strict=True):
         assert distance(layer(part, fast).cpu(), whole) < 2 * TOLERANCE
         fast.first = False
+
+
+@pytest.mark.parametrize("temporal", [True, False])
+@torch.no_grad()
+def test_upsampling_in_parts(temporal: bool) -> None:
+    layer = Upsample(16, 24, temporal).to(DEVICE, DTYPE)
+    whole, parts = Stream(), Stream()
+    for x in torch.randn(1, 16, 10, 3, 4).to(DEVICE, DTYPE).split([1, 3, 2, 4], 2):
+        expected = layer(x, whole)
+        pieces = list(fused.upsampled(layer.conv, layer.time_conv, x, parts, 2))
+        assert distance(torch.cat(pieces, 2), expected) < TOLERANCE
+        assert not temporal or max(piece.shape[2] for piece in pieces) <= 2
+        whole.first = parts.first = False
+    assert all(
+        pool._at_once <= 6 and len(pool.data) == 1 + 2 * temporal + pool._at_once for pool in parts.pools
+    )
+
+
+@pytest.mark.parametrize("width", [16, 24])
+@torch.no_grad()
+def test_a_block_writes_over_what_it_may(width: int) -> None:
+    blocks = [ResidualBlock(16, width), ResidualBlock(width, width)]
+    for block in blocks:
+        block.to(DEVICE, DTYPE)
+    kept, spent = Stream(), Stream()
+    for x in torch.randn(1, 5, 3, 4, 16).to(DEVICE, DTYPE).movedim(-1, 1).split([1, 2, 2], 2):
+        before = x.clone()
+        expected = fused.residual_blocks(blocks, x, kept)
+        assert torch.equal(x, before), "somebody may need it"
+        found = fused.residual_blocks(blocks, x, spent, spent=True)
+        assert torch.equal(found, expected)
+        assert (found.data_ptr() == x.data_ptr()) == (width == 16), "a shortcut makes a place of its own"
 
 
 def a_vae(family: str) -> WanVAE:
@@ -235,3 +282,20 @@ def test_where_triton_does_not_work_there_is_another_path(
     assert "Triton does not work here" in caplog.text
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     assert not launchers._works(torch.device("cuda", 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 31), (3, 40, 64)])
+def test_pixels(shape: tuple[int, int, int]) -> None:
+    frames = (torch.rand(1, 3, *shape, device=DEVICE) * 2.4 - 1.2).to(DTYPE)
+    if not GPU:  # every half, to see which way they are rounded
+        frames.flatten()[:256] = ((torch.arange(256) + 0.5) / 127.5 - 1)[: frames.numel()]
+    found = to_uint8(frames)
+    launchers.elsewhere = False
+    assert found.dtype == torch.uint8 and torch.equal(found.cpu(), to_uint8(frames.cpu()))
+
+
+def test_blank_frames() -> None:
+    frames, _ = frames_of(random(4, 5, 7, 24))
+    frames.data.fill_(3)
+    fused.blank(frames, (4, 2))
+    assert not frames.data[[2, 4]].any() and (frames.data[[0, 1, 3, 5]] == 3).all()

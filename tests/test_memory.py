@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from wanvae_app import fused
 from wanvae_app.config import PRESETS
 from wanvae_app.memory import HEAP, activation_bytes, free_bytes, refusal
+from wanvae_app.vae import WanVAE
 
 NARROW = replace(PRESETS["wan2.1"], base_dim=16, decoder_base_dim=16)
 
@@ -67,6 +69,20 @@ def test_what_the_estimate_knows() -> None:
         "and two ranks have half each, and halos"
     )
     assert estimate(21, 1, size=64, rank=63) == 0, "a rank without rows needs nothing"
+
+
+def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wanvae_app.kernels.launchers")  # no Triton for this platform
+    monkeypatch.setattr(fused, "runs_on", lambda device, dtype: True)
+    config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test's estimate is found again
+    with torch.device("meta"):
+        weights = sum(p.nbytes for p in WanVAE(config).bfloat16().parameters())
+    alone, one_of_two = (
+        weights + activation_bytes(config, "decode", 21, 90, 160, 1, torch.bfloat16, size, 0, gpu)
+        for size in (1, 2)
+    )
+    assert alone < 6.9 * 2**30, f"{alone / 2**30:.2f} GiB"
+    assert one_of_two < 0.55 * alone, f"{one_of_two / 2**30:.2f} of {alone / 2**30:.2f} GiB"
 
 
 def test_a_refusal_says_what_would_fit() -> None:

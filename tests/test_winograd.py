@@ -104,6 +104,8 @@ def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int]) -> No
     assert found.dtype == dtype and distance(found, expected) < ROUNDING[dtype]
     found = winograd.convolve(weights, bias, frames, slots, residual=residual)
     assert distance(found, expected + residual.double()) < ROUNDING[dtype]
+    winograd.convolve(weights, bias, frames, slots, residual=residual, in_place=True)
+    assert torch.equal(residual, found)
     if winograd.norms(n):
         into = PaddedFrames(height, width, n, torch.float16, DEVICE)
         targets = into.take(num_frames + 2)[2:]

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
+from wanvae_app import fused
 from wanvae_app.link import Link
 from wanvae_app.replay import borrowed, release
 from wanvae_app.shard import WHOLE, Shard
@@ -79,8 +80,10 @@ def _chunks(vae: WanVAE, kind: str, chunks: Iterable[Tensor], shard: Shard) -> I
 
 def to_uint8(frames: Tensor) -> Tensor:
     """Frames [1, 3, T, H, W] in [-1, 1] to pixels [T, H, W, 3] in 0..255, rounded to nearest."""
-    pixels = frames[0].float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
-    return pixels.permute(1, 2, 3, 0).contiguous()
+    pixels = frames[0].permute(1, 2, 3, 0).contiguous()
+    if fused.serves(frames):
+        return fused.launchers.pixels(pixels)
+    return pixels.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.padded import FramePool, PaddedFrames
+from wanvae_app.padded import FramePool, PaddedFrames, SeenAs
 from wanvae_app.stream import Stream
 
 try:
@@ -58,13 +58,25 @@ def pretended(fast: bool) -> Iterator[None]:
         launchers.elsewhere = before
 
 
+def blank(frames: FramePool, slots: tuple[int, ...]) -> None:
+    """Zeros into these frames."""
+    if launchers is not None and frames.data[0].nbytes % 4 == 0 and launchers.available(frames.data):
+        launchers.blank(frames, slots)
+    else:
+        frames.data.index_fill_(0, frames.table(slots).long(), 0)
+
+
 def attends(q: Tensor) -> bool:
     """Whether `launchers.attend` takes queries [frames, pixels, C]."""
     return launchers is not None and launchers.attends(q.shape[2]) and launchers.available(q)
 
 
-def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
-    """The blocks one after another on x [1 C T H W]."""
+def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream, spent: bool = False) -> Tensor:
+    """The blocks one after another on x [1 C T H W], which is written over if it is `spent`: not needed any more.
+
+    A block adds its result to what it was given, where that lies; the first one needs a place of its own, unless its
+    shortcut makes one.
+    """
     convs = [pair for block in blocks for pair in ((block.norm1, block.conv1), (block.norm2, block.conv2))]
     window = _Window(convs, x, stream)
     pixels = _rows(x)
@@ -73,8 +85,8 @@ def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> T
         window.activate(block.norm1, block.conv1, pixels)
         window.convolve(block.conv1, then=(block.norm2, block.conv2))
         if shortcut is not None:
-            pixels = F.linear(pixels, shortcut.weight.flatten(1), shortcut.bias)
-        pixels = window.convolve(block.conv2, residual=pixels)
+            pixels, spent = F.linear(pixels, shortcut.weight.flatten(1), shortcut.bias), True
+        pixels, spent = window.convolve(block.conv2, residual=pixels, in_place=spent), True
     return _picture(pixels)
 
 
@@ -95,21 +107,24 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
     _, c, num_frames, height, width = x.shape
     dtype = torch.float16 if _holds(norm, conv, x) else x.dtype
-    frames = stream.padded(x, c, dtype)
-    frames.reserve(0, num_frames)
+    pool = _frames(x, c, stream)
+    pool.reserve(0, num_frames)
+    frames = pool.seen_as(dtype)
     rows = frames.data.shape[1] * frames.data.shape[2]
     shape = (27 * conv.out_channels, -(-rows // 16) * 16)
     products = stream.pool(conv, lambda: FramePool(shape, dtype, x.device))
-    products.reserve(0 if products.knows(conv) else 2, max(num_frames, 2))
-    slots = frames.take(num_frames)
+    products.reserve(0 if products.knows(conv) else 2, 1)
+    slots = pool.take(num_frames)
     launchers.activate(_rows(x), norm.gamma, frames, slots)
     stream.shard.fill_borders(frames.data, frames.table(slots))
     matrix = _prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
-    window = products.past(conv) + products.take(num_frames)
-    launchers.multiply(matrix, frames, slots, products, window[2:])
-    frames.give_back(slots)
-    out = launchers.sum_shifted(products, window, _bias(conv), height, width)
-    products.advance(conv, window)
+    out = torch.empty(num_frames, height, width, conv.out_channels, dtype=x.dtype, device=x.device)
+    for index in range(num_frames):  # one at a time: products are larger than frames
+        window = products.past(conv) + products.take(1)
+        launchers.multiply(matrix, frames, slots[index : index + 1], products, window[2:])
+        launchers.sum_shifted(products, window, _bias(conv), out[index : index + 1])
+        products.advance(conv, window)
+    pool.give_back(slots)
     return _picture(out)
 
 
@@ -118,32 +133,57 @@ def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: St
 
     With time_conv, each frame has become two before, but for the clip's first.
     """
+    (out,) = upsampled(conv, time_conv, x, stream, 2 * x.shape[2])
+    return out
+
+
+def upsampled(
+    conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: Stream, at_once: int
+) -> Iterator[Tensor]:
+    """What `upsample` returns, with time_conv so many frames at a time."""
     pixels = _rows(x)
-    frames = stream.padded(x, x.shape[1])
+    pool = _frames(x, x.shape[1], stream)
+    frames = pool.seen_as(x.dtype)
     alone = len(pixels) if time_conv is None else int(stream.first)
+    most = max(len(pixels), 2)  # at least, because the chunks after the clip's first have more frames
     if time_conv is None:
-        frames.reserve(0, len(pixels))
+        pool.reserve(0, most)
     else:
-        frames.reserve(0 if frames.knows(time_conv) else 2, 3 * len(pixels))
-        frames.past(time_conv)
-    slots = frames.take(alone)
-    if alone:
-        launchers.activate(pixels[:alone], None, frames, slots)
-    if time_conv is not None and len(pixels) > alone:
+        pool.reserve(0 if pool.knows(time_conv) else 2, most + min(at_once, 2 * most))
+        pool.past(time_conv)
+    ready, new = pool.take(alone), pool.take(len(pixels) - alone)
+    for slots, some in ((ready, pixels[:alone]), (new, pixels[alone:])):
+        if slots:
+            launchers.activate(some, None, frames, slots)
+    del x, pixels, some  # that memory need not wait for the last frame
+
+    def enlarge() -> Tensor:
+        stream.shard.fill_borders(frames.data, frames.table(ready))
+        out = launchers.convolve(_prepare(conv, _fold), _bias(conv), (1, 2, 2), frames, ready, up=2)
+        pool.give_back(ready)
+        return _picture(out)
+
+    if time_conv is not None and new:
         # The clip's first frame is not even past: those after it see zeros in its place.
-        new = frames.take(len(pixels) - alone)
-        launchers.activate(pixels[alone:], None, frames, new)
-        window = frames.past(time_conv) + new
-        doubled = frames.take(2 * len(new))
-        halves = zip(_matrix(time_conv.weight).chunk(2), _bias(time_conv).chunk(2), strict=True)
-        for half, (matrix, bias) in enumerate(halves):
-            launchers.convolve(matrix, bias, (3, 1, 1), frames, window, into=(frames, doubled[half::2]))
-        frames.advance(time_conv, window)
-        slots += doubled
-    stream.shard.fill_borders(frames.data, frames.table(slots))
-    out = launchers.convolve(_prepare(conv, _fold), _bias(conv), (1, 2, 2), frames, slots, up=2)
-    frames.give_back(slots)
-    return _picture(out)
+        window, step = pool.past(time_conv) + new, at_once // 2
+        halves = list(zip(_matrix(time_conv.weight).chunk(2), _bias(time_conv).chunk(2), strict=True))
+        for start in range(0, len(new), step):
+            seen = window[start : start + step + 2]
+            count = 2 * (len(seen) - 2)
+            if ready and len(ready) + count > at_once:
+                yield enlarge()
+                ready = ()
+            doubled = pool.take(count)
+            for half, (matrix, bias) in enumerate(halves):
+                launchers.convolve(matrix, bias, (3, 1, 1), frames, seen, into=(frames, doubled[half::2]))
+            ready += doubled
+        pool.advance(time_conv, window)
+    yield enlarge()
+
+
+def _frames(x: Tensor, channels: int, stream: Stream) -> PaddedFrames:
+    """The clip's padded frames of the size of x [1 C T H W]: the same ones for all types of 16 bits."""
+    return stream.padded(x, channels, torch.float16 if x.dtype.itemsize == 2 else x.dtype)
 
 
 class _Window:
@@ -156,14 +196,16 @@ class _Window:
         self.num_frames = x.shape[2]
         self._new: dict[nn.Module, tuple[int, ...]] = {}
         self._pools: dict[nn.Module, PaddedFrames] = {}
+        self._frames: dict[nn.Module, SeenAs] = {}
         self._half = {conv for norm, conv in convs if _holds(norm, conv, x)}
-        kinds: dict[tuple[int, torch.dtype], list[nn.Conv3d]] = {}
+        kinds: dict[int, list[nn.Conv3d]] = {}
         for _, conv in convs:
-            dtype = torch.float16 if conv in self._half else x.dtype
-            kinds.setdefault((conv.in_channels, dtype), []).append(conv)
-        for (width, dtype), mine in kinds.items():
-            pool = stream.padded(x, width + spare, dtype)
-            self._pools.update(dict.fromkeys(mine, pool))
+            kinds.setdefault(conv.in_channels, []).append(conv)
+        for width, mine in kinds.items():
+            pool = _frames(x, width + spare, stream)
+            for conv in mine:
+                self._pools[conv] = pool
+                self._frames[conv] = pool.seen_as(torch.float16 if conv in self._half else x.dtype)
             # Two past frames for each, and two convolutions' present ones at a time: at least two of them, because
             # the chunks after the clip's first have more frames.
             kept = 2 * sum(not pool.knows(conv) for conv in mine)
@@ -180,12 +222,13 @@ class _Window:
         residual: Tensor | None = None,
         then: tuple[PixelNorm, nn.Conv3d] | None = None,
         matrix: Tensor | None = None,
+        in_place: bool = False,
     ) -> Tensor:
-        """conv of what was written for it, plus residual: [T, H, W, N], or `then` through a norm into what another
-        convolution reads."""
-        frames, new = self._pools[conv], self._new.pop(conv)
+        """conv of what was written for it, plus residual (`in_place`: over it): [T, H, W, N], or `then` through a norm
+        into what another convolution reads."""
+        pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
         self.stream.shard.fill_borders(frames.data, frames.table(new))
-        slots = frames.past(conv) + new
+        slots = pool.past(conv) + new
         n, dtype = conv.out_channels, frames.data.dtype
         fewer = conv in self._half and winograd.pays(n, self.num_frames)
         gamma = into = None
@@ -195,21 +238,23 @@ class _Window:
             gamma, into = then[0].gamma, self._open(then[1])
         if fewer:
             four = _prepare(conv, winograd.prepare, "winograd")
-            out = winograd.convolve(four, _bias(conv), frames, slots, residual, gamma, into)
+            out = winograd.convolve(four, _bias(conv), frames, slots, residual, gamma, into, in_place)
         else:
             if matrix is None and dtype != conv.weight.dtype:
                 matrix = _prepare(conv, lambda w: _matrix(w).to(dtype), "half")
             matrix = _matrix(conv.weight) if matrix is None else matrix
-            out = launchers.convolve(matrix, _bias(conv), (3, 3, 3), frames, slots, residual, gamma, into)
+            taps = (3, 3, 3)
+            out = launchers.convolve(
+                matrix, _bias(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
+            )
         if then is not None and into is None:
             self.activate(*then, out)
-        frames.advance(conv, slots)
+        pool.advance(conv, slots)
         return out
 
-    def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrames, tuple[int, ...]]:
-        frames = self._pools[conv]
-        self._new[conv] = frames.take(self.num_frames)
-        return frames, self._new[conv]
+    def _open(self, conv: nn.Conv3d) -> tuple[SeenAs, tuple[int, ...]]:
+        self._new[conv] = self._pools[conv].take(self.num_frames)
+        return self._frames[conv], self._new[conv]
 
 
 def _rows(x: Tensor) -> Tensor:

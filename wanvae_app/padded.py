@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from torch import Tensor
 def _table(slots: tuple[int, ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):
         return torch.tensor(slots, dtype=torch.int32, device=device)
+
+
+class Padded(Protocol):
+    """What kernels take for padded frames: all of them, [slots, H + 2, W + 2, C], and tables that say which."""
+
+    @property
+    def data(self) -> Tensor: ...
+
+    def table(self, slots: tuple[int, ...]) -> Tensor: ...
 
 
 class FramePool:
@@ -64,16 +74,16 @@ class FramePool:
         self.give_back(window[:-2])
         self._past[layer] = (window[-2], window[-1])
 
-    def settle(self) -> None:
-        """Give every layer two frames of its own for its past, zeros where it has seen less: so that from now on
-        every chunk does the same, but for which slot is which."""
+    def settle(self) -> tuple[int, ...]:
+        """Give every layer two frames of its own for its past: so that from now on every chunk does the same, but for
+        which slot is which. Returns those that must become zeros, because the layer has seen less than two frames.
+        """
         blank: tuple[int, ...] = ()
         for layer, (older, newer) in self._past.items():
             fresh = self.take((not older) + (not newer))
             blank += fresh
             self._past[layer] = (older or fresh[0], newer or fresh[-1])
-        if blank:
-            self.data.index_fill_(0, self.table(blank).long(), 0)
+        return blank
 
     def restart(self) -> None:
         """The next clip begins: no layer has a past."""
@@ -128,6 +138,29 @@ class PaddedFrames(FramePool):
         assert height > 0 and width > 0, (height, width)
         super().__init__((height + 2, width + 2, channels), dtype, device)
 
+    def seen_as(self, dtype: torch.dtype) -> SeenAs:
+        """These frames holding numbers of another type of the same size. Zeros and borders serve both: zero has the
+        same bits, and what a frame held before it was taken is never read."""
+        return SeenAs(self, dtype)
+
     def _prepare(self, fresh: Tensor) -> None:
         for border in (fresh[:, 0], fresh[:, -1], fresh[:, :, 0], fresh[:, :, -1]):
             border.zero_()
+
+
+class SeenAs:
+    """Padded frames of a pool, their numbers taken for another type."""
+
+    def __init__(self, pool: PaddedFrames, dtype: torch.dtype) -> None:
+        assert dtype.itemsize == pool.data.dtype.itemsize, (dtype, pool.data.dtype)
+        self.pool = pool
+        self.dtype = dtype
+
+    @property
+    def data(self) -> Tensor:
+        """All frames, where they are now: a pool that grows moves."""
+        return self.pool.data.view(self.dtype)
+
+    def table(self, slots: tuple[int, ...]) -> Tensor:
+        """As the pool's."""
+        return self.pool.table(slots)

@@ -81,7 +81,8 @@ class Coder:
         assert vae is not None
         x = vae.decode(x, stream) if self._kind == "decode" else vae.encode(x, stream)
         for pool in stream.pools:
-            pool.settle()
+            if blank := pool.settle():
+                fused.blank(pool, blank)
         stream.shard.end_chunk()
         return x
 

@@ -1,66 +1,34 @@
-"""Timing of one piece of work: on some of the ranks, by the arithmetic alone, and by diffusers."""
+"""Timing of one piece of work: on some of the ranks, and where their time went."""
 
 from __future__ import annotations
 
-import re
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import astuple, dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from wanvae_app.checkpoint import save_tensors
-from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, from_uint8, to_uint8
-from wanvae_app.config import WanConfig
+from wanvae_app.case import Case, count_traffic, tera_flop
+from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.device import tidy_up
 from wanvae_app.group import Group
 from wanvae_app.peak import peak_bytes, reset_peak
-from wanvae_app.relay import FrameCollector, FrameSender
+from wanvae_app.relay import FrameCollector, FrameSender, slab
 from wanvae_app.replay import release
 from wanvae_app.shard import Shard
-from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
 
-
-@dataclass(frozen=True)
-class Case:
-    """One piece of work: "decode" or "encode", and the clip's height, width and number of frames."""
-
-    kind: str
-    height: int
-    width: int
-    num_frames: int
-
-    @classmethod
-    def parse(cls, text: str, config: WanConfig) -> Case:
-        """A case such as decode:480x832x81; ValueError if this VAE cannot do it."""
-        found = re.fullmatch(r"(decode|encode):(\d+)x(\d+)x(\d+)", text)
-        if found is None:
-            raise ValueError(
-                f"{text!r} is no case; write KIND:HEIGHTxWIDTHxFRAMES, such as decode:480x832x81."
-            )
-        case = cls(found[1], int(found[2]), int(found[3]), int(found[4]))
-        config.num_latents(case.num_frames)
-        if case.height % config.spatial_factor or case.width % config.spatial_factor:
-            raise ValueError(f"{text}: height and width must be multiples of {config.spatial_factor}.")
-        return case
-
-    def latent_shape(self, config: WanConfig) -> tuple[int, int, int, int, int]:
-        scale = config.spatial_factor
-        num_latents = config.num_latents(self.num_frames)
-        return 1, config.z_dim, num_latents, self.height // scale, self.width // scale
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.height}x{self.width}x{self.num_frames}"
+if TYPE_CHECKING:
+    from wanvae_app.projection import Projection
 
 
 @dataclass
 class Result:
-    """Median seconds of one case on `ranks` ranks."""
+    """Median seconds of one case on `ranks` ranks. Lists are by rank; shares are of the time of the median run, and
+    what waiting, gathering and idle leave of it is a rank's own work."""
 
     case: str
     ranks: int
@@ -69,28 +37,63 @@ class Result:
     seconds: float
     cold_seconds: float  # the very first time: libraries load, kernels are chosen
     waited_share: float  # of the time, by the rank that waited most for rows
+    waiting: list[float]  # for the neighbours' rows and everyone's tokens
+    # From a rank's last pixels until they have left it, on rank 0 until everybody's are on its host; and what it had
+    # to stand before because earlier ones were still on their way.
+    gathering: list[float]
+    idle: list[float]  # from then on until the last rank, mostly rank 0, is there too
+    sent_bytes: list[float]  # rows and tokens to other ranks, per chunk
+    least_bytes: list[float]  # that the model needs, see `count_traffic`
+    frame_bytes: list[float]  # finished pixels to rank 0, per chunk
     peak_gib: float  # of the rank that took most; weights included, on the CPU the whole process
+    peaks_gib: list[float]
     tflop: float
     speedup: float | None = None  # over one rank in the same run
+    efficiency: float | None = None  # speedup / ranks
+    peak_shares: list[float] | None = None  # of the one-rank peak in the same run
     limit_share: float | None = None  # of the time that the arithmetic alone would take at the matmul rate
     diffusers_seconds: dict[str, float] | None = None  # by dtype, in the same run
+    projections: list[Projection] | None = None  # to more ranks, not measured
+
+    def compare(self, alone: Result) -> None:
+        """Fill in what is relative to one rank."""
+        self.speedup = alone.seconds / self.seconds
+        self.efficiency = self.speedup / self.ranks
+        self.peak_shares = [peak / alone.peak_gib for peak in self.peaks_gib]
 
 
-def tera_flop(config: WanConfig, case: Case) -> float:
-    """The arithmetic of a case in TFLOP, counted by running two chunks without data."""
-    with torch.device("meta"):
-        vae = WanVAE(config).requires_grad_(False)
-    _, channels, num_latents, height, width = case.latent_shape(config)
-    stream, counts = Stream(), []
-    for index in range(min(2, num_latents)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            if case.kind == "decode":
-                vae.decode(torch.empty(1, channels, 1, height, width, device="meta"), stream)
-            else:
-                frames = config.temporal_factor if index else 1
-                vae.encode(torch.empty(1, 3, frames, case.height, case.width, device="meta"), stream)
-        counts.append(counter.get_total_flops())
-    return (counts[0] + counts[-1] * (num_latents - 1)) / 1e12
+class Marks:
+    """Moments in a device's work. A GPU's are events, read once it is done: to look at the clock slows nothing."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._gpu = device.type == "cuda"
+        self._marks: list[Any] = []
+        self.set()
+
+    def set(self) -> None:
+        """Now, or when the device has done what it was given so far."""
+        if self._gpu:
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record()
+        else:
+            self._marks.append(time.perf_counter())
+
+    def seconds(self) -> list[float]:
+        """From the first mark to each of the others; the device must have passed them."""
+        first, *others = self._marks
+        return [first.elapsed_time(mark) / 1e3 if self._gpu else mark - first for mark in others]
+
+
+@dataclass
+class _Report:
+    """One rank's account of one run, as it goes around."""
+
+    seconds: float = 0.0
+    first: float = 0.0
+    waited: float = 0.0
+    gathered: float = 0.0
+    sent: float = 0.0
+    frame_bytes: float = 0.0
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -99,123 +102,116 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(6):
-        _synchronize(device)
+        synchronize(device)
         start = time.perf_counter()
         a @ b
-        _synchronize(device)
+        synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * n**3 / best / 1e12
 
 
-def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat: int) -> Result:
-    """Code the case on `size` of the group's ranks, `repeat` times after a cold one."""
-    config, device = vae.config, group.device
-    shape = case.latent_shape(config)
-    shard = Shard.plan(*shape[3:], size, group.rank, group.data, group.link)
-    if group.link is not None and size > 1:
-        group.link.reserve(group, config, (chunk, *shape[3:]), vae.dtype)
-    sizes = chunk_sizes(shape[2], min(chunk, shape[2]))
+def coded(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[], Iterator[Tensor]]:
+    """What codes this rank's part of a clip of noise, chunk by chunk, as often as it is called; a decoder's chunks
+    are uint8 pixels [T, h, w, 3]."""
+    config, sizes = vae.config, case.sizes(vae.config, chunk)
     torch.manual_seed(0)  # the same clip on every rank
     if case.kind == "decode":
-        clip, scale = torch.randn(shape).to(device, vae.dtype), 1
-    else:
-        sizes = [config.num_frames(sizes[0]), *(config.temporal_factor * n for n in sizes[1:])]
-        pixels = torch.randint(0, 256, (case.num_frames, case.height, case.width, 3), dtype=torch.uint8)
-        clip, scale = pixels.to(device), config.spatial_factor
+        latents = shard.part(torch.randn(case.latent_shape(config))).to(vae.device, vae.dtype)
+        return lambda: map(to_uint8, decode_chunks(vae, latents.split(sizes, 2), shard))
+    pixels = torch.randint(0, 256, (case.num_frames, case.height, case.width, 3), dtype=torch.uint8)
+    pixels = slab(pixels, shard, shard.rank, shard.dim - 2, config.spatial_factor).to(vae.device)
+    return lambda: encode_chunks(vae, (from_uint8(x, vae.dtype) for x in pixels.split(sizes)), shard)
 
-    def work() -> tuple[float, float]:
-        assert shard is not None
-        first: list[float] = []
-        arrived = lambda _: first.append(time.perf_counter())  # noqa: E731
-        if case.kind == "decode":
-            chunks = decode_chunks(vae, shard.part(clip, scale).split(sizes, 2), shard)
-            outbox = FrameCollector(group, shard, arrived) if group.rank == 0 else FrameSender(group)
-            for frames in chunks:
-                outbox.put(to_uint8(frames))
-            outbox.finish()
-        else:
-            mine = clip.narrow(shard.dim - 2, shard.cuts[shard.rank] * scale, _rows(shard) * scale)
-            for _ in encode_chunks(vae, (from_uint8(x, vae.dtype) for x in mine.split(sizes)), shard):
-                _synchronize(device)
-                arrived(None)
-        _synchronize(device)
-        return (first or [0.0])[0], time.perf_counter()
 
-    times, waits = [], []
+def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat: int) -> Result:
+    """Code the case on `size` of the group's ranks, `repeat` times after a cold one. All ranks take part."""
+    config, device = vae.config, group.device
+    height, width = case.latent_shape(config)[3:]
+    shard = Shard.plan(height, width, size, group.rank, group.data, group.link)
+    if group.link is not None and size > 1:
+        group.link.reserve(group, config, (chunk, height, width), vae.dtype)
+    chunks = coded(vae, case, chunk, shard) if shard is not None else None
+    runs = []
     release(vae)
     tidy_up(device)
     reset_peak(device)
     for _ in range(repeat + 1):
-        _synchronize(device)
+        synchronize(device)
         group.agree([0.0])
-        waited = shard.seconds_waited if shard is not None else 0.0
-        start = time.perf_counter()
-        first, end = work() if shard is not None else (start, start)
-        reports = group.agree([end - start, (shard.seconds_waited - waited) if shard is not None else 0.0])
-        times.append((first - start, max(seconds for seconds, _ in reports)))
-        waits.append(max(wait for _, wait in reports))
-    peak = max(report[0] for report in group.agree([float(peak_bytes(device))]))
-    warm = times[1:]
-    seconds = statistics.median(t for _, t in warm)
+        mine = _Report()
+        if shard is not None and chunks is not None:
+            mine = _run(group, case, shard, chunks)
+        runs.append([_Report(*report) for report in group.agree(astuple(mine))])
+    peaks = group.agree([float(peak_bytes(device))])
+    least = 0.0
+    if shard is not None:
+        least = float(sum(t.num_bytes for t in count_traffic(config, case, chunk, shard, vae.dtype)))
+    leasts = group.agree([least])
+    first = Shard.plan(height, width, size, 0)
+    assert first is not None
+    num_ranks, num_chunks = first.num_ranks, len(case.sizes(config, chunk))
+    runs, peaks, leasts = [run[:num_ranks] for run in runs], peaks[:num_ranks], leasts[:num_ranks]
+    warm = sorted(runs[1:], key=_seconds)
+    median = warm[(len(warm) - 1) // 2]
+    seconds = _seconds(median)
+    waiting = [report.waited / seconds for report in median]
     return Result(
         case=str(case),
-        ranks=shard.num_ranks if shard is not None else min(size, group.size),
+        ranks=num_ranks,
         chunk=chunk,
-        first_seconds=statistics.median(t for t, _ in warm),
-        seconds=seconds,
-        cold_seconds=times[0][1],
-        waited_share=statistics.median(waits[1:]) / seconds,
-        peak_gib=peak / 2**30,
+        first_seconds=statistics.median(run[0].first for run in warm),
+        seconds=statistics.median(map(_seconds, warm)),
+        cold_seconds=_seconds(runs[0]),
+        waited_share=max(waiting),
+        waiting=waiting,
+        gathering=[report.gathered / seconds for report in median],
+        idle=[1 - report.seconds / seconds for report in median],
+        sent_bytes=[report.sent / num_chunks for report in median],
+        least_bytes=[num_bytes / num_chunks for (num_bytes,) in leasts],
+        frame_bytes=[report.frame_bytes / num_chunks for report in median],
+        peak_gib=max(peak for (peak,) in peaks) / 2**30,
+        peaks_gib=[peak / 2**30 for (peak,) in peaks],
         tflop=tera_flop(config, case),
     )
 
 
-def diffusers_seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) -> float | None:
-    """Median seconds of diffusers with the same weights; None where it is not installed."""
-    try:
-        from diffusers import AutoencoderKLWan
-        from diffusers.utils import logging
-    except ImportError:
-        return None
-    logging.set_verbosity_error()
-    c = vae.config
-    channels = 3 * c.patch_size**2
-    theirs: Any = AutoencoderKLWan(
-        base_dim=c.base_dim,
-        decoder_base_dim=c.decoder_base_dim,
-        z_dim=c.z_dim,
-        dim_mult=list(c.dim_mult),
-        num_res_blocks=c.num_res_blocks,
-        temperal_downsample=list(c.temporal_downsample),
-        latents_mean=list(c.latents_mean),
-        latents_std=list(c.latents_std),
-        is_residual=c.residual,
-        in_channels=channels,
-        out_channels=channels,
-        patch_size=c.patch_size if c.patch_size > 1 else None,
-    )
-    theirs.load_state_dict(save_tensors(vae, "diffusers"))
-    theirs = theirs.to(vae.device, dtype).eval()
-    step: Callable[[Tensor], Any] = theirs.decode if case.kind == "decode" else theirs.encode
-    shape = (
-        case.latent_shape(c) if case.kind == "decode" else (1, 3, case.num_frames, case.height, case.width)
-    )
-    x = torch.randn(shape).to(vae.device, dtype)
-    times = []
-    with torch.inference_mode():
-        for _ in range(repeat + 1):
-            _synchronize(vae.device)
-            start = time.perf_counter()
-            step(x)
-            _synchronize(vae.device)
-            times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+def _run(group: Group, case: Case, shard: Shard, chunks: Callable[[], Iterator[Tensor]]) -> _Report:
+    """Code the clip once, on this rank."""
+    report, first = _Report(), [0.0]
+    waited, sent = shard.seconds_waited, shard.sent
+    start = time.perf_counter()
+
+    def arrived(_: object) -> None:
+        first[0] = first[0] or time.perf_counter() - start
+
+    marks = Marks(group.device)
+    if case.kind == "decode":
+        outbox = FrameCollector(group, shard, arrived) if group.rank == 0 else FrameSender(group)
+        for pixels in chunks():
+            report.frame_bytes += pixels.nbytes if group.rank else 0
+            marks.set()
+            outbox.put(pixels)
+            marks.set()
+        outbox.finish()
+    else:
+        for _ in chunks():
+            synchronize(group.device)
+            arrived(None)
+    synchronize(group.device)
+    report.seconds, report.first = time.perf_counter() - start, first[0]
+    passed = marks.seconds()
+    if passed:
+        *puts, last = zip(passed[::2], passed[1::2], strict=True)
+        report.gathered = report.seconds - last[0] + sum(end - begin for begin, end in puts)
+    report.waited, report.sent = shard.seconds_waited - waited, shard.sent - sent
+    return report
 
 
-def _rows(shard: Shard) -> int:
-    return shard.cuts[shard.rank + 1] - shard.cuts[shard.rank]
+def _seconds(run: list[_Report]) -> float:
+    return max(report.seconds for report in run)
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

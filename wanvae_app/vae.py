@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -41,10 +41,20 @@ class Head(nn.Module):
         return self.conv(F.silu(self.norm(x)), stream)
 
 
-def _in_parts(layers: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """layers(x), on the fast path a few frames at a time: for layers that keep the number of frames, where the
-    picture is largest. To them it is one more chunking, and it needs less memory."""
-    return torch.cat([layers(part) for part in x.split(2, 2)], 2) if fused.serves(x) else layers(x)
+# Frames at a time on the fast path where the picture is largest, in layers that keep the number of frames: to them it
+# is one more chunking, and it needs less memory.
+PART = 2
+
+
+def _blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
+    """The blocks one after another on x, which nobody needs any more: on the fast path it is written over."""
+    if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
+        return fused.residual_blocks(blocks, x, stream, spent=True)
+    return residual_blocks(blocks, x, stream)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
 class Middle(nn.Sequential):
@@ -56,8 +66,8 @@ class Middle(nn.Sequential):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
         before, attention, after = self
         assert isinstance(before, ResidualBlock) and isinstance(after, ResidualBlock)
-        x = attention(residual_blocks([before], x, stream), stream)
-        return residual_blocks([after], x, stream)
+        x = attention(_blocks([before], x, stream), stream)
+        return _blocks([after], x, stream)
 
 
 class Level(nn.Module):
@@ -74,8 +84,9 @@ class Level(nn.Module):
         self.dim, self.time, self.residual = dim, time, residual
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        """The next frames of x, which is used up."""
         skip = x if self.residual else None
-        x = residual_blocks(cast(list[ResidualBlock], list(self.blocks)), x, stream)
+        x = (_blocks if skip is None else residual_blocks)(self._listed, x, stream)
         if self.resample is not None:
             x = self.resample(x, stream)
         if skip is None:
@@ -83,6 +94,19 @@ class Level(nn.Module):
         if isinstance(self.resample, Upsample):
             return add_duplicate_up(x, skip, self.time, 2, stream)
         return x + average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, stream)
+
+    def parts(self, x: Tensor, stream: Stream) -> Iterator[Tensor]:
+        """What `forward` returns, on the fast path a few frames at a time."""
+        up = self.resample
+        if isinstance(up, Upsample) and not self.residual and fused.serves(x, self.dim, up.conv.out_channels):
+            x = _blocks(self._listed, x, stream)
+            return fused.upsampled(up.conv, up.time_conv, x, stream, PART)
+        x = self(x, stream)
+        return iter(x.split(PART, 2) if fused.serves(x) else [x])
+
+    @property
+    def _listed(self) -> list[ResidualBlock]:
+        return cast(list[ResidualBlock], list(self.blocks))
 
 
 class Encoder(nn.Module):
@@ -104,7 +128,8 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         finest, *coarser = self.levels
-        x = _in_parts(lambda part: finest(self.conv_in(part, stream), stream), x)
+        parts = x.split(PART, 2) if fused.serves(x) else [x]
+        x = _joined([finest(self.conv_in(part, stream), stream) for part in parts])
         for layer in (*coarser, self.middle):
             x = layer(x, stream)
         return self.head(x, stream)
@@ -133,10 +158,17 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(z, stream)
-        *coarser, finer, finest = self.levels
+        *coarser, coarse, finer, finest = cast(list[Level], list(self.levels))
         for layer in (self.middle, *coarser):
             x = layer(x, stream)
-        return _in_parts(lambda part: self.head(finest(finer(part, stream), stream), stream), x)
+        frames = []
+        parts = coarse.parts(x, stream)
+        del x  # here and below: what was read must not be kept until all is done that comes of it
+        for part in parts:
+            wider = finer.parts(part, stream)
+            del part
+            frames += [self.head(finest(y, stream), stream) for y in wider]
+        return _joined(frames)
 
 
 class WanVAE(nn.Module):

@@ -18,8 +18,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from wanvae_app.kernels.attention import attention_kernel
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
-from wanvae_app.kernels.norm import norm_kernel
-from wanvae_app.padded import FramePool, PaddedFrames
+from wanvae_app.kernels.norm import blank_kernel, norm_kernel
+from wanvae_app.kernels.pixels import pixel_kernel
+from wanvae_app.padded import FramePool, Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +44,10 @@ class Tile(NamedTuple):
     registers: int | None = None
 
 
-def choose_tile(c: int, n: int, num_frames: int, num_pixels: int, residual: bool) -> Tile:
-    """The tile for c channels in and n out, of so many frames of so many pixels."""
+def choose_tile(
+    c: int, n: int, num_frames: int, num_pixels: int, residual: bool, processors: int = 132
+) -> Tile:
+    """The tile for c channels in and n out, of so many frames of so many pixels, on so many multiprocessors."""
     depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
     if n <= 96:
         first = 16 if n <= 16 else 32 if n <= 32 else 64
@@ -61,8 +64,17 @@ def choose_tile(c: int, n: int, num_frames: int, num_pixels: int, residual: bool
     if n % 256 == 0:
         return Tile(1, 128, 256, 1, depth, 8, 3)
     if num_frames * num_pixels * n < 4 * 132 * 256 * 128:  # too few large tiles to fill the chip evenly
-        return Tile(1, 128, 128, 1, depth, 8, 4)
+        # Every multiprocessor takes one tile after another: what counts is how many channels they are in the end.
+        tiles = num_frames * -(-num_pixels // 128)
+        rounds = {width: -(-tiles * -(-n // width) // processors) for width in (128, 192)}
+        return Tile(1, 128, 128, 64 if 192 * rounds[192] < 128 * rounds[128] else 1, depth, 8, 4)
     return Tile(1, 256, 128, 1, depth, 8, 4)
+
+
+@lru_cache
+def _processors(device: torch.device) -> int:
+    """How many multiprocessors the device has; a Hopper GPU's, where there is none."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 def fits_one_tile(n: int) -> bool:
@@ -74,29 +86,37 @@ def convolve(
     weight: Tensor,
     bias: Tensor,
     taps: tuple[int, int, int],
-    frames: PaddedFrames,
+    frames: Padded,
     slots: Slots,
     residual: Tensor | None = None,
     gamma: Tensor | None = None,
-    into: tuple[PaddedFrames, Slots] | None = None,
+    into: tuple[Padded, Slots] | None = None,
     up: int = 1,
     tile: Tile | None = None,
+    in_place: bool = False,
 ) -> Tensor:
     """The convolution of padded frames: [T, up H, up W, N], or `into` padded frames whose data it returns.
 
     `weight` is [up^2 N, kt kh kw C], `slots` are those of the kt - 1 past frames and of the T present ones;
-    `residual` [T, up H, up W, N] is added; with `gamma` [N], silu(norm(result)) is stored in its place.
+    `residual` [T, up H, up W, N] is added, and with `in_place` is where the sum goes: whoever writes a number has read
+    its own before, and nobody else's. With `gamma` [N], silu(norm(result)) is stored in place of the result.
     """
     kt, kh, kw = taps
     data = frames.data
     _, rows, columns, c = data.shape
     height, width, n, num_frames = rows - 2, columns - 2, bias.shape[0], len(slots) - kt + 1
-    tile = tile or choose_tile(c, n, num_frames, height * columns, residual is not None)
+    tile = tile or choose_tile(
+        c, n, num_frames, height * columns, residual is not None, _processors(data.device)
+    )
     together = math.gcd(tile.frames, num_frames) if kt == 3 else 1
     second = tile.more if tile.more > 1 else 0
     # Frames and weights may be fp16 in a bf16 model.
     shape = (num_frames, up * height, up * width, n)
-    out = into[0].data if into else torch.empty(shape, dtype=bias.dtype, device=data.device)
+    if in_place:
+        assert residual is not None and residual.dtype == bias.dtype and residual.is_contiguous() and not into
+        out = residual
+    else:
+        out = into[0].data if into else torch.empty(shape, dtype=bias.dtype, device=data.device)
     if data.is_meta:
         return out
     source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
@@ -121,7 +141,7 @@ def convolve(
     return out
 
 
-def activate(x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots) -> None:
+def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots) -> None:
     """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames."""
     num_frames, height, width, c = x.shape
     assert x.is_contiguous() and c == into.data.shape[3], (x.shape, x.stride())
@@ -135,7 +155,23 @@ def activate(x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots) 
     )  # fmt: skip
 
 
-def multiply(taps: Tensor, frames: PaddedFrames, slots: Slots, products: FramePool, into: Slots) -> None:
+def blank(frames: FramePool, slots: Slots) -> None:
+    """Zeros into frames of 16-bit numbers, an even count of them each."""
+    count = frames.data[0].nbytes // 4
+    if not frames.data.is_meta:
+        grid = (triton.cdiv(count, 4096), len(slots))
+        blank_kernel[grid](frames.data.view(torch.int32), frames.table(slots), count, BLOCK=4096, num_warps=8)
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Numbers in [-1, 1], contiguous, to uint8 pixels in 0..255 of the same shape, rounded to nearest."""
+    out = torch.empty_like(x, dtype=torch.uint8)
+    if not x.is_meta:
+        pixel_kernel[(triton.cdiv(x.numel(), 4096),)](x, out, x.numel(), BLOCK=4096, num_warps=8)
+    return out
+
+
+def multiply(taps: Tensor, frames: Padded, slots: Slots, products: FramePool, into: Slots) -> None:
     """Each pixel of padded frames times all taps [N, C], into `products` [frames, N, pitch]."""
     _, height, width, c = frames.data.shape
     n, rows = len(taps), height * width
@@ -150,19 +186,18 @@ def multiply(taps: Tensor, frames: PaddedFrames, slots: Slots, products: FramePo
     )  # fmt: skip
 
 
-def sum_shifted(products: FramePool, slots: Slots, bias: Tensor, height: int, width: int) -> Tensor:
-    """What the taps of a convolution contribute, [27 N, pixels] a frame, added up: [T, H, W, N]."""
-    num_frames, n = len(slots) - 2, bias.shape[0]
-    out = torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=products.data.device)
+def sum_shifted(products: FramePool, slots: Slots, bias: Tensor, out: Tensor) -> None:
+    """What the taps of a convolution contribute, [27 N, pixels] a frame, added up: out [T, H, W, N]."""
+    num_frames, height, width, n = out.shape
+    assert out.is_contiguous() and len(slots) == num_frames + 2, (out.shape, slots)
     if out.is_meta:
-        return out
+        return
     block = triton.next_power_of_2(n)
     pixels = 1024 // block
     head_kernel[(triton.cdiv(height * width, pixels), num_frames)](
         products.data, products.table(slots), bias, out, num_frames, height, width, products.data.shape[2],
         N=n, BM=pixels, BN=block, num_warps=4,
     )  # fmt: skip
-    return out
 
 
 def attends(channels: int) -> bool:
@@ -174,7 +209,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(C)) v of q [frames, queries, C] and k, v [frames, keys, C]."""
     num_frames, queries, c = q.shape
     keys = k.shape[1]
-    c1, c2, bm, bn = 256, 128, 128, 32  # two stages of this fill the shared memory
+    c1, c2, bn = 256, 128, 32
+    # Two or three stages fill the shared memory. Few queries are handled by smaller programs, on more of the chip.
+    bm, stages, warps = (64, 3, 4) if 2 * triton.cdiv(queries, 128) * num_frames <= 132 else (128, 2, 8)
     out = q.new_empty(q.shape)
     if out.is_meta:
         return out
@@ -188,7 +225,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
     attention_kernel[(triton.cdiv(queries, bm), num_frames)](
         *parts(q, bm), *parts(k, bn), *parts(v, bn), out, queries, keys, c**-0.5 * math.log2(math.e),
-        C1=c1, C2=c2, BM=bm, BN=bn, STAGES=2, num_warps=8,
+        C1=c1, C2=c2, BM=bm, BN=bn, STAGES=stages, num_warps=warps,
     )  # fmt: skip
     return out
 

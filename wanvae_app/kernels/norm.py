@@ -27,3 +27,15 @@ def norm_kernel(
     stride = W + 2
     place = tl.load(into_slots + t).to(tl.int64) * ((H + 2) * stride) + (m // W + 1) * stride + m % W + 1
     tl.store(into + place[:, None] * C + c, v.to(into.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["count"])
+def blank_kernel(
+    frames,  # int32 words of frames, `count` each
+    slots,  # int32 [T]: which of them become zeros
+    count,
+    BLOCK: tl.constexpr,
+):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    base = frames + tl.load(slots + tl.program_id(1)).to(tl.int64) * count
+    tl.store(base + i, tl.zeros((BLOCK,), tl.int32), i < count)

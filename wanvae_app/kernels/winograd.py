@@ -1,17 +1,13 @@
 """Compiles and starts `winograd.cu`: causal 3x3x3 convolutions with a third fewer multiplications, on Hopper GPUs.
 
 Triton cannot read a tile at any offset from shared memory, and without that a Winograd transform costs more traffic
-than it saves arithmetic: so this one is CUDA C++. NVRTC, which PyTorch brings, compiles it when it is first needed.
+than it saves arithmetic: so this one is CUDA C++, compiled when it is first needed (see `nvrtc.py`).
 """
 
 from __future__ import annotations
 
 import ctypes
-import glob
-import hashlib
 import logging
-import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from wanvae_app.padded import PaddedFrames
+from wanvae_app.kernels import nvrtc
+from wanvae_app.padded import Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +24,7 @@ Slots = tuple[int, ...]
 ROWS, COLUMNS = 8, 16  # pixels of a block
 DEPTH = 32  # channels in per step
 STAGES = 5  # taps whose weights are under way, or frames whose results are
+THREADS = 384
 
 
 def prepare(weight: Tensor) -> Tensor:
@@ -82,27 +80,31 @@ def works(device: torch.device) -> bool:
 def convolve(
     weights: Tensor,
     bias: Tensor,
-    frames: PaddedFrames,
+    frames: Padded,
     slots: Slots,
     residual: Tensor | None = None,
     gamma: Tensor | None = None,
-    into: tuple[PaddedFrames, Slots] | None = None,
+    into: tuple[Padded, Slots] | None = None,
+    in_place: bool = False,
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for an even number T of new ones: [T, H, W, N] of bias's dtype.
 
     `weights` come from `prepare`, `slots` are those of two past frames and of the T present ones; `residual`
-    [T, H, W, N] is added; with `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
+    [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
+    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
     """
     data = frames.data
     count, rows, columns, c = data.shape
     height, width, n, num_frames = rows - 2, columns - 2, bias.shape[0], len(slots) - 2
     assert data.dtype == weights.dtype == torch.float16 and num_frames % 2 == 0, (data.dtype, num_frames)
     assert (gamma is None) == (into is None) and (into is None or into[0].data.dtype == torch.float16)
-    out = (
-        into[0].data
-        if into
-        else torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=data.device)
-    )
+    if in_place:
+        assert residual is not None and residual.dtype == bias.dtype and residual.is_contiguous() and not into
+        out = residual
+    elif into is not None:
+        out = into[0].data
+    else:
+        out = torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=data.device)
     if out.is_meta:
         return out
     part, blocks = split(n)
@@ -110,10 +112,10 @@ def convolve(
     half = bias.dtype == torch.float16
     kernel, clusters = _kernel(Kind(part, blocks, residual is not None, norm, half, STAGES), data.device)
     # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
-    source = _map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1))
-    matrices = _map(weights, (DEPTH, part, 4, 1))
-    shortcut = source if residual is None else _map(residual, (32, COLUMNS, ROWS, 1))
-    target = _map(out[:, 1:-1, 1:-1] if norm else out, (32, COLUMNS, 1, 1))
+    source = nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1))
+    matrices = nvrtc.tensor_map(weights, (DEPTH, part, 4, 1))
+    shortcut = source if residual is None else nvrtc.tensor_map(residual, (32, COLUMNS, ROWS, 1))
+    target = nvrtc.tensor_map(out[:, 1:-1, 1:-1] if norm else out, (32, COLUMNS, 1, 1))
     across, down = -(-width // COLUMNS), -(-height // ROWS)
     tiles = across * down * (num_frames // 2) * (1 if norm else blocks)  # of a cluster
     table = frames.table(slots)
@@ -126,13 +128,9 @@ def convolve(
         *(ctypes.c_void_p(x.data_ptr()) for x in pointers),
     ]
     arguments += map(ctypes.c_int, (num_frames, height, width, c, n, across, tiles))
-    packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
     grid = min(tiles, clusters) * (blocks if norm else 1)  # each takes one tile after another
     memory = shared_memory(part, blocks, norm, STAGES)
-    stream = ctypes.c_void_p(torch.cuda.current_stream(data.device).cuda_stream)
-    with torch.cuda.device(data.device):
-        _enter(data.device)
-        _check(_driver().cuLaunchKernel(kernel, grid, 1, 1, 384, 1, 1, memory, stream, packed, None))
+    nvrtc.launch(kernel, grid, THREADS, memory, data.device, arguments)
     return out
 
 
@@ -174,123 +172,13 @@ def shared_memory(width: int, blocks: int, norm: bool, stages: int) -> int:
     return 1024 + 8 * frame + stages * 256 * width + sums + 16 * (2 + stages) + 64
 
 
-def compile_text(nvrtc: ctypes.CDLL, text: str) -> bytes:
-    """A cubin for sm_90a."""
-    program, size = ctypes.c_void_p(), ctypes.c_size_t()
-    _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"winograd.cu", 0, None, None))
-    options = (ctypes.c_char_p * 2)(b"--gpu-architecture=sm_90a", b"--std=c++17")
-    if nvrtc.nvrtcCompileProgram(program, len(options), options):
-        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
-        said = ctypes.create_string_buffer(size.value)
-        nvrtc.nvrtcGetProgramLog(program, said)
-        raise RuntimeError(said.value.decode(errors="replace"))
-    _check(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
-    cubin = ctypes.create_string_buffer(size.value)
-    _check(nvrtc.nvrtcGetCUBIN(program, cubin))
-    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
-    return cubin.raw
-
-
-def _check(result: int) -> None:
-    if result:
-        raise RuntimeError(f"CUDA says {result}")
-
-
-@lru_cache
-def _driver() -> ctypes.CDLL:
-    return ctypes.CDLL("libcuda.so.1")
-
-
-@lru_cache
-def _nvrtc() -> ctypes.CDLL:
-    name = f"libnvrtc.so.{(torch.version.cuda or '').split('.')[0]}"
-    places = [name, *(f for path in sys.path for f in glob.glob(f"{path}/nvidia/*/lib/{name}"))]
-    for place in places:
-        try:
-            return ctypes.CDLL(place)
-        except OSError:
-            continue
-    raise OSError(f"no {name}")
-
-
 @lru_cache
 def _kernel(kind: Kind, device: torch.device) -> tuple[ctypes.c_void_p, int]:
     """The compiled kernel in this device's context, and how many clusters of it run at a time."""
-    cubin, driver, module, function = _cubin(kind), _driver(), ctypes.c_void_p(), ctypes.c_void_p()
     memory = shared_memory(kind.BN, kind.NB, kind.NORM, kind.STAGES)
+    function = nvrtc.load(nvrtc.cubin(source_text(kind), "winograd"), b"winograd_kernel", memory, device)
     cluster = kind.NB if kind.NORM else 1
-    with torch.cuda.device(device):
-        _enter(device)
-        _check(driver.cuModuleLoadData(ctypes.byref(module), cubin))
-        _check(driver.cuModuleGetFunction(ctypes.byref(function), module, b"winograd_kernel"))
-        _check(driver.cuFuncSetAttribute(function, 8, memory))  # MAX_DYNAMIC_SHARED_SIZE_BYTES
-        clusters = torch.cuda.get_device_properties(device).multi_processor_count // cluster
-        if cluster > 2:  # those must fit into parts of the chip
-            attribute = (ctypes.c_uint32 * 18)(4, 0, cluster, 1, 1)  # CLUSTER_DIMENSION
-            config, found = _LaunchConfig(clusters * cluster, 1, 1, 384, 1, 1, memory), ctypes.c_int()
-            config.attributes, config.count = ctypes.addressof(attribute), 1
-            _check(driver.cuOccupancyMaxActiveClusters(ctypes.byref(found), function, ctypes.byref(config)))
-            clusters = found.value
+    clusters = torch.cuda.get_device_properties(device).multi_processor_count // cluster
+    if cluster > 2:
+        clusters = nvrtc.most_clusters(function, clusters * cluster, cluster, THREADS, memory, device)
     return function, clusters
-
-
-class _LaunchConfig(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_uint) for name in ("gx", "gy", "gz", "bx", "by", "bz", "memory")),
-        ("stream", ctypes.c_void_p),
-        ("attributes", ctypes.c_void_p),
-        ("count", ctypes.c_uint),
-    )
-
-
-@lru_cache
-def _cubin(kind: Kind) -> bytes:
-    """Compiled, or as it was compiled before: it takes seconds."""
-    text, version = source_text(kind), (ctypes.c_int * 2)()
-    _check(_nvrtc().nvrtcVersion(ctypes.byref(version, 0), ctypes.byref(version, 4)))
-    name = hashlib.sha256(f"{list(version)}{text}".encode()).hexdigest()
-    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache") / "winograd"
-    try:
-        return (folder / name).read_bytes()
-    except OSError:
-        cubin = compile_text(_nvrtc(), text)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        fresh = folder / f"{name}.{os.getpid()}"
-        fresh.write_bytes(cubin)
-        fresh.replace(folder / name)  # whole or not at all
-    except OSError as error:
-        log.info("The compiled kernel is not kept: %s", error)
-    return cubin
-
-
-def _enter(device: torch.device) -> None:
-    """Makes the device's context current in this thread, which may not have called CUDA yet."""
-    driver, context = _driver(), ctypes.c_void_p()
-    _check(driver.cuCtxGetCurrent(ctypes.byref(context)))
-    if not context.value:
-        number = ctypes.c_int()
-        _check(driver.cuDeviceGet(ctypes.byref(number), device.index or 0))
-        _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), number))
-        _check(driver.cuCtxSetCurrent(context))
-
-
-def _map(x: Tensor, box: tuple[int, ...]) -> Any:
-    """How the copy engine sees x, with four dimensions and its channels side by side, in boxes (innermost first)."""
-    return _encoded(x.data_ptr(), tuple(x.shape), x.stride(), box)
-
-
-@lru_cache(maxsize=1024)
-def _encoded(pointer: int, shape: tuple[int, ...], stride: tuple[int, ...], box: tuple[int, ...]) -> Any:
-    store = ctypes.create_string_buffer(128 + 64)
-    map_ = (ctypes.c_uint64 * 16).from_buffer(store, -ctypes.addressof(store) % 64)
-    sizes = shape[::-1]
-    strides = [2 * step for step in stride[-2::-1]]
-    _check(
-        _driver().cuTensorMapEncodeTiled(
-            ctypes.byref(map_), 6, 4, ctypes.c_void_p(pointer), (ctypes.c_uint64 * 4)(*sizes),
-            (ctypes.c_uint64 * 3)(*strides), (ctypes.c_uint32 * 4)(*box), (ctypes.c_uint32 * 4)(1, 1, 1, 1),
-            0, 2, 3, 0,  # 16 bits; not interleaved, 64 bytes swizzled, L2 reads 256 bytes, zeros outside
-        )
-    )  # fmt: skip
-    return map_

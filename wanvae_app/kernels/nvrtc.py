@@ -1,0 +1,163 @@
+"""CUDA C++ on Hopper GPUs without a toolkit: NVRTC, which PyTorch brings, compiles it, and the driver starts it."""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import hashlib
+import logging
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+@lru_cache
+def cubin(text: str, name: str) -> bytes:
+    """The text compiled for sm_90a, or as it was compiled before: it takes seconds. `name` is what it is kept under."""
+    version = (ctypes.c_int * 2)()
+    _check(_nvrtc().nvrtcVersion(ctypes.byref(version, 0), ctypes.byref(version, 4)))
+    key = hashlib.sha256(f"{list(version)}{text}".encode()).hexdigest()
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or Path.home() / ".triton" / "cache") / name
+    try:
+        return (folder / key).read_bytes()
+    except OSError:
+        compiled = compile_text(_nvrtc(), text, name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = folder / f"{key}.{os.getpid()}"
+        fresh.write_bytes(compiled)
+        fresh.replace(folder / key)  # whole or not at all
+    except OSError as error:
+        log.info("The compiled kernel is not kept: %s", error)
+    return compiled
+
+
+def compile_text(nvrtc: ctypes.CDLL, text: str, name: str) -> bytes:
+    """A cubin for sm_90a."""
+    program, size = ctypes.c_void_p(), ctypes.c_size_t()
+    _check(
+        nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), f"{name}.cu".encode(), 0, None, None)
+    )
+    options = (ctypes.c_char_p * 2)(b"--gpu-architecture=sm_90a", b"--std=c++17")
+    if nvrtc.nvrtcCompileProgram(program, len(options), options):
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        said = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, said)
+        raise RuntimeError(said.value.decode(errors="replace"))
+    _check(nvrtc.nvrtcGetCUBINSize(program, ctypes.byref(size)))
+    compiled = ctypes.create_string_buffer(size.value)
+    _check(nvrtc.nvrtcGetCUBIN(program, compiled))
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return compiled.raw
+
+
+def load(compiled: bytes, function: bytes, memory: int, device: torch.device) -> ctypes.c_void_p:
+    """A function of a cubin in the device's context, allowed so much shared memory."""
+    driver, module, found = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
+    with torch.cuda.device(device):
+        _enter(device)
+        _check(driver.cuModuleLoadData(ctypes.byref(module), compiled))
+        _check(driver.cuModuleGetFunction(ctypes.byref(found), module, function))
+        _check(driver.cuFuncSetAttribute(found, 8, memory))  # MAX_DYNAMIC_SHARED_SIZE_BYTES
+    return found
+
+
+def most_clusters(
+    function: ctypes.c_void_p, blocks: int, cluster: int, threads: int, memory: int, device: torch.device
+) -> int:
+    """How many clusters of so many blocks, of at most `blocks` in all, run at a time: they must fit into parts of the
+    chip."""
+    attribute = (ctypes.c_uint32 * 18)(4, 0, cluster, 1, 1)  # CLUSTER_DIMENSION
+    config, found = _LaunchConfig(blocks, 1, 1, threads, 1, 1, memory), ctypes.c_int()
+    config.attributes, config.count = ctypes.addressof(attribute), 1
+    with torch.cuda.device(device):
+        _enter(device)
+        _check(_driver().cuOccupancyMaxActiveClusters(ctypes.byref(found), function, ctypes.byref(config)))
+    return found.value
+
+
+def launch(
+    function: ctypes.c_void_p,
+    grid: int,
+    threads: int,
+    memory: int,
+    device: torch.device,
+    arguments: list[Any],
+) -> None:
+    """Start the function on PyTorch's current stream; `arguments` are ctypes' values."""
+    packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
+    stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
+    with torch.cuda.device(device):
+        _enter(device)
+        _check(_driver().cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, memory, stream, packed, None))
+
+
+def tensor_map(x: Tensor, box: tuple[int, ...]) -> Any:
+    """How the copy engine sees x of 16-bit numbers, with four dimensions and its channels side by side, in boxes
+    (innermost first): not interleaved, 64 bytes swizzled, zeros outside."""
+    return _encoded(x.data_ptr(), tuple(x.shape), x.stride(), box)
+
+
+@lru_cache(maxsize=1024)
+def _encoded(pointer: int, shape: tuple[int, ...], stride: tuple[int, ...], box: tuple[int, ...]) -> Any:
+    store = ctypes.create_string_buffer(128 + 64)
+    map_ = (ctypes.c_uint64 * 16).from_buffer(store, -ctypes.addressof(store) % 64)
+    sizes = shape[::-1]
+    strides = [2 * step for step in stride[-2::-1]]
+    _check(
+        _driver().cuTensorMapEncodeTiled(
+            ctypes.byref(map_), 6, 4, ctypes.c_void_p(pointer), (ctypes.c_uint64 * 4)(*sizes),
+            (ctypes.c_uint64 * 3)(*strides), (ctypes.c_uint32 * 4)(*box), (ctypes.c_uint32 * 4)(1, 1, 1, 1),
+            0, 2, 3, 0,  # 16 bits; not interleaved, 64 bytes swizzled, L2 reads 256 bytes, zeros outside
+        )
+    )  # fmt: skip
+    return map_
+
+
+def _check(result: int) -> None:
+    if result:
+        raise RuntimeError(f"CUDA says {result}")
+
+
+@lru_cache
+def _driver() -> ctypes.CDLL:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+@lru_cache
+def _nvrtc() -> ctypes.CDLL:
+    name = f"libnvrtc.so.{(torch.version.cuda or '').split('.')[0]}"
+    places = [name, *(f for path in sys.path for f in glob.glob(f"{path}/nvidia/*/lib/{name}"))]
+    for place in places:
+        try:
+            return ctypes.CDLL(place)
+        except OSError:
+            continue
+    raise OSError(f"no {name}")
+
+
+class _LaunchConfig(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_uint) for name in ("gx", "gy", "gz", "bx", "by", "bz", "memory")),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.c_void_p),
+        ("count", ctypes.c_uint),
+    )
+
+
+def _enter(device: torch.device) -> None:
+    """Makes the device's context current in this thread, which may not have called CUDA yet."""
+    driver, context = _driver(), ctypes.c_void_p()
+    _check(driver.cuCtxGetCurrent(ctypes.byref(context)))
+    if not context.value:
+        number = ctypes.c_int()
+        _check(driver.cuDeviceGet(ctypes.byref(number), device.index or 0))
+        _check(driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), number))
+        _check(driver.cuCtxSetCurrent(context))
