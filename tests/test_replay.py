@@ -27,7 +27,7 @@ launchers = pytest.importorskip("wanvae_app.kernels.launchers")
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 DTYPE = torch.bfloat16 if GPU else torch.float32
-KERNELS = ("conv_kernel", "norm_kernel", "taps_kernel", "head_kernel", "attention_kernel")
+KERNELS = tuple(name for name in vars(launchers) if name.endswith("_kernel"))
 pytestmark = pytest.mark.skipif(
     GPU and torch.cuda.get_device_capability() < (9, 0),
     reason="what is not launched as kernels is not recorded",
