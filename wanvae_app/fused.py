@@ -263,7 +263,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _picture(x: Tensor) -> Tensor:
-    return x.movedim(-1, 0)[None]
+    return x[None].movedim(-1, 1)  # so that its strides are those of channels_last_3d
 
 
 def _bias(conv: nn.Conv2d | nn.Conv3d) -> Tensor:

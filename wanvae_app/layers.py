@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanvae_app import fused
+from wanvae_app.shard import joined
 from wanvae_app.stream import Stream
 
 
@@ -107,7 +108,8 @@ class Downsample(nn.Module):
         batch = x.shape[0]
         x = _per_frame(stream.shard.halo(x, 0, 1))
         height, width = stream.shard.padding(1, 1)
-        x = self.conv(F.pad(x, (0, width, 0, height)))  # zeros below and to the right only
+        # Zeros below and to the right only; padded as it lies, channels last.
+        x = self.conv(F.pad(x.movedim(1, -1), (0, 0, 0, width, 0, height)).movedim(-1, 1))
         x = x.unflatten(0, (batch, -1)).transpose(1, 2)
         if self.time_conv is None:
             return x
@@ -119,7 +121,7 @@ class Downsample(nn.Module):
         # Frames in pairs, each with the one before: the third tap falls on the second of the pair.
         rest = stream.past(self.time_conv, rest, 1)
         rest = F.conv3d(rest, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
-        return torch.cat([first, rest], 2)
+        return joined((first, rest), 2)
 
 
 class Upsample(nn.Module):
@@ -139,7 +141,7 @@ class Upsample(nn.Module):
             if rest.shape[2]:
                 rest = self.time_conv(rest, stream).movedim(1, -1).unflatten(4, (2, -1))  # B T H W 2 C
                 rest = rest.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).movedim(-1, 1)  # B C 2T H W
-            x = torch.cat([part for part in (first, rest) if part.shape[2]], 2)
+            x = joined((first, rest), 2)
         # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
         dim, batch = stream.shard.dim, x.shape[0]
         wide = stream.shard.halo(x, 1, 1)

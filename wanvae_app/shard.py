@@ -8,7 +8,7 @@ is never padded to divide evenly: padding would change its border.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,17 @@ from torch import Tensor
 from wanvae_app.link import UNIT, Link
 
 ROWS, COLUMNS = 3, 4  # dimensions of B C T H W
+
+
+def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """Parts B C T H W, which lie channels last in memory, joined along T, H or W so that the whole does, too.
+
+    `torch.cat` itself goes by strides that tell nothing where there is one frame, or one row.
+    """
+    parts = [part for part in parts if part.shape[dim]]
+    return (
+        parts[0] if len(parts) == 1 else torch.cat([x.movedim(1, -1) for x in parts], dim - 1).movedim(-1, 1)
+    )
 
 
 class Shard:
@@ -117,8 +128,7 @@ class Shard:
         length = x.shape[self.dim]
         first, final = x.narrow(self.dim, 0, after), x.narrow(self.dim, length - before, before)
         above, below = self._swap(first.movedim(1, -1), final.movedim(1, -1))
-        parts = (above.movedim(-1, 1), x, below.movedim(-1, 1))
-        return torch.cat([part for part in parts if part.shape[self.dim]], self.dim)
+        return joined((above.movedim(-1, 1), x, below.movedim(-1, 1)), self.dim)
 
     def fill_borders(self, frames: Tensor, slots: Tensor) -> None:
         """Put the neighbours' rows into the border of padded frames [slots, H + 2, W + 2, C], where they are.

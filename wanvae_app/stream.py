@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from wanvae_app.padded import FramePool, PaddedFrames
-from wanvae_app.shard import WHOLE, Shard
+from wanvae_app.shard import WHOLE, Shard, joined
 
 Pool = TypeVar("Pool", bound=FramePool)
 
@@ -37,7 +37,7 @@ class Stream:
         if before is None:
             before = x.new_zeros(x.shape[0], length, *x.shape[3:], x.shape[1]).movedim(-1, 1)  # channels last
             self._past[layer] = before
-        x = torch.cat([before, x], 2)
+        x = joined((before, x), 2)
         before.copy_(x[:, :, -length:])  # in place: it is found where it was
         return x
 

@@ -24,6 +24,7 @@ from wanvae_app.layers import (
     residual_blocks,
     unpatchify,
 )
+from wanvae_app.shard import joined
 from wanvae_app.stream import Stream
 
 
@@ -51,10 +52,6 @@ def _blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
     if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
         return fused.residual_blocks(blocks, x, stream, spent=True)
     return residual_blocks(blocks, x, stream)
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return torch.cat(parts, 2) if len(parts) > 1 else parts[0]
 
 
 class Middle(nn.Sequential):
@@ -129,7 +126,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         finest, *coarser = self.levels
         parts = x.split(PART, 2) if fused.serves(x) else [x]
-        x = _joined([finest(self.conv_in(part, stream), stream) for part in parts])
+        x = joined([finest(self.conv_in(part, stream), stream) for part in parts], 2)
         for layer in (*coarser, self.middle):
             x = layer(x, stream)
         return self.head(x, stream)
@@ -168,7 +165,7 @@ class Decoder(nn.Module):
             wider = finer.parts(part, stream)
             del part
             frames += [self.head(finest(y, stream), stream) for y in wider]
-        return _joined(frames)
+        return joined(frames, 2)
 
 
 class WanVAE(nn.Module):
