@@ -36,7 +36,7 @@ def test_without_ffmpeg_the_frames_are_seen(server: Server, monkeypatch: pytest.
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
     state, seen = watched(server)
     assert state["state"] == "finished" and seen == [0, 1, 2, 3, 4]
-    assert re.fullmatch(r"Finished\. the MP4 could not be written: .*ffmpeg.* missing.*\.", state["message"])
+    assert re.fullmatch(r"Finished\. The MP4 could not be written: .*ffmpeg.* missing.*\.", state["message"])
     assert (
         not state["video_file"] and server.visitor.get(f"/live/{state['job']}/video.mp4").status_code == 404
     )

@@ -7,27 +7,22 @@ reads; past frames stay there from chunk to chunk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.padded import FramePool, PaddedFrames, SeenAs
+from wanvae_app.kernels import launchers
+from wanvae_app.padded import FramePool
+from wanvae_app.prepared import bias_of, folded, matrix_of, prepare
 from wanvae_app.stream import Stream
-
-try:
-    from wanvae_app.kernels import launchers, winograd
-except ImportError:  # a build of PyTorch without Triton, or an old one
-    launchers = winograd = None  # type: ignore[assignment]
+from wanvae_app.window import Window, frames_of, holds
 
 if TYPE_CHECKING:
     from wanvae_app.layers import PixelNorm, ResidualBlock
-
-_prepared: WeakKeyDictionary[nn.Module, dict[str, tuple[Any, Any]]] = WeakKeyDictionary()
 
 
 def serves(x: Tensor, *channels: int) -> bool:
@@ -78,7 +73,7 @@ def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream, spen
     shortcut makes one.
     """
     convs = [pair for block in blocks for pair in ((block.norm1, block.conv1), (block.norm2, block.conv2))]
-    window = _Window(convs, x, stream)
+    window = Window(convs, x, stream)
     pixels = _rows(x)
     for block in blocks:
         shortcut = block.shortcut
@@ -93,10 +88,10 @@ def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream, spen
 def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv of x [1 C T H W]; channels are filled up to a multiple of eight."""
     spare = -x.shape[1] % 8
-    window = _Window([(None, conv)], x, stream, spare)
+    window = Window([(None, conv)], x, stream, spare)
     window.activate(None, conv, F.pad(_rows(x), (0, spare)) if spare else _rows(x))
     matrix = (
-        _prepare(conv, lambda w: F.pad(_matrix(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
+        prepare(conv, lambda w: F.pad(matrix_of(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
         if spare
         else None
     )
@@ -106,8 +101,8 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
 def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
     _, c, num_frames, height, width = x.shape
-    dtype = torch.float16 if _holds(norm, conv, x) else x.dtype
-    pool = _frames(x, c, stream)
+    dtype = torch.float16 if holds(norm, conv, x) else x.dtype
+    pool = frames_of(x, c, stream)
     pool.reserve(0, num_frames)
     frames = pool.seen_as(dtype)
     rows = frames.data.shape[1] * frames.data.shape[2]
@@ -117,12 +112,12 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     slots = pool.take(num_frames)
     launchers.activate(_rows(x), norm.gamma, frames, slots)
     stream.shard.fill_borders(frames.data, frames.table(slots))
-    matrix = _prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
+    matrix = prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
     out = torch.empty(num_frames, height, width, conv.out_channels, dtype=x.dtype, device=x.device)
     for index in range(num_frames):  # one at a time: products are larger than frames
         window = products.past(conv) + products.take(1)
         launchers.multiply(matrix, frames, slots[index : index + 1], products, window[2:])
-        launchers.sum_shifted(products, window, _bias(conv), out[index : index + 1])
+        launchers.sum_shifted(products, window, bias_of(conv), out[index : index + 1])
         products.advance(conv, window)
     pool.give_back(slots)
     return _picture(out)
@@ -142,7 +137,7 @@ def upsampled(
 ) -> Iterator[Tensor]:
     """What `upsample` returns, with time_conv so many frames at a time."""
     pixels = _rows(x)
-    pool = _frames(x, x.shape[1], stream)
+    pool = frames_of(x, x.shape[1], stream)
     frames = pool.seen_as(x.dtype)
     alone = len(pixels) if time_conv is None else int(stream.first)
     most = max(len(pixels), 2)  # at least, because the chunks after the clip's first have more frames
@@ -159,14 +154,14 @@ def upsampled(
 
     def enlarge() -> Tensor:
         stream.shard.fill_borders(frames.data, frames.table(ready))
-        out = launchers.convolve(_prepare(conv, _fold), _bias(conv), (1, 2, 2), frames, ready, up=2)
+        out = launchers.convolve(prepare(conv, folded), bias_of(conv), (1, 2, 2), frames, ready, up=2)
         pool.give_back(ready)
         return _picture(out)
 
     if time_conv is not None and new:
         # The clip's first frame is not even past: those after it see zeros in its place.
         window, step = pool.past(time_conv) + new, at_once // 2
-        halves = list(zip(_matrix(time_conv.weight).chunk(2), _bias(time_conv).chunk(2), strict=True))
+        halves = list(zip(matrix_of(time_conv.weight).chunk(2), bias_of(time_conv).chunk(2), strict=True))
         for start in range(0, len(new), step):
             seen = window[start : start + step + 2]
             count = 2 * (len(seen) - 2)
@@ -181,82 +176,6 @@ def upsampled(
     yield enlarge()
 
 
-def _frames(x: Tensor, channels: int, stream: Stream) -> PaddedFrames:
-    """The clip's padded frames of the size of x [1 C T H W]: the same ones for all types of 16 bits."""
-    return stream.padded(x, channels, torch.float16 if x.dtype.itemsize == 2 else x.dtype)
-
-
-class _Window:
-    """The padded frames that some convolutions at one scale read: those of one width share a pool."""
-
-    def __init__(
-        self, convs: Sequence[tuple[PixelNorm | None, nn.Conv3d]], x: Tensor, stream: Stream, spare: int = 0
-    ) -> None:
-        self.stream = stream
-        self.num_frames = x.shape[2]
-        self._new: dict[nn.Module, tuple[int, ...]] = {}
-        self._pools: dict[nn.Module, PaddedFrames] = {}
-        self._frames: dict[nn.Module, SeenAs] = {}
-        self._half = {conv for norm, conv in convs if _holds(norm, conv, x)}
-        kinds: dict[int, list[nn.Conv3d]] = {}
-        for _, conv in convs:
-            kinds.setdefault(conv.in_channels, []).append(conv)
-        for width, mine in kinds.items():
-            pool = _frames(x, width + spare, stream)
-            for conv in mine:
-                self._pools[conv] = pool
-                self._frames[conv] = pool.seen_as(torch.float16 if conv in self._half else x.dtype)
-            # Two past frames for each, and two convolutions' present ones at a time: at least two of them, because
-            # the chunks after the clip's first have more frames.
-            kept = 2 * sum(not pool.knows(conv) for conv in mine)
-            pool.reserve(kept, min(len(mine), 2) * max(self.num_frames, 2))
-
-    def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
-        """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
-        frames, slots = self._open(conv)
-        launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
-
-    def convolve(
-        self,
-        conv: nn.Conv3d,
-        residual: Tensor | None = None,
-        then: tuple[PixelNorm, nn.Conv3d] | None = None,
-        matrix: Tensor | None = None,
-        in_place: bool = False,
-    ) -> Tensor:
-        """conv of what was written for it, plus residual (`in_place`: over it): [T, H, W, N], or `then` through a norm
-        into what another convolution reads."""
-        pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
-        self.stream.shard.fill_borders(frames.data, frames.table(new))
-        slots = pool.past(conv) + new
-        n, dtype = conv.out_channels, frames.data.dtype
-        fewer = conv in self._half and winograd.pays(n, self.num_frames)
-        gamma = into = None
-        if then is not None and (
-            winograd.norms(n) and then[1] in self._half if fewer else launchers.fits_one_tile(n)
-        ):
-            gamma, into = then[0].gamma, self._open(then[1])
-        if fewer:
-            four = _prepare(conv, winograd.prepare, "winograd")
-            out = winograd.convolve(four, _bias(conv), frames, slots, residual, gamma, into, in_place)
-        else:
-            if matrix is None and dtype != conv.weight.dtype:
-                matrix = _prepare(conv, lambda w: _matrix(w).to(dtype), "half")
-            matrix = _matrix(conv.weight) if matrix is None else matrix
-            taps = (3, 3, 3)
-            out = launchers.convolve(
-                matrix, _bias(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
-            )
-        if then is not None and into is None:
-            self.activate(*then, out)
-        pool.advance(conv, slots)
-        return out
-
-    def _open(self, conv: nn.Conv3d) -> tuple[SeenAs, tuple[int, ...]]:
-        self._new[conv] = self._pools[conv].take(self.num_frames)
-        return self._frames[conv], self._new[conv]
-
-
 def _rows(x: Tensor) -> Tensor:
     """x [1 C T H W] as [T, H, W, C], contiguous."""
     return x[0].movedim(0, -1).contiguous()
@@ -264,51 +183,3 @@ def _rows(x: Tensor) -> Tensor:
 
 def _picture(x: Tensor) -> Tensor:
     return x[None].movedim(-1, 1)  # so that its strides are those of channels_last_3d
-
-
-def _bias(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias
-
-
-def _holds(norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> bool:
-    """Whether conv's padded frames are fp16 whatever the model is: Winograd's sums need its precision, and behind a
-    norm nothing can overflow."""
-    if norm is None or not (launchers.elsewhere if x.is_meta else winograd.works(x.device)):
-        return False
-    gamma = norm.gamma
-    return x.is_meta or _prepare(
-        conv, lambda w: winograd.safe(w, gamma), f"safe {gamma.data_ptr()} {gamma._version}"
-    )
-
-
-def _prepare(conv: nn.Module, make: Callable[[Tensor], Any], name: str = "") -> Any:
-    """make(conv's weight), made once; by name where there is more than one such thing."""
-    weight = conv.weight
-    assert isinstance(weight, Tensor)
-    stamp = (weight.data_ptr(), weight._version, weight.dtype)
-    all_of_it = _prepared.setdefault(conv, {})
-    found = all_of_it.get(name)
-    if found is None or found[0] != stamp:
-        with torch.inference_mode(False), torch.no_grad():
-            found = all_of_it[name] = (stamp, make(weight))
-    return found[1]
-
-
-def _matrix(weight: Tensor) -> Tensor:
-    """Weights [N, C, kt, kh, kw] as [N, kt kh kw C]: a view where they lie channels last."""
-    return weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous()
-
-
-def _fold(weight: Tensor) -> Tensor:
-    """3x3 weights for a picture enlarged by repetition, as 2x2 ones for each of four phases: [4 N, 4 C].
-
-    Of three neighbours in the enlarged picture two are the same pixel of the small one, so their taps add up.
-    """
-
-    def phases(w: Tensor, dim: int) -> list[Tensor]:
-        a, b, c = w.unbind(dim)
-        return [torch.stack([a, b + c], dim), torch.stack([a + b, c], dim)]
-
-    four = [columns for rows in phases(weight.float(), 2) for columns in phases(rows, 3)]
-    return torch.stack(four).permute(0, 1, 3, 4, 2).flatten(0, 1).flatten(1).to(weight.dtype).contiguous()

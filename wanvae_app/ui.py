@@ -175,14 +175,17 @@ class Handlers:
         """Decode a latent, or code a video there and back, on all ranks.
 
         Streams the run's state as JSON: job, state, phase, frames so far of num_frames, rate in frames per second,
-        elapsed seconds; the last one comes with the MP4, and for a video the latent. Ending the call stops the run.
+        elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
+        a video the latent. Ending the call stops the run.
         """
         entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
-        run, version = entry.run, None
+        run, version, told = entry.run, None, 0
         try:
             while not entry.settled:
                 run.seen()
-                yield snapshot(entry), None, None
+                state = snapshot(entry, told)
+                told += len(state["activity"])
+                yield state, None, None
                 # Not longer: a caller's departure is noticed at a yield only.
                 version = run.wait(0.25, version)
             if run.state == "failed":

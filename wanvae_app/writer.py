@@ -57,7 +57,7 @@ class Writer:
             run.video_path = path
         except Exception as error:  # whatever it is, this thread must live for the next run
             log.exception("job %s: no MP4", run.id[:8])
-            problems.append(f"the MP4 could not be written: {error}")
+            problems.append(f"The MP4 could not be written: {error}")
         try:
             if run.job.kind == "roundtrip":
                 path = run.folder / f"{run.id[:8]}.safetensors"
@@ -66,5 +66,5 @@ class Writer:
                 run.latent_path = path
         except Exception as error:
             log.exception("job %s: no latent", run.id[:8])
-            problems.append(f"the latent could not be written: {error}")
+            problems.append(f"The latent could not be written: {error}")
         return ". ".join(["Finished", *problems]).removesuffix(".") + "."
