@@ -109,7 +109,7 @@ def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:
     shard = Shard.plan(13, 22, group.size, group.rank, group.data, group.link)
     assert shard is not None
     if group.link is not None:
-        group.link.reserve(group, vae.config, (1, 13, 22), vae.dtype)
+        group.link.reserve(group.agree, vae.config, (1, 13, 22), vae.dtype)
     for _ in range(3):  # from the second time on from recordings
         mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), 1, shard)
     return [shard.dim, *mine, *both(vae, z, x, 1), *both(vae, z, x, 2)] if group.rank == 0 else [0, *mine]

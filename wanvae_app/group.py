@@ -180,14 +180,14 @@ class Group:
         self.drop("data", "frames")
         try:
             if self.link is not None:
-                self.link.reset(self)
+                self.link.reset(self.agree)
             self._make_groups()
         except RuntimeError as error:
             raise self._lost(error) from error
         self.broken = False
 
     def close(self) -> None:
-        """Leave; the other ranks must be leaving as well."""
+        """Leave, as the other ranks do."""
         if self.watch is not None:
             self.watch.close()
             self.drop("data", "frames")
@@ -227,7 +227,7 @@ class Group:
             timeout=AGREE_TIMEOUT,
         )
         self._make_groups()
-        self.link = Link.connect(self)
+        self.link = Link.connect(self.rank, self.size, self.device, self.agree)
 
     def _open_store(self, attempt: int) -> dist.Store:
         env = os.environ

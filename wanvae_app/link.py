@@ -11,8 +11,8 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +28,11 @@ try:
 except ImportError:  # a build of PyTorch without Triton, or an old one
     triton = None
 
-if TYPE_CHECKING:
-    from wanvae_app.group import Group
-
 log = logging.getLogger(__name__)
+
+Agree = Callable[
+    [Sequence[float]], list[list[float]]
+]  # `Group.agree`: everybody's report, on all ranks at once
 
 UNIT = 16  # bytes: what messages are counted in
 CAPACITY = 8 * 2**20 // UNIT  # units that travel one way in one exchange; a longer message takes several
@@ -47,9 +48,9 @@ class Link:
     a neighbour may begin the next while this rank takes what came with the last.
     """
 
-    def __init__(self, group: Group) -> None:
-        self.rank, self.size = group.rank, group.size
-        self._device = group.device
+    def __init__(self, rank: int, size: int, device: torch.device) -> None:
+        self.rank, self.size = rank, size
+        self._device = device
         num_words = 4 * CAPACITY * 2 + (4 + self.size) * PROGRAMS // 2
         self._memory = self._allocate(num_words).zero_()
         handle = self._open(self._memory)
@@ -65,27 +66,23 @@ class Link:
         self._waited = torch.zeros(2, dtype=torch.int64, device=self._device)
 
     @classmethod
-    def connect(cls, group: Group) -> Link | None:
+    def connect(cls, rank: int, size: int, device: torch.device, agree: Agree) -> Link | None:
         """The link among all ranks, or None if any of them cannot reach another's memory."""
-        if group.device.type != "cuda":
+        if device.type != "cuda":
             return None
-        can = triton is not None and 1 < group.size <= MAX_RANKS
-        can = can and int(os.environ.get("LOCAL_WORLD_SIZE", group.size)) == group.size
-        can = can and torch.cuda.get_device_capability(group.device) >= (7, 0)
-        can = can and all(
-            torch.cuda.can_device_access_peer(group.device.index, peer)
-            for peer in range(group.size)
-            if peer != group.device.index
-        )
-        if any(not able for (able,) in group.agree([float(can)])):
+        one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size)) == size
+        others = [peer for peer in range(size) if peer != device.index] if one_machine else []
+        able = triton is not None and one_machine and size <= MAX_RANKS
+        able = able and torch.cuda.get_device_capability(device) >= (7, 0)
+        if not _all(agree, able and all(torch.cuda.can_device_access_peer(device.index, p) for p in others)):
             return None
         link, reason = None, ""
         try:
-            link = cls(group)
+            link = cls(rank, size, device)
         except Exception as error:  # whatever the driver says: there is another way
             reason = str(error)
-        if any(not able for (able,) in group.agree([float(link is not None)])):
-            log.warning("rank %d: rows travel as messages, not from memory to memory: %s", group.rank, reason)
+        if not _all(agree, link is not None):
+            log.warning("rank %d: rows travel as messages, not from memory to memory: %s", rank, reason)
             return None
         return link
 
@@ -136,7 +133,7 @@ class Link:
         )  # fmt: skip
 
     def reserve(
-        self, group: Group, config: WanConfig, shape: tuple[int, int, int], dtype: torch.dtype
+        self, agree: Agree, config: WanConfig, shape: tuple[int, int, int], dtype: torch.dtype
     ) -> None:
         """Set memory aside for the tokens of `shape` latents, T, H, W, at a time; on all ranks at once."""
         num_tokens, width = math.prod(shape), max(config.encoder_dims[-1], config.decoder_dims[0])
@@ -146,7 +143,7 @@ class Link:
         self._tokens, memory = None, None
         with contextlib.suppress(torch.OutOfMemoryError):  # then they go as messages
             memory = self._allocate(num_words)
-        if any(not able for (able,) in group.agree([float(memory is not None)])):
+        if not _all(agree, memory is not None):
             return
         assert memory is not None
         handle = self._open(memory)
@@ -185,14 +182,14 @@ class Link:
         """Let go whoever waits, here; from any thread. What they receive from now on is worthless."""
         self._abort[0] = 1
 
-    def reset(self, group: Group) -> None:
+    def reset(self, agree: Agree) -> None:
         """Make ready again after an abort; on all ranks at once."""
         torch.cuda.synchronize(self._device)
-        group.agree([0.0])  # nobody's device writes into another's memory any more
+        agree([0.0])  # nobody's device writes into another's memory any more
         self._memory.zero_()
         torch.cuda.synchronize(self._device)
         self._abort[0] = 0
-        group.agree([0.0])
+        agree([0.0])
 
     def _exchange(
         self, frames: Tensor, table: Tensor, layout: dict[str, int], length: int, turn: int, size: int
@@ -247,3 +244,7 @@ class _Places:
 def _flags(handle: Any, rank: int, num_words: int) -> Tensor:
     """The flags in a rank's memory, int32, behind the places of messages."""
     return handle.get_buffer(rank, (num_words,), torch.int64)[4 * CAPACITY * 2 :].view(torch.int32)
+
+
+def _all(agree: Agree, able: bool) -> bool:
+    return all(theirs for (theirs,) in agree([float(able)]))

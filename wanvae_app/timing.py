@@ -129,7 +129,7 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
     height, width = case.latent_shape(config)[3:]
     shard = Shard.plan(height, width, size, group.rank, group.data, group.link)
     if group.link is not None and size > 1:
-        group.link.reserve(group, config, (chunk, height, width), vae.dtype)
+        group.link.reserve(group.agree, config, (chunk, height, width), vae.dtype)
     chunks = coded(vae, case, chunk, shard) if shard is not None else None
     runs = []
     release(vae)

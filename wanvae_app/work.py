@@ -76,7 +76,7 @@ class _Work:
         reset_peak(self.group.device)
         if self.job.parallel and self.group.link is not None:
             chunk = (self.job.chunk, *self.job.shape[2:])
-            self.group.link.reserve(self.group, self.vae.config, chunk, self.vae.dtype)
+            self.group.link.reserve(self.group.agree, self.vae.config, chunk, self.vae.dtype)
         self._agree(Report())  # all are here: their clocks start together
         self.start = time.monotonic()
         if self.run is not None:
