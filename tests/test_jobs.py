@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from ranked_jobs import finish, on_ranks, pixels
 from tiny import some_latent, some_video, tiny_vae
 
+from wanvae_app import jobs as jobs_module
 from wanvae_app import work
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.frames import FrameLog
@@ -198,3 +200,20 @@ def test_one_rank_without_room_refuses_for_all() -> None:
     assert refused[1].startswith("Rank 1 would need 0.0 GiB for this and has 0.0 GiB free; ")
     assert refused[1].endswith("; 1 latent frames per chunk would fit.")
     assert smaller[0] == "finished" and smaller[2] == 25
+
+
+def test_a_run_says_that_it_waits_for_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = threading.Event()
+    monkeypatch.setattr(jobs_module, "warm_up", lambda *_: ready.wait(30))
+    jobs = Jobs(Group.join("cpu"), tiny_vae())
+    jobs._warming = True  # as on a GPU
+    try:
+        run = jobs.new_run(latent=some_latent(1))
+        jobs.submit(run)
+        assert run.state == "queued" and run.place == 0 and "got ready" in run.message
+        ready.set()
+        finish(run)
+        assert (run.state, run.message) == ("finished", "Finished.")
+    finally:
+        ready.set()
+        jobs.close()

@@ -51,6 +51,7 @@ class Jobs:
         self._lock = threading.Condition()
         self._turns = Turns()
         self._closing = False
+        self._warming = group.device.type == "cuda"  # until `warm_up` is done
         self._writer = Writer(vae.config)
         self._thread: threading.Thread | None = None
         follow_progress(group, vae)
@@ -139,6 +140,8 @@ class Jobs:
                 )
             self.start()
             run.on_stop = self._on_stop
+            if self._warming:
+                run.change(message="The GPUs are being got ready, once after a start; it begins by itself.")
             self.shelf.add(run)
             self._turns.add(run)
             self._lock.notify_all()
@@ -168,6 +171,7 @@ class Jobs:
 
     def _loop(self) -> None:
         warm_up(self.vae, self.group.link)
+        self._warming = False
         while (run := self._next()) is not None:
             try:
                 self._do(run)

@@ -119,7 +119,8 @@ function describe(run) {
   const [done, total] = run.phases[run.phase];
   switch (run.state) {
     case "queued":
-      return ["Waiting", run.place ? `${plural(run.place, "run")} before this one.` : "Next in line."];
+      if (run.place) return ["Waiting", `${plural(run.place, "run")} before this one.`];
+      return ["Waiting", run.message === "Waiting." ? "Next in line." : run.message];
     case "running":
       if (run.stopping) return ["Stopping", "at the end of the present chunk."];
       return run.phase === "encode"
