@@ -107,6 +107,32 @@ def test_a_rest() -> None:
         assert not neighbours.told(side, 1, 2).any()
 
 
+class Event:
+    """The end of what the interpreter does at once, or of what never ends."""
+
+    ended = True
+
+    def record(self) -> None:
+        pass
+
+    def query(self) -> bool:
+        return self.ended
+
+
+@pytest.mark.parametrize("fault", ["", "lost", "stuck"])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_whether_it_works(rank: int, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(Event, "ended", fault != "stuck")
+    monkeypatch.setattr(link, "PATIENCE", 0.01)
+    others = Alone(rank, 3)
+    others._device, others._token_flags = torch.device("cpu"), torch.zeros(3, dtype=torch.int64)
+    for side, peer in (("before", rank - 1), ("after", rank + 1)):
+        others.hear(side, [torch.full((4096,), peer if fault != "lost" else 7)])
+    assert others.works() == (fault == "")
+    assert bool(others._abort) == (fault == "stuck")
+
+
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_tokens(rank: int) -> None:
     others = Alone(rank, 3)

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from wanvae_app import fused
-from wanvae_app.link import Link
 from wanvae_app.replay import borrowed, release
 from wanvae_app.shard import WHOLE, Shard
 from wanvae_app.vae import WanVAE
@@ -23,7 +22,7 @@ from wanvae_app.vae import WanVAE
 log = logging.getLogger(__name__)
 
 
-def warm_up(vae: WanVAE, link: Link | None = None) -> None:
+def warm_up(vae: WanVAE) -> None:
     """On a GPU, code a short clip of a common size: so the first run waits for no library and no compiler.
 
     What is compiled stays on disk for the next start.
@@ -33,8 +32,6 @@ def warm_up(vae: WanVAE, link: Link | None = None) -> None:
     begun, config = time.perf_counter(), vae.config
     height, width = 480 // config.spatial_factor, 832 // config.spatial_factor
     try:
-        if link is not None:
-            link.compile()
         latents = torch.randn(1, config.z_dim, 3, height, width, device=vae.device)
         frames = torch.cat(list(decode_chunks(vae, latents.split(1, 2))), 2)
         for _ in encode_chunks(vae, frames.split([1, 4, 4], 2)):

@@ -170,7 +170,7 @@ class Jobs:
         self.shelf.clear()
 
     def _loop(self) -> None:
-        warm_up(self.vae, self.group.link)
+        warm_up(self.vae)
         self._warming = False
         while (run := self._next()) is not None:
             try:
@@ -232,7 +232,7 @@ class Jobs:
 def follow(group: Group, vae: WanVAE) -> None:
     """What every rank but 0 does: job after job, until rank 0 says that it is over. Raises GroupLost."""
     follow_progress(group, vae)
-    warm_up(vae, group.link)
+    warm_up(vae)
     while "job" in (command := group.next_command()):
         job = command["job"]
         run_job(group, vae, Job(**{**job, "shape": tuple(job["shape"])}))

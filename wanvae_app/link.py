@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,13 +31,12 @@ except ImportError:  # a build of PyTorch without Triton, or an old one
 
 log = logging.getLogger(__name__)
 
-Agree = Callable[
-    [Sequence[float]], list[list[float]]
-]  # `Group.agree`: everybody's report, on all ranks at once
+Agree = Callable[[Sequence[float]], list[list[float]]]  # `Group.agree`: everybody's report, by rank
 
 UNIT = 16  # bytes: what messages are counted in
 CAPACITY = 8 * 2**20 // UNIT  # units that travel one way in one exchange; a longer message takes several
 PROGRAMS, BLOCK = 64, 1024  # at most so many programs, each of so many units at a time
+PATIENCE = 30.0  # seconds for the first exchange, for which kernels are compiled
 TIMED = True  # only the interpreter of tests has no clock
 MAX_RANKS = 16  # a rank cannot be ahead of another by more exchanges than lie between two of `gather`
 
@@ -53,12 +53,11 @@ class Link:
         self._device = device
         num_words = 4 * CAPACITY * 2 + (4 + self.size) * PROGRAMS // 2
         self._memory = self._allocate(num_words).zero_()
+        torch.cuda.synchronize(device)  # before anybody can write there
         handle = self._open(self._memory)
-        self._places = [_Places(handle, self.rank, self.size, turn, num_words) for turn in (0, 1)]
-        self._token_flags = torch.tensor(
-            [_flags(handle, rank, num_words).data_ptr() + 16 * PROGRAMS for rank in range(self.size)],
-            device=self._device,
-        )
+        self._places = [_Places(handle, rank, size, turn, num_words) for turn in (0, 1)]
+        flags = [_flags(handle, of, num_words).data_ptr() + 16 * PROGRAMS for of in range(size)]
+        self._token_flags = torch.tensor(flags, device=device)
         self._tokens: tuple[Tensor, Tensor] | None = None  # this rank's, and where everyone's lie
         self._table = torch.zeros(1, dtype=torch.int32, device=self._device)
         self._nothing = torch.zeros(2, UNIT // 8, dtype=torch.int64, device=self._device)
@@ -72,15 +71,16 @@ class Link:
             return None
         one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size)) == size
         others = [peer for peer in range(size) if peer != device.index] if one_machine else []
-        able = triton is not None and one_machine and size <= MAX_RANKS
+        able = triton is not None and torch.version.cuda is not None and one_machine and size <= MAX_RANKS
         able = able and torch.cuda.get_device_capability(device) >= (7, 0)
         if not _all(agree, able and all(torch.cuda.can_device_access_peer(device.index, p) for p in others)):
             return None
-        link, reason = None, ""
+        link, reason = None, "what one GPU writes into another's memory does not arrive"
         try:
             link = cls(rank, size, device)
-        except Exception as error:  # whatever the driver says: there is another way
-            reason = str(error)
+            link = link if link.works() else None
+        except Exception as error:  # whatever the driver or the compiler says: there is another way
+            link, reason = None, str(error)
         if not _all(agree, link is not None):
             log.warning("rank %d: rows travel as messages, not from memory to memory: %s", rank, reason)
             return None
@@ -114,23 +114,25 @@ class Link:
         layout = {"first": 0, "final": 0, "above": 1, "below": 1, "frame": 0, "step": 1, "run": 1, "count": 1}
         return self._exchange(self._nothing, self._table, layout, 1, turn, size)
 
-    def compile(self) -> None:
-        """Have the kernels compiled, so that no run waits for it; nothing is launched."""
-        common = {
-            "abort": self._abort,
-            "waited": self._waited,
-            "BLOCK": BLOCK,
-            "TIMED": TIMED,
-            "num_warps": 8,
-        }
-        halo_kernel.warmup(
-            self._nothing, self._table, 0, 1, 1, 1, 0, 0, 1, 1, 0, 1, **self._places[0].pointers, **common,
-            BEFORE=self.rank > 0, AFTER=self.rank < self.size - 1, grid=(1, 2),
-        )  # fmt: skip
+    def works(self) -> bool:
+        """Whether what the neighbours send arrives, whole and in time: some boards say that it does, and lose it.
+        On all ranks at once; compiles the kernels."""
+        mine = torch.full((4096,), self.rank, dtype=torch.int64, device=self._device)
+        above, below, _ = self.swap(mine, mine, 0, self.size)
+        arrived = torch.cuda.Event()
+        arrived.record()
+        deadline = time.monotonic() + PATIENCE
+        while not arrived.query() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if not arrived.query():
+            self.abort()
+            return False
         token_kernel.warmup(
-            self._nothing, self._token_flags, self._token_flags, num_frames=1, num_units=1, frame=1, place=0,
-            rank=self.rank, num_ranks=self.size, STRIDE=PROGRAMS, **common, grid=(1, self.size),
+            self._nothing, self._token_flags, self._token_flags, self._abort, self._waited, 1, 1, 1, 0, self.rank,
+            self.size, BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=TIMED, num_warps=8, grid=(1, self.size),
         )  # fmt: skip
+        from_before = self.rank == 0 or bool((above == self.rank - 1).all())
+        return from_before and (self.rank == self.size - 1 or bool((below == self.rank + 1).all()))
 
     def reserve(
         self, agree: Agree, config: WanConfig, shape: tuple[int, int, int], dtype: torch.dtype
