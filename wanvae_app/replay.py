@@ -32,9 +32,8 @@ log = logging.getLogger(__name__)
 
 MAX_TABLE = 4096  # slots that one chunk looks up, all its layers together
 
-_idle: WeakKeyDictionary[WanVAE, Coder] = (
-    WeakKeyDictionary()
-)  # what the next clip of the same size can go on with
+# What the next clip of the same size can go on with.
+_idle: WeakKeyDictionary[WanVAE, Coder] = WeakKeyDictionary()
 
 
 class Coder:
@@ -46,9 +45,8 @@ class Coder:
         self._vae = weakref.ref(vae)
         self._kind = kind
         self.records = vae.device.type == "cuda" and fused.runs_on(vae.device, vae.dtype)
-        self._recordings: dict[
-            object, Recording | None
-        ] = {}  # None: the step was taken once, launch by launch
+        # By what a step begins with and gets; None for one that was taken launch by launch.
+        self._recordings: dict[tuple[bool, torch.Size], Recording | None] = {}
         self._slots: Slots | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -86,7 +84,7 @@ class Coder:
         stream.shard.end_chunk()
         return x
 
-    def _record(self, step: tuple[bool, Any], x: Tensor) -> Recording | None:
+    def _record(self, step: tuple[bool, torch.Size], x: Tensor) -> Recording | None:
         shard, pools = self.stream.shard, self.stream.pools
         if shard.num_ranks > 1 and shard.link is None:  # messages are made by the host
             return None
@@ -95,9 +93,7 @@ class Coder:
         before = [(pool.layers, pool.order) for pool in pools]
         try:
             recording = Recording(self._plain, x, self._slots, shard)
-        except (
-            Exception
-        ) as error:  # out of memory, or something that cannot be recorded: there is another way
+        except Exception as error:  # out of memory, or what cannot be recorded: there is another way
             log.warning("a step could not be recorded, and is taken launch by launch: %s", error)
             self.records = False
             self.stream.first, _ = step
