@@ -135,12 +135,13 @@ def test_activation(c: int) -> None:
         assert distance(into.data[list(slots)], F.pad(expected, (0, 0, 1, 1, 1, 1))) < TOLERANCE
 
 
-@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 130), (129, 129), (300, 65)])
-def test_attention(queries: int, keys: int) -> None:
+@pytest.mark.parametrize("shares", [None, 2, 3])
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 130), (129, 129), (300, 65), (9, 2050)])
+def test_attention(queries: int, keys: int, shares: int | None) -> None:
     q, kv = random(2, queries, 384), random(2, keys, 768)
     k, v = kv.chunk(2, 2)
     expected = F.scaled_dot_product_attention(*(x.double()[:, None] for x in (q, k, v)))[:, 0]
-    assert distance(launchers.attend(q, k, v), expected) < TOLERANCE
+    assert distance(launchers.attend(q, k, v, shares), expected) < TOLERANCE
 
 
 @pytest.mark.parametrize(("n", "shape"), [(3, (1, 1, 1)), (3, (4, 5, 33)), (12, (2, 9, 7)), (1, (3, 40, 3))])

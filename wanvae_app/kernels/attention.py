@@ -1,14 +1,22 @@
 """Attention with one wide head, for which libraries have no fast kernel: 384 channels in Wan 2.1.
 
 softmax(q k^T / sqrt(C)) v, block by block with a running maximum and sum (Dao et al., FlashAttention, 2022).
-The channels are handled in two parts, C = C1 + C2, because tiles are powers of two. The plain equal is PyTorch's
-`scaled_dot_product_attention`.
+The channels are handled in two parts, C = C1 + C2, because tiles are powers of two. Where the queries are few, the keys
+are shared among several programs, and what these found is put together afterwards (Dao et al., Flash-Decoding, 2023).
+The plain equal is PyTorch's `scaled_dot_product_attention`.
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+PROCESSORS = 132  # an H100's; more programs than these take turns
 
 
 @triton.jit(do_not_specialize=["QUERIES", "KEYS"])
@@ -16,9 +24,11 @@ def attention_kernel(
     q1, q2,  # descriptors of the queries [frames * QUERIES, C], blocks [BM, C1] and [BM, C2]
     k1, k2,  # of the keys [frames * KEYS, C], blocks [BN, C1] and [BN, C2]
     v1, v2,  # of the values, likewise
-    out,  # [frames * QUERIES, C]
+    out,  # [frames * QUERIES, C], or with SHARES > 1 float32 [frames, SHARES, QUERIES, C]: not divided by its sum yet
+    found,  # with SHARES > 1 float32 [frames, SHARES, QUERIES, 2]: the maximum, and the sum
     QUERIES, KEYS, scale,  # scale: log2(e) / sqrt(C)
     C1: tl.constexpr, C2: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, STAGES: tl.constexpr,
+    SHARES: tl.constexpr,  # of the keys
 ):  # fmt: skip
     m0 = tl.program_id(0) * BM
     frame = tl.program_id(1)
@@ -29,7 +39,12 @@ def attention_kernel(
     total = tl.zeros((BM,), tl.float32)
     acc1 = tl.zeros((BM, C1), tl.float32)
     acc2 = tl.zeros((BM, C2), tl.float32)
-    for n in tl.range(0, KEYS, BN, num_stages=STAGES):
+    begin, end = 0, KEYS
+    if SHARES > 1:
+        share = tl.cdiv(tl.cdiv(KEYS, BN), SHARES) * BN
+        begin = tl.program_id(2) * share
+        end = tl.minimum(begin + share, KEYS)
+    for n in tl.range(begin, end, BN, num_stages=STAGES):
         key = frame * KEYS + n
         s = tl.dot(a1, k1.load([key, 0]).T)
         s = tl.dot(a2, k2.load([key, C1]).T, s) * scale
@@ -39,13 +54,87 @@ def attention_kernel(
         shrink = tl.exp2(top - peak)
         total = total * shrink + tl.sum(p, 1)
         top = peak
-        p = p.to(out.dtype.element_ty)
+        p = p.to(a1.dtype)
         acc1 = tl.dot(p, v1.load([key, 0]), acc1 * shrink[:, None])
         acc2 = tl.dot(p, v2.load([key, C1]), acc2 * shrink[:, None])
     m = m0 + tl.arange(0, BM)
-    place = (frame.to(tl.int64) * QUERIES + m)[:, None] * (C1 + C2)
+    row = frame.to(tl.int64) * QUERIES + m
+    if SHARES > 1:
+        row = (frame.to(tl.int64) * SHARES + tl.program_id(2)) * QUERIES + m
+        tl.store(found + row * 2, top, m < QUERIES)
+        tl.store(found + row * 2 + 1, total, m < QUERIES)
+    else:
+        acc1 = acc1 / total[:, None]
+        acc2 = acc2 / total[:, None]
+    place = row[:, None] * (C1 + C2)
     mask = (m < QUERIES)[:, None]
-    tl.store(out + place + tl.arange(0, C1)[None, :], (acc1 / total[:, None]).to(out.dtype.element_ty), mask)
-    tl.store(
-        out + place + C1 + tl.arange(0, C2)[None, :], (acc2 / total[:, None]).to(out.dtype.element_ty), mask
-    )
+    tl.store(out + place + tl.arange(0, C1)[None, :], acc1.to(out.dtype.element_ty), mask)
+    tl.store(out + place + C1 + tl.arange(0, C2)[None, :], acc2.to(out.dtype.element_ty), mask)
+
+
+@triton.jit(do_not_specialize=["QUERIES"])
+def join_kernel(
+    parts, found,  # what `attention_kernel` made of each share of the keys
+    out,  # [frames, QUERIES, C]
+    QUERIES,
+    C: tl.constexpr, SHARES: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    frame = tl.program_id(1).to(tl.int64)
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.arange(0, BC)[None, :]
+    inside = m < QUERIES
+    mask = inside[:, None] & (c < C)
+    top = tl.full((BM,), -float("inf"), tl.float32)
+    for i in tl.static_range(SHARES):
+        row = (frame * SHARES + i) * QUERIES + m
+        top = tl.maximum(top, tl.load(found + row * 2, inside, 0.0))
+    total = tl.zeros((BM,), tl.float32)
+    acc = tl.zeros((BM, BC), tl.float32)
+    for i in tl.static_range(SHARES):
+        row = (frame * SHARES + i) * QUERIES + m
+        weight = tl.exp2(tl.load(found + row * 2, inside, 0.0) - top)
+        total += weight * tl.load(found + row * 2 + 1, inside, 1.0)
+        acc += weight[:, None] * tl.load(parts + row[:, None] * C + c, mask, 0.0)
+    place = (frame * QUERIES + m)[:, None] * C + c
+    tl.store(out + place, (acc / total[:, None]).to(out.dtype.element_ty), mask)
+
+
+def attends(channels: int) -> bool:
+    """Whether `attend` takes this width; for smaller ones libraries have kernels as fast."""
+    return channels == 384
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, shares: int | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(C)) v of q [frames, queries, C] and k, v [frames, keys, C]; in `shares` of the keys."""
+    num_frames, queries, c = q.shape
+    keys = k.shape[1]
+    c1, c2, bn = 256, 128, 32
+    # Two or three stages fill the shared memory. Few queries are handled by smaller programs, on more of the chip.
+    few = 2 * triton.cdiv(queries, 128) * num_frames <= PROCESSORS
+    bm, stages, warps = (64, 3, 4) if few else (128, 2, 8)
+    programs = triton.cdiv(queries, bm) * num_frames
+    shares = shares or max(1, min(PROCESSORS // programs, 8, keys // 1024))
+    out = q.new_empty(q.shape)
+    if out.is_meta:
+        return out
+
+    def parts(x: Tensor, rows: int) -> list[TensorDescriptor]:
+        assert len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1), x.stride()
+        return [
+            TensorDescriptor(y, [x.shape[0] * x.shape[1], c], [x.stride(1), 1], [rows, part])
+            for y, part in ((x, c1), (x, c2))
+        ]
+
+    into, found = out, out
+    if shares > 1:
+        into = torch.empty(num_frames, shares, queries, c, dtype=torch.float32, device=q.device)
+        found = torch.empty(num_frames, shares, queries, 2, dtype=torch.float32, device=q.device)
+    attention_kernel[(triton.cdiv(queries, bm), num_frames, shares)](
+        *parts(q, bm), *parts(k, bn), *parts(v, bn), into, found, queries, keys, c**-0.5 * math.log2(math.e),
+        C1=c1, C2=c2, BM=bm, BN=bn, STAGES=stages, SHARES=shares, num_warps=warps,
+    )  # fmt: skip
+    if shares > 1:
+        join_kernel[(triton.cdiv(queries, 8), num_frames)](
+            into, found, out, queries, C=c, SHARES=shares, BM=8, BC=triton.next_power_of_2(c), num_warps=4
+        )
+    return out

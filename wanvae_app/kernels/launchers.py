@@ -15,7 +15,8 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from wanvae_app.kernels.attention import attention_kernel
+from wanvae_app.kernels.attention import attend as attend
+from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import blank_kernel, norm_kernel
@@ -198,36 +199,6 @@ def sum_shifted(products: FramePool, slots: Slots, bias: Tensor, out: Tensor) ->
         products.data, products.table(slots), bias, out, num_frames, height, width, products.data.shape[2],
         N=n, BM=pixels, BN=block, num_warps=4,
     )  # fmt: skip
-
-
-def attends(channels: int) -> bool:
-    """Whether `attend` takes this width; for smaller ones libraries have kernels as fast."""
-    return channels == 384
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(C)) v of q [frames, queries, C] and k, v [frames, keys, C]."""
-    num_frames, queries, c = q.shape
-    keys = k.shape[1]
-    c1, c2, bn = 256, 128, 32
-    # Two or three stages fill the shared memory. Few queries are handled by smaller programs, on more of the chip.
-    bm, stages, warps = (64, 3, 4) if 2 * triton.cdiv(queries, 128) * num_frames <= 132 else (128, 2, 8)
-    out = q.new_empty(q.shape)
-    if out.is_meta:
-        return out
-
-    def parts(x: Tensor, rows: int) -> list[TensorDescriptor]:
-        assert len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1), x.stride()
-        return [
-            TensorDescriptor(y, [x.shape[0] * x.shape[1], c], [x.stride(1), 1], [rows, part])
-            for y, part in ((x, c1), (x, c2))
-        ]
-
-    attention_kernel[(triton.cdiv(queries, bm), num_frames)](
-        *parts(q, bm), *parts(k, bn), *parts(v, bn), out, queries, keys, c**-0.5 * math.log2(math.e),
-        C1=c1, C2=c2, BM=bm, BN=bn, STAGES=stages, num_warps=warps,
-    )  # fmt: skip
-    return out
 
 
 def available(x: Tensor) -> bool:
