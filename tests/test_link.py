@@ -123,6 +123,7 @@ class Event:
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_whether_it_works(rank: int, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(Event, "ended", fault != "stuck")
     monkeypatch.setattr(link, "PATIENCE", 0.01)
     others = Alone(rank, 3)

@@ -27,6 +27,15 @@ WAN_2_2 = {
     "out_channels": 12,
 }
 
+FEW_LEVELS = {
+    "base_dim": 8,
+    "z_dim": 16,
+    "dim_mult": [1, 2],
+    "num_res_blocks": 1,
+    "attn_scales": [],
+    "temperal_downsample": [True],
+}
+
 
 def reference(folder: Path, settings: dict[str, Any]) -> AutoencoderKLWan:
     torch.manual_seed(3)
@@ -41,7 +50,7 @@ def distance(a: Tensor, b: Tensor) -> float:
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
 
 
-@pytest.mark.parametrize("settings", [WAN_2_1, WAN_2_2], ids=["2.1", "2.2"])
+@pytest.mark.parametrize("settings", [WAN_2_1, WAN_2_2, FEW_LEVELS], ids=["2.1", "2.2", "two levels"])
 @pytest.mark.parametrize("num_frames", [1, 9])
 @pytest.mark.parametrize("height, width", [(3, 5), (2, 2)])
 def test_same_as_diffusers(

@@ -7,7 +7,7 @@ reads; past frames stay there from chunk to chunk.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from wanvae_app.kernels import launchers
 from wanvae_app.padded import FramePool
 from wanvae_app.prepared import bias_of, folded, matrix_of, prepare
 from wanvae_app.stream import Stream
-from wanvae_app.window import Window, frames_of, holds
+from wanvae_app.window import Window, holds
 
 if TYPE_CHECKING:
     from wanvae_app.layers import PixelNorm, ResidualBlock
@@ -66,7 +66,9 @@ def attends(q: Tensor) -> bool:
     return launchers is not None and launchers.attends(q.shape[2]) and launchers.available(q)
 
 
-def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream, spent: bool = False) -> Tensor:
+def residual_blocks(
+    blocks: Sequence[ResidualBlock], x: Tensor, stream: Stream, spent: bool = False
+) -> Tensor:
     """The blocks one after another on x [1 C T H W], which is written over if it is `spent`: not needed any more.
 
     A block adds its result to what it was given, where that lies; the first one needs a place of its own, unless its
@@ -102,7 +104,7 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
     _, c, num_frames, height, width = x.shape
     dtype = torch.float16 if holds(norm, conv, x) else x.dtype
-    pool = frames_of(x, c, stream)
+    pool = stream.padded(x, c)
     pool.reserve(0, num_frames)
     frames = pool.seen_as(dtype)
     rows = frames.data.shape[1] * frames.data.shape[2]
@@ -137,7 +139,7 @@ def upsampled(
 ) -> Iterator[Tensor]:
     """What `upsample` returns, with time_conv so many frames at a time."""
     pixels = _rows(x)
-    pool = frames_of(x, x.shape[1], stream)
+    pool = stream.padded(x, x.shape[1])
     frames = pool.seen_as(x.dtype)
     alone = len(pixels) if time_conv is None else int(stream.first)
     most = max(len(pixels), 2)  # at least, because the chunks after the clip's first have more frames

@@ -187,7 +187,7 @@ class Group:
         self.broken = False
 
     def close(self) -> None:
-        """Leave, as the other ranks do."""
+        """Leave; the other ranks must be leaving as well."""
         if self.watch is not None:
             self.watch.close()
             self.drop("data", "frames")

@@ -6,6 +6,8 @@ neighbours' rows. None of them knows how the clip is cut in time, or the picture
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,10 +59,12 @@ class ResidualBlock(nn.Module):
         return h + (x if self.shortcut is None else self.shortcut(x, stream))
 
 
-def residual_blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
-    """Residual blocks at one scale, one after another."""
+def residual_blocks(
+    blocks: Sequence[ResidualBlock], x: Tensor, stream: Stream, spent: bool = False
+) -> Tensor:
+    """Residual blocks at one scale, one after another; x may be written over if it is `spent`: not needed any more."""
     if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
-        return fused.residual_blocks(blocks, x, stream)
+        return fused.residual_blocks(blocks, x, stream, spent)
     for block in blocks:
         x = block(x, stream)
     return x

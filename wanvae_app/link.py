@@ -126,6 +126,7 @@ class Link:
             time.sleep(0.001)
         if not arrived.query():
             self.abort()
+            torch.cuda.synchronize(self._device)
             return False
         token_kernel.warmup(
             self._nothing, self._token_flags, self._token_flags, self._abort, self._waited, 1, 1, 1, 0, self.rank,

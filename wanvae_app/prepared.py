@@ -45,5 +45,6 @@ def folded(weight: Tensor) -> Tensor:
 
 
 def bias_of(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """The bias, which every one of these layers has."""
     assert conv.bias is not None
     return conv.bias

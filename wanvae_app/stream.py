@@ -70,8 +70,10 @@ class Stream:
             self._pools[key] = make()
         return self._pools[key]
 
-    def padded(self, x: Tensor, channels: int, dtype: torch.dtype | None = None) -> PaddedFrames:
-        """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share."""
+    def padded(self, x: Tensor, channels: int) -> PaddedFrames:
+        """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share, whichever
+        type of 16 bits they read (see `PaddedFrames.seen_as`)."""
         height, width = x.shape[3:]
-        key = (height, width, channels, dtype or x.dtype)
-        return self.pool(key, lambda: PaddedFrames(height, width, channels, key[3], x.device))
+        dtype = torch.float16 if x.dtype.itemsize == 2 else x.dtype
+        key = (height, width, channels, dtype)
+        return self.pool(key, lambda: PaddedFrames(height, width, channels, dtype, x.device))

@@ -47,13 +47,6 @@ class Head(nn.Module):
 PART = 2
 
 
-def _blocks(blocks: list[ResidualBlock], x: Tensor, stream: Stream) -> Tensor:
-    """The blocks one after another on x, which nobody needs any more: on the fast path it is written over."""
-    if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
-        return fused.residual_blocks(blocks, x, stream, spent=True)
-    return residual_blocks(blocks, x, stream)
-
-
 class Middle(nn.Sequential):
     """Attention between two residual blocks, at the coarsest scale."""
 
@@ -63,8 +56,8 @@ class Middle(nn.Sequential):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
         before, attention, after = self
         assert isinstance(before, ResidualBlock) and isinstance(after, ResidualBlock)
-        x = attention(_blocks([before], x, stream), stream)
-        return _blocks([after], x, stream)
+        x = attention(residual_blocks([before], x, stream, spent=True), stream)
+        return residual_blocks([after], x, stream, spent=True)
 
 
 class Level(nn.Module):
@@ -83,7 +76,7 @@ class Level(nn.Module):
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         """The next frames of x, which is used up."""
         skip = x if self.residual else None
-        x = (_blocks if skip is None else residual_blocks)(self._listed, x, stream)
+        x = residual_blocks(self._listed, x, stream, spent=skip is None)
         if self.resample is not None:
             x = self.resample(x, stream)
         if skip is None:
@@ -96,7 +89,7 @@ class Level(nn.Module):
         """What `forward` returns, on the fast path a few frames at a time."""
         up = self.resample
         if isinstance(up, Upsample) and not self.residual and fused.serves(x, self.dim, up.conv.out_channels):
-            x = _blocks(self._listed, x, stream)
+            x = residual_blocks(self._listed, x, stream, spent=True)
             return fused.upsampled(up.conv, up.time_conv, x, stream, PART)
         x = self(x, stream)
         return iter(x.split(PART, 2) if fused.serves(x) else [x])
@@ -155,17 +148,30 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, stream: Stream) -> Tensor:
         x = self.conv_in(z, stream)
-        *coarser, coarse, finer, finest = cast(list[Level], list(self.levels))
-        for layer in (self.middle, *coarser):
+        *coarser, finest = cast(list[Level], list(self.levels))
+        for layer in (self.middle, *coarser[:-2]):
             x = layer(x, stream)
-        frames = []
-        parts = coarse.parts(x, stream)
+        parts = _in_parts(coarser[-2:], x, stream)
         del x  # here and below: what was read must not be kept until all is done that comes of it
+        frames = []
         for part in parts:
-            wider = finer.parts(part, stream)
+            frames.append(self.head(finest(part, stream), stream))
             del part
-            frames += [self.head(finest(y, stream), stream) for y in wider]
         return joined(frames, 2)
+
+
+def _in_parts(levels: list[Level], x: Tensor, stream: Stream) -> Iterator[Tensor]:
+    """x through the levels, on the fast path a few frames at a time."""
+    if not levels:
+        yield x
+        return
+    first, *rest = levels
+    parts = first.parts(x, stream)
+    del x
+    for part in parts:
+        further = _in_parts(rest, part, stream)
+        del part
+        yield from further
 
 
 class WanVAE(nn.Module):

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from wanvae_app.layers import PixelNorm
 
 
-def frames_of(x: Tensor, channels: int, stream: Stream) -> PaddedFrames:
-    """The clip's padded frames of the size of x [1 C T H W]: the same ones for all types of 16 bits."""
-    return stream.padded(x, channels, torch.float16 if x.dtype.itemsize == 2 else x.dtype)
-
-
 class Window:
     """The padded frames that some convolutions at one scale read: those of one width share a pool."""
 
@@ -38,7 +33,7 @@ class Window:
         for _, conv in convs:
             kinds.setdefault(conv.in_channels, []).append(conv)
         for width, mine in kinds.items():
-            pool = frames_of(x, width + spare, stream)
+            pool = stream.padded(x, width + spare)
             for conv in mine:
                 self._pools[conv] = pool
                 self._frames[conv] = pool.seen_as(torch.float16 if conv in self._half else x.dtype)

@@ -69,20 +69,6 @@ def load(compiled: bytes, function: bytes, memory: int, device: torch.device) ->
     return found
 
 
-def most_clusters(
-    function: ctypes.c_void_p, blocks: int, cluster: int, threads: int, memory: int, device: torch.device
-) -> int:
-    """How many clusters of so many blocks, of at most `blocks` in all, run at a time: they must fit into parts of the
-    chip."""
-    attribute = (ctypes.c_uint32 * 18)(4, 0, cluster, 1, 1)  # CLUSTER_DIMENSION
-    config, found = _LaunchConfig(blocks, 1, 1, threads, 1, 1, memory), ctypes.c_int()
-    config.attributes, config.count = ctypes.addressof(attribute), 1
-    with torch.cuda.device(device):
-        _enter(device)
-        _check(_driver().cuOccupancyMaxActiveClusters(ctypes.byref(found), function, ctypes.byref(config)))
-    return found.value
-
-
 def launch(
     function: ctypes.c_void_p,
     grid: int,
@@ -141,15 +127,6 @@ def _nvrtc() -> ctypes.CDLL:
         except OSError:
             continue
     raise OSError(f"no {name}")
-
-
-class _LaunchConfig(ctypes.Structure):
-    _fields_ = (
-        *((name, ctypes.c_uint) for name in ("gx", "gy", "gz", "bx", "by", "bz", "memory")),
-        ("stream", ctypes.c_void_p),
-        ("attributes", ctypes.c_void_p),
-        ("count", ctypes.c_uint),
-    )
 
 
 def _enter(device: torch.device) -> None:

@@ -94,7 +94,7 @@ def convolve(
     by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
     """
     data = frames.data
-    count, rows, columns, c = data.shape
+    _, rows, columns, c = data.shape
     height, width, n, num_frames = rows - 2, columns - 2, bias.shape[0], len(slots) - 2
     assert data.dtype == weights.dtype == torch.float16 and num_frames % 2 == 0, (data.dtype, num_frames)
     assert (gamma is None) == (into is None) and (into is None or into[0].data.dtype == torch.float16)
@@ -109,6 +109,7 @@ def convolve(
         return out
     part, blocks = split(n)
     norm = gamma is not None
+    assert not norm or norms(n), n
     half = bias.dtype == torch.float16
     kernel, clusters = _kernel(Kind(part, blocks, residual is not None, norm, half, STAGES), data.device)
     # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
@@ -179,6 +180,4 @@ def _kernel(kind: Kind, device: torch.device) -> tuple[ctypes.c_void_p, int]:
     function = nvrtc.load(nvrtc.cubin(source_text(kind), "winograd"), b"winograd_kernel", memory, device)
     cluster = kind.NB if kind.NORM else 1
     clusters = torch.cuda.get_device_properties(device).multi_processor_count // cluster
-    if cluster > 2:
-        clusters = nvrtc.most_clusters(function, clusters * cluster, cluster, THREADS, memory, device)
     return function, clusters
