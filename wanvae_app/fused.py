@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.kernels import launchers
+from wanvae_app.kernels import launchers, winograd
 from wanvae_app.padded import FramePool
 from wanvae_app.prepared import bias_of, folded, matrix_of, prepare
 from wanvae_app.stream import Stream
@@ -33,6 +33,12 @@ def serves(x: Tensor, *channels: int) -> bool:
         and not any(c % 8 for c in channels)
         and launchers.available(x)
     )
+
+
+def at_once(channels: int) -> int:
+    """How many frames layers so wide take at a time where the picture is largest and they keep the number of frames:
+    to them it is one more chunking, and it needs less memory."""
+    return max(winograd.pays(channels, 4), 2)
 
 
 def runs_on(device: torch.device, dtype: torch.dtype) -> bool:

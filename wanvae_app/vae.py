@@ -42,11 +42,6 @@ class Head(nn.Module):
         return self.conv(F.silu(self.norm(x)), stream)
 
 
-# Frames at a time on the fast path where the picture is largest, in layers that keep the number of frames: to them it
-# is one more chunking, and it needs less memory.
-PART = 2
-
-
 class Middle(nn.Sequential):
     """Attention between two residual blocks, at the coarsest scale."""
 
@@ -90,9 +85,9 @@ class Level(nn.Module):
         up = self.resample
         if isinstance(up, Upsample) and not self.residual and fused.serves(x, self.dim, up.conv.out_channels):
             x = residual_blocks(self._listed, x, stream, spent=True)
-            return fused.upsampled(up.conv, up.time_conv, x, stream, PART)
+            return fused.upsampled(up.conv, up.time_conv, x, stream, fused.at_once(up.conv.out_channels))
         x = self(x, stream)
-        return iter(x.split(PART, 2) if fused.serves(x) else [x])
+        return iter(x.split(fused.at_once(x.shape[1]), 2) if fused.serves(x) else [x])
 
     @property
     def _listed(self) -> list[ResidualBlock]:
@@ -118,7 +113,7 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         finest, *coarser = self.levels
-        parts = x.split(PART, 2) if fused.serves(x) else [x]
+        parts = x.split(fused.at_once(self.conv_in.out_channels), 2) if fused.serves(x) else [x]
         x = joined([finest(self.conv_in(part, stream), stream) for part in parts], 2)
         for layer in (*coarser, self.middle):
             x = layer(x, stream)

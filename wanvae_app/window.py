@@ -29,6 +29,11 @@ class Window:
         self._pools: dict[nn.Module, PaddedFrames] = {}
         self._frames: dict[nn.Module, SeenAs] = {}
         self._half = {conv for norm, conv in convs if holds(norm, conv, x)}
+        # By Winograd, two or four frames together; 0: directly.
+        self._per = {
+            conv: winograd.pays(conv.out_channels, self.num_frames) if conv in self._half else 0
+            for _, conv in convs
+        }
         kinds: dict[int, list[nn.Conv3d]] = {}
         for _, conv in convs:
             kinds.setdefault(conv.in_channels, []).append(conv)
@@ -45,7 +50,10 @@ class Window:
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
         frames, slots = self._open(conv)
-        launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
+        if norm is not None and self._per[conv] == 4:
+            launchers.activate_ends(x, norm.gamma, frames, self._pools[conv].past(conv) + slots)
+        else:
+            launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
 
     def convolve(
         self,
@@ -60,16 +68,15 @@ class Window:
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
         self.stream.shard.fill_borders(frames.data, frames.table(new))
         slots = pool.past(conv) + new
-        n, dtype = conv.out_channels, frames.data.dtype
-        fewer = conv in self._half and winograd.pays(n, self.num_frames)
+        n, dtype, per = conv.out_channels, frames.data.dtype, self._per[conv]
         gamma = into = None
         if then is not None and (
-            winograd.norms(n) and then[1] in self._half if fewer else launchers.fits_one_tile(n)
+            winograd.norms(n) and then[1] in self._half if per else launchers.fits_one_tile(n)
         ):
             gamma, into = then[0].gamma, self._open(then[1])
-        if fewer:
-            four = prepare(conv, winograd.prepare, "winograd")
-            out = winograd.convolve(four, bias_of(conv), frames, slots, residual, gamma, into, in_place)
+        if per:
+            products = prepare(conv, lambda w: winograd.prepare(w, per), f"winograd {per}")
+            out = winograd.convolve(products, bias_of(conv), frames, slots, residual, gamma, into, in_place)
         else:
             if matrix is None and dtype != conv.weight.dtype:
                 matrix = prepare(conv, lambda w: matrix_of(w).to(dtype), "half")
@@ -78,13 +85,16 @@ class Window:
             out = launchers.convolve(
                 matrix, bias_of(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
             )
+        pool.advance(conv, slots[: 2 + self.num_frames])
+        pool.give_back(new[self.num_frames :])
         if then is not None and into is None:
             self.activate(*then, out)
-        pool.advance(conv, slots)
         return out
 
     def _open(self, conv: nn.Conv3d) -> tuple[SeenAs, tuple[int, ...]]:
-        self._new[conv] = self._pools[conv].take(self.num_frames)
+        """Frames to write what conv will read; for four at a time half as many more, see `winograd.convolve`."""
+        more = self.num_frames // 2 if self._per[conv] == 4 else 0
+        self._new[conv] = self._pools[conv].take(self.num_frames + more)
         return self._frames[conv], self._new[conv]
 
 

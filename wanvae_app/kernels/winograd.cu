@@ -14,8 +14,20 @@
 // Results leave through the same ring of buffers as weights come: the residual is fetched into one before it is due,
 // the sum takes its place and is stored by the copy engine while the next tile is under way.
 //
+// With FOUR it is F(4, 3) instead: four frames out of the six d0 to d5 that they see, by polynomials in 0, +-A, +-B and
+// infinity, so six 3x3 convolutions in place of twelve, in two passes over the channels. The first makes
+//   X, Y = (d4 - B^2 d2 +- A (d3 - B^2 d1)) * g(+-A)     g(p) = (g0 + p g1 + p^2 g2) / (2 A^2 (A^2 - B^2)), and for
+//   Z, W = (d4 - A^2 d2 +- B (d3 - A^2 d1)) * g(+-B)     B with A and B exchanged
+// of which, where they stand, become
+//   y0 = X + Y + Z + W,  y1 = A (X - Y) + B (Z - W),  y2 = A^2 (X + Y) + B^2 (Z + W),  y3 = A^3 (X - Y) + B^3 (Z - W)
+// and y1 and y2 leave. The second adds to y0 and y3, with frames e that whoever wrote d has made for it,
+//   y0 += e0 * g0 / (A B)^2   e0 = d4 - (A^2 + B^2) d2 + (A B)^2 d0
+//   y3 += e1 * g2             e1 = d5 - (A^2 + B^2) d3 + (A B)^2 d1
+// 64 channels at a time, so that it moves as much as the first: four frames, and for each tap four products' weights.
+//
 // Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels: with NORM, together one
-// cluster), RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(), REGS.
+// cluster), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
+// REGS.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -34,6 +46,10 @@ constexpr int BAR_AT = SUM_AT + ((NORM && NB > 1) ? 2 * NB * 2 * 128 * 4 : 0);
 constexpr bool QUEUE = BN < 96;
 constexpr int G = BN / 8;  // groups of eight channels
 constexpr int CLUSTER = NORM ? NB : 1;
+constexpr int PER = FOUR ? 4 : 2;  // frames of a tile
+constexpr float A = 11.f / 16, B = 23.f / 16;
+constexpr u32 PLUS_A = 0x39803980, MINUS_A = 0xb980b980, MINUS_AA = 0xb790b790;  // twice A, -A and -A^2 as fp16, exact
+constexpr u32 PLUS_B = 0x3dc03dc0, MINUS_B = 0xbdc0bdc0, MINUS_BB = 0xc022c022;
 
 DEV void bar_init(u32 bar, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
@@ -86,6 +102,11 @@ DEV void read(u32 (&r)[4], u32 at) {
 }
 DEV u32 add(u32 a, u32 b) { u32 r; asm volatile("add.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
 DEV u32 sub(u32 a, u32 b) { u32 r; asm volatile("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
+DEV u32 fma(u32 a, u32 b, u32 c) {
+    u32 r;
+    asm volatile("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
+}
 DEV u32 half2(float a, float b) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a)); return r; }
 DEV u32 pack(float a, float b) {
 #if HALF
@@ -108,46 +129,60 @@ DEV float wide(u32 low) {  // the number in the low 16 bits
 
 //MULTIPLY
 
-// The four products of one tap and 16 channels, under way when this returns.
-DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to) {
+// The four products of one tap and 16 channels, or with `ends` the two of two times 16, under way when this returns.
+DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to, bool ends) {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-    for (int j = 0; j < 4; ++j) multiply(acc[j], u[j], weights + j * (PART >> 4), add_to);
+    for (int j = 0; j < 4; ++j) multiply(acc[ends ? (j & 1) * 3 : j], u[j], weights + j * (PART >> 4), add_to);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 DEV void all_but_last_done() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
 DEV void all_done() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
-// What a tap sees in four frames, transformed. chunk: 16 * (0 to 3), of 64 bytes a pixel.
-DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
+// What a tap sees in four frames, transformed but for `ends`, which are. chunk: 16 * (0 to 3), of 64 bytes a pixel.
+DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk, bool ends) {
     u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));
 #pragma unroll
     for (int j = 0; j < 4; ++j) read(d[j], at + j * FRAME);
+    if (ends) return;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
+#if FOUR
+        const u32 p = fma(d[1][i], MINUS_BB, d[3][i]), q = fma(d[0][i], MINUS_BB, d[2][i]);
+        const u32 r = fma(d[1][i], MINUS_AA, d[3][i]), s = fma(d[0][i], MINUS_AA, d[2][i]);
+        d[0][i] = fma(q, PLUS_A, p);
+        d[1][i] = fma(q, MINUS_A, p);
+        d[2][i] = fma(s, PLUS_B, r);
+        d[3][i] = fma(s, MINUS_B, r);
+#else
         const u32 one = d[1][i], two = d[2][i];
         d[0][i] = sub(d[0][i], two);
         d[3][i] = sub(one, d[3][i]);
         d[1][i] = add(one, two);
         d[2][i] = sub(two, one);
+#endif
     }
 }
 
+// Which of a tile's frames leave after the first pass, and after the second.
+DEV int frame_of(int t, int f, bool ends) { return t + (!FOUR ? f : ends ? 3 * f : 1 + f); }
+
 // Which channels, frames and pixels a tile is: neighbours share what they read.
 #if NORM
-#define PLACE const int n0 = rank * BN, t = tile % pairs * 2, place = tile / pairs;
+#define PLACE const int n0 = rank * BN, t = tile % groups * PER, place = tile / groups;
 #else
-#define PLACE const int n0 = tile % NB * BN, t = tile / NB % pairs * 2, place = tile / NB / pairs;
+#define PLACE const int n0 = tile % NB * BN, t = tile / NB % groups * PER, place = tile / NB / groups;
 #endif
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 __cluster_dims__(CLUSTER, 1, 1)
 winograd_kernel(
     const __grid_constant__ Map frames,   // padded frames fp16 [slots, H + 2, W + 2, C], box [1, 10, 18, 32]
-    const __grid_constant__ Map weights,  // fp16 [9 taps, 4 products, N, C], box [1, 4, BN, 32]
+    const __grid_constant__ Map weights,  // fp16 [9 taps, 4 or 6 products, N, C], box [1, 4, BN, 32]
+    const __grid_constant__ Map rest,     // the same, box [1, 2, BN, 32]
     const __grid_constant__ Map shortcut, // residual [T, H, W, N], box [1, 8, 16, 32]
     const __grid_constant__ Map target,   // [T, H, W, N], or with NORM the insides of padded frames; box [1, 1, 16, 32]
-    const int* slots,                     // [T + 2]: where past and present frames lie
+    const int* slots,                     // [T + 2]: where past and present frames lie, and with FOUR [T / 2] frames e
     const u16* bias,                      // [N]
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
@@ -159,7 +194,8 @@ winograd_kernel(
     base = (base + 1023) & ~1023u;
     const u32 full_a = base + BAR_AT, empty_a = full_a + 16, full_b = empty_a + 16, empty_b = full_b + 8 * STAGES;
     const u32 met = empty_b + 8 * STAGES;
-    const int group = threadIdx.x / 128, blocks = (C + 31) / 32, pairs = T / 2;
+    const int group = threadIdx.x / 128, blocks = (C + 31) / 32, groups = T / PER;
+    const int more = FOUR ? (C + 63) / 64 : 0;  // blocks of the second pass
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; ++i) bar_init(full_a + 8 * i, 1), bar_init(empty_a + 8 * i, 8);
         for (int i = 0; i < STAGES; ++i) bar_init(full_b + 8 * i, 1), bar_init(empty_b + 8 * i, 8);
@@ -176,33 +212,38 @@ winograd_kernel(
             for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
                 PLACE
                 const int y0 = place / columns * TH, x0 = place % columns * TW;
-                const int s0 = slots[t], s1 = slots[t + 1], s2 = slots[t + 2], s3 = slots[t + 3];
-                for (int block = 0; block < blocks; ++block, ++a) {
+                for (int block = 0; block < blocks + more; ++block, ++a) {
                     const u32 bar = full_a + 8 * (a & 1), to = base + A_AT + (a & 1) * A_BYTES;
+                    const bool ends = block >= blocks;
+                    const int depth = ends ? (block - blocks) * 64 : block * 32;
                     bar_wait(empty_a + 8 * (a & 1), (a >> 1 & 1) ^ 1);
                     bar_expect(bar, 4 * HALO * 64);
-                    fetch(to, &frames, bar, block * 32, x0, y0, s0);
-                    fetch(to + FRAME, &frames, bar, block * 32, x0, y0, s1);
-                    fetch(to + 2 * FRAME, &frames, bar, block * 32, x0, y0, s2);
-                    fetch(to + 3 * FRAME, &frames, bar, block * 32, x0, y0, s3);
+                    for (int j = 0; j < 4; ++j)
+                        fetch(to + j * FRAME, &frames, bar, depth + (ends ? j / 2 * 32 : 0), x0, y0,
+                              slots[ends ? T + 2 + t / 2 + j % 2 : t + j + FOUR]);
                     for (int tap = 0; tap < 9; ++tap, ++b) {
-                        const int stage = b % STAGES;
-                        bar_wait(empty_b + 8 * stage, (b / STAGES & 1) ^ 1);
-                        bar_expect(full_b + 8 * stage, B_BYTES);
-                        fetch(base + B_AT + stage * B_BYTES, &weights, full_b + 8 * stage, block * 32, n0, 0, tap);
+                        const u32 full = full_b + 8 * (b % STAGES), at = base + B_AT + b % STAGES * B_BYTES;
+                        bar_wait(empty_b + 8 * (b % STAGES), (b / STAGES & 1) ^ 1);
+                        bar_expect(full, B_BYTES);
+                        if (ends) {
+                            fetch(at, &rest, full, depth, n0, 4, tap);
+                            fetch(at + 2 * PART, &rest, full, depth + 32, n0, 4, tap);
+                        } else {
+                            fetch(at, &weights, full, depth, n0, 0, tap);
+                        }
                     }
-                }
-                for (int f = 0; f < 2; ++f, ++b) {
-                    const int stage = b % STAGES;
-                    bar_wait(empty_b + 8 * stage, (b / STAGES & 1) ^ 1);
-                    if (RESIDUAL) {
-                        bar_expect(full_b + 8 * stage, B_BYTES);
-                        for (int q = 0; q < BN / 32; ++q)
-                            fetch(base + B_AT + stage * B_BYTES + q * 8192, &shortcut, full_b + 8 * stage,
-                                  n0 + 32 * q, x0, y0, t + f);
-                    } else {
-                        bar_arrive(full_b + 8 * stage);
-                    }
+                    if (block + 1 == blocks || block + 1 == blocks + more)
+                        for (int f = 0; f < 2; ++f, ++b) {
+                            const u32 full = full_b + 8 * (b % STAGES), at = base + B_AT + b % STAGES * B_BYTES;
+                            bar_wait(empty_b + 8 * (b % STAGES), (b / STAGES & 1) ^ 1);
+                            if (RESIDUAL) {
+                                bar_expect(full, B_BYTES);
+                                for (int q = 0; q < BN / 32; ++q)
+                                    fetch(at + q * 8192, &shortcut, full, n0 + 32 * q, x0, y0, frame_of(t, f, ends));
+                            } else {
+                                bar_arrive(full);
+                            }
+                        }
                 }
             }
         }
@@ -213,21 +254,23 @@ winograd_kernel(
         const int row = warp * PITCH + (lane & 15), chunk = (lane & 16);
         const u64 desc = (2ull << 62) | (32ull << 32) | (1ull << 16) | ((base + B_AT) >> 4);
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
+        bool leaving = false;
         float acc[4][REGS];
         u32 even[4][4], odd[4][4];  // while one is multiplied, the other one is made
         for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER, ++round) {
+#pragma unroll
+          for (int ends = 0; ends <= FOUR; ++ends) {
             u32 last = 0;  // the stage before this one
-            bool leaving = round > 0;
-            for (int block = 0; block < blocks; ++block, ++a) {
+            for (int block = 0; block < (ends ? more : blocks); ++block, ++a) {
                 const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
                 bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
-                look(even, pixels, row, chunk);
+                look(even, pixels, row, chunk, ends);
 #pragma unroll
                 for (int tap = 0; tap < 9; ++tap) {
                     const u64 w = desc + stage * (B_BYTES >> 4);
                     bar_wait(full_b + 8 * stage, phase);
-                    products(acc, even, w, tap > 0 || block > 0);
-                    if (tap == 0 && leaving) {  // the last tile's results have left
+                    products(acc, even, w, ends || tap > 0 || block > 0, ends);
+                    if (tap == 0 && leaving) {  // the last results have left
                         if (lane == 0) {
                             asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
                             bar_arrive(empty_b + 8 * left);
@@ -239,11 +282,11 @@ winograd_kernel(
                         all_but_last_done();
                         if ((tap > 0 || block > 0) && lane == 0) bar_arrive(empty_b + 8 * last);
                     }
-                    look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32);
+                    look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32, ends);
                     if (!QUEUE) all_done();
-                    products(acc, odd, w + 2, 1);
+                    products(acc, odd, w + 2, 1, ends);
                     if (QUEUE) all_but_last_done();
-                    if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
+                    if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk, ends);
                     if (!QUEUE) {
                         all_done();
                         if (lane == 0) bar_arrive(empty_b + 8 * stage);
@@ -257,11 +300,23 @@ winograd_kernel(
                 all_done();
                 if (lane == 0) bar_arrive(empty_b + 8 * last);
             }
+            if (!ends) {
 #pragma unroll
-            for (int i = 0; i < REGS; ++i) {
-                acc[0][i] += acc[1][i] + acc[2][i];
-                acc[3][i] = acc[1][i] - acc[2][i] - acc[3][i];
+                for (int i = 0; i < REGS; ++i) {
+#if FOUR
+                    const float x = acc[0][i] + acc[1][i], y = acc[0][i] - acc[1][i];
+                    const float z = acc[2][i] + acc[3][i], w = acc[2][i] - acc[3][i];
+                    acc[0][i] = x + z;
+                    acc[1][i] = A * y + B * w;
+                    acc[2][i] = A * A * x + B * B * z;
+                    acc[3][i] = A * A * A * y + B * B * B * w;
+#else
+                    acc[0][i] += acc[1][i] + acc[2][i];
+                    acc[3][i] = acc[1][i] - acc[2][i] - acc[3][i];
+#endif
+                }
             }
+            float (&first)[REGS] = acc[FOUR && !ends ? 1 : 0], (&second)[REGS] = acc[FOUR && !ends ? 2 : 3];
             // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
             PLACE
             const int y = place / columns * TH + warp, x0 = place % columns * TW;
@@ -285,7 +340,7 @@ winograd_kernel(
                 for (int f = 0; f < 2; ++f)
 #pragma unroll
                     for (int h = 0; h < 2; ++h) {
-                        float &p = acc[f * 3][4 * j + 2 * h], &q = acc[f * 3][4 * j + 2 * h + 1];
+                        float &p = (f ? second : first)[4 * j + 2 * h], &q = (f ? second : first)[4 * j + 2 * h + 1];
                         p += wide(b & 0xffff), q += wide(b >> 16);
 #if RESIDUAL
                         const u32 r = load_word(results[f] + AT(j, h));
@@ -350,7 +405,8 @@ winograd_kernel(
                 for (int f = 0; f < 2; ++f)
 #pragma unroll
                     for (int h = 0; h < 2; ++h) {
-                        const float p = acc[f * 3][4 * j + 2 * h], q = acc[f * 3][4 * j + 2 * h + 1];
+                        const float p = (f ? second : first)[4 * j + 2 * h];
+                        const float q = (f ? second : first)[4 * j + 2 * h + 1];
 #if NORM
                         const float s = scale[f][h];
                         store_word(results[f] + AT(j, h),
@@ -366,12 +422,14 @@ winograd_kernel(
 #pragma unroll
                 for (int f = 0; f < 2; ++f) {
                     const u32 from = base + B_AT + (left + f >= STAGES ? 0 : left + f) * B_BYTES + warp * 1024;
-                    const int frame = NORM ? out_slots[t + f] : t + f;
+                    const int frame = NORM ? out_slots[t + f] : frame_of(t, f, ends);
 #pragma unroll
                     for (int q = 0; q < BN / 32; ++q) store(&target, from + q * 8192, n0 + 32 * q, x0, y, frame);
                 }
                 asm volatile("cp.async.bulk.commit_group;" ::: "memory");
             }
+            leaving = true;
+          }
         }
         if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     }

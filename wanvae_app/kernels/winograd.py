@@ -25,13 +25,21 @@ ROWS, COLUMNS = 8, 16  # pixels of a block
 DEPTH = 32  # channels in per step
 STAGES = 5  # taps whose weights are under way, or frames whose results are
 THREADS = 384
+POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
 
 
-def prepare(weight: Tensor) -> Tensor:
-    """Weights [N, C, 3, 3, 3] for the four products: fp16 [9 taps, 4, N, C]."""
+def prepare(weight: Tensor, per: int = 2) -> Tensor:
+    """Weights [N, C, 3, 3, 3] for the products that make `per` frames, 2 or 4: fp16 [9 taps, per + 2, N, C]."""
     g0, g1, g2 = weight.float().unbind(2)
-    four = torch.stack([g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2])  # 4, N, C, kh, kw
-    return four.permute(3, 4, 0, 1, 2).flatten(0, 1).to(torch.float16).contiguous()
+    if per == 2:
+        products = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
+    else:
+        aa, bb = POINTS[0] ** 2, POINTS[1] ** 2
+        scales = 2 * aa * (aa - bb), 2 * bb * (bb - aa)
+        points = [(p, s) for q, s in zip(POINTS, scales, strict=True) for p in (q, -q)]
+        products = [(g0 + p * g1 + p * p * g2) / s for p, s in points] + [g0 / (aa * bb), g2]
+    stacked = torch.stack(products)  # products, N, C, kh, kw
+    return stacked.permute(3, 4, 0, 1, 2).flatten(0, 1).to(torch.float16).contiguous()
 
 
 def split(n: int) -> tuple[int, int]:
@@ -45,18 +53,20 @@ def norms(n: int) -> bool:
     return split(n)[1] <= 2
 
 
-def pays(n: int, num_frames: int) -> bool:
-    """Whether `convolve` takes this many frames and is faster than the direct kernel."""
+def pays(n: int, num_frames: int) -> int:
+    """How many frames together `convolve` makes fastest of so many: 4, 2, or 0 where the direct kernel is faster."""
     width, blocks = split(n)
-    return num_frames % 2 == 0 and n >= 64 and width * blocks <= 1.2 * n
+    if num_frames % 2 or n < 64 or width * blocks > 1.2 * n:
+        return 0
+    return 4 if num_frames % 4 == 0 and n >= 256 else 2
 
 
 def safe(weight: Tensor, gamma: Tensor) -> bool:
     """Whether fp16 holds what a convolution with this weight multiplies behind a norm with this gamma.
 
-    A normed pixel's numbers are at most sqrt(C) max |gamma|, sums of two frames twice that.
+    A normed pixel's numbers are at most sqrt(C) max |gamma|, sums of frames less than five times that.
     """
-    bound = 2 * weight.shape[1] ** 0.5 * gamma.abs().max().float()
+    bound = 5 * weight.shape[1] ** 0.5 * gamma.abs().max().float()
     largest = weight.abs().amax().float()
     return bool((bound < 60000) & (largest < 10000) & (largest > 1e-3))  # NaN is not safe
 
@@ -87,16 +97,18 @@ def convolve(
     into: tuple[Padded, Slots] | None = None,
     in_place: bool = False,
 ) -> Tensor:
-    """The 3x3x3 convolution of fp16 padded frames, for an even number T of new ones: [T, H, W, N] of bias's dtype.
+    """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
-    `weights` come from `prepare`, `slots` are those of two past frames and of the T present ones; `residual`
+    `weights` come from `prepare`, which is told how many. `slots` are those of two past frames, of the T present ones
+    and, for four at a time, of the T / 2 that `launchers.activate` adds to them. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
     by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
     """
     data = frames.data
     _, rows, columns, c = data.shape
-    height, width, n, num_frames = rows - 2, columns - 2, bias.shape[0], len(slots) - 2
-    assert data.dtype == weights.dtype == torch.float16 and num_frames % 2 == 0, (data.dtype, num_frames)
+    height, width, n, per = rows - 2, columns - 2, bias.shape[0], weights.shape[1] - 2
+    num_frames = (len(slots) - 2) * 2 // (per // 2 + 1)
+    assert data.dtype == weights.dtype == torch.float16 and num_frames % per == 0, (data.dtype, len(slots))
     assert (gamma is None) == (into is None) and (into is None or into[0].data.dtype == torch.float16)
     if in_place:
         assert residual is not None and residual.dtype == bias.dtype and residual.is_contiguous() and not into
@@ -109,21 +121,24 @@ def convolve(
         return out
     part, blocks = split(n)
     norm = gamma is not None
-    assert not norm or norms(n), n
+    assert not norm or (norms(n) and per == 2), (n, per)
     half = bias.dtype == torch.float16
-    kernel, clusters = _kernel(Kind(part, blocks, residual is not None, norm, half, STAGES), data.device)
+    kernel, clusters = _kernel(
+        Kind(part, blocks, per == 4, residual is not None, norm, half, STAGES), data.device
+    )
     # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
     source = nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1))
-    matrices = nvrtc.tensor_map(weights, (DEPTH, part, 4, 1))
+    matrices, rest = (nvrtc.tensor_map(weights, (DEPTH, part, products, 1)) for products in (4, 2))
     shortcut = source if residual is None else nvrtc.tensor_map(residual, (32, COLUMNS, ROWS, 1))
     target = nvrtc.tensor_map(out[:, 1:-1, 1:-1] if norm else out, (32, COLUMNS, 1, 1))
     across, down = -(-width // COLUMNS), -(-height // ROWS)
-    tiles = across * down * (num_frames // 2) * (1 if norm else blocks)  # of a cluster
+    tiles = across * down * (num_frames // per) * (1 if norm else blocks)  # of a cluster
     table = frames.table(slots)
     pointers = [table, bias, bias if gamma is None else gamma, into[0].table(into[1]) if into else table]
     arguments: list[Any] = [
         source,
         matrices,
+        rest,
         shortcut,
         target,
         *(ctypes.c_void_p(x.data_ptr()) for x in pointers),
@@ -140,6 +155,7 @@ class Kind(NamedTuple):
 
     BN: int
     NB: int
+    FOUR: bool
     RESIDUAL: bool
     NORM: bool
     HALF: bool
