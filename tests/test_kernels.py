@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from grouped import run_group
+from test_winograd import transformed
 from torch import Tensor
 
 from wanvae_app import fused
@@ -135,22 +136,24 @@ def test_activation(c: int) -> None:
         assert distance(into.data[list(slots)], F.pad(expected, (0, 0, 1, 1, 1, 1))) < TOLERANCE
 
 
-@pytest.mark.parametrize(("c", "num_frames"), [(8, 4), (96, 8), (160, 4), (1024, 12)])
-def test_activation_with_ends(c: int, num_frames: int) -> None:
+@pytest.mark.parametrize(
+    ("c", "num_frames", "per"), [(8, 4, 4), (96, 8, 4), (160, 2, 2), (384, 6, 2), (1024, 12, 4)]
+)
+def test_activation_made_ready_for_winograd(c: int, num_frames: int, per: int) -> None:
     x, gamma, past = random(num_frames, 3, 5, c), random(c), random(2, 3, 5, c)
+    scheme = launchers.Scheme(per, ready=True)
     frames = PaddedFrames(3, 5, c, DTYPE, DEVICE)
-    slots = frames.take(4 + num_frames + num_frames // 2)[2:][::-1]
+    slots = frames.take(6 + scheme.num_products(num_frames))[2:][::-1]
     frames.data[1:, 1:-1, 1:-1] = float("nan")
     frames.data[list(slots[:2]), 1:-1, 1:-1] = past
-    launchers.activate_ends(x, gamma, frames, slots)
-    found = frames.data[list(slots)]
-    assert torch.equal(found[:2, 1:-1, 1:-1], past) and not frames.data[0].any()
+    launchers.transform(x, gamma, frames, slots, scheme)
     assert frames.data[1:3, 1:-1, 1:-1].isnan().all()  # nobody wrote elsewhere
-    d = found[: 2 + num_frames].double()
-    assert distance(d[2:], F.pad(normed(x.double(), gamma), (0, 0, 1, 1, 1, 1))) < TOLERANCE
-    a, b = (point**2 for point in launchers.POINTS)
-    ends = [d[t + 4] - (a + b) * d[t + 2] + a * b * d[t] for k in range(0, num_frames, 4) for t in (k, k + 1)]
-    assert distance(found[2 + num_frames :], torch.stack(ends)) < TOLERANCE
+    found = frames.data[list(slots)].double()
+    expected = normed(x.double(), gamma)
+    assert torch.equal(found[:2, 1:-1, 1:-1], past.double())
+    assert distance(found[-2:], F.pad(expected[-2:], (0, 0, 1, 1, 1, 1))) < TOLERANCE
+    products = transformed(torch.cat([past.double(), expected]), per)
+    assert distance(found[2:-2], F.pad(products, (0, 0, 1, 1, 1, 1))) < TOLERANCE
 
 
 @pytest.mark.parametrize("shares", [None, 2, 3])

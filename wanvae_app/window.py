@@ -29,9 +29,8 @@ class Window:
         self._pools: dict[nn.Module, PaddedFrames] = {}
         self._frames: dict[nn.Module, SeenAs] = {}
         self._half = {conv for norm, conv in convs if holds(norm, conv, x)}
-        # By Winograd, two or four frames together; 0: directly.
-        self._per = {
-            conv: winograd.pays(conv.out_channels, self.num_frames) if conv in self._half else 0
+        self._schemes = {
+            conv: winograd.choose(conv.out_channels, self.num_frames) if conv in self._half else None
             for _, conv in convs
         }
         kinds: dict[int, list[nn.Conv3d]] = {}
@@ -50,8 +49,10 @@ class Window:
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
         frames, slots = self._open(conv)
-        if norm is not None and self._per[conv] == 4:
-            launchers.activate_ends(x, norm.gamma, frames, self._pools[conv].past(conv) + slots)
+        scheme = self._schemes[conv]
+        if scheme is not None and scheme.ready:
+            assert norm is not None, conv
+            launchers.transform(x, norm.gamma, frames, self._pools[conv].past(conv) + slots, scheme)
         else:
             launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
 
@@ -67,34 +68,38 @@ class Window:
         into what another convolution reads."""
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
         self.stream.shard.fill_borders(frames.data, frames.table(new))
-        slots = pool.past(conv) + new
-        n, dtype, per = conv.out_channels, frames.data.dtype, self._per[conv]
+        past, scheme = pool.past(conv), self._schemes[conv]
+        n, dtype = conv.out_channels, frames.data.dtype
         gamma = into = None
         if then is not None and (
-            winograd.norms(n) and then[1] in self._half if per else launchers.fits_one_tile(n)
+            winograd.norms(n) and then[1] in self._half if scheme else launchers.fits_one_tile(n)
         ):
             gamma, into = then[0].gamma, self._open(then[1])
-        if per:
+        if scheme:
+            per, ready = scheme
             products = prepare(conv, lambda w: winograd.prepare(w, per), f"winograd {per}")
-            out = winograd.convolve(products, bias_of(conv), frames, slots, residual, gamma, into, in_place)
+            slots = new[:-2] if ready else past + new
+            out = winograd.convolve(
+                products, bias_of(conv), frames, slots, residual, gamma, into, in_place, ready
+            )
         else:
             if matrix is None and dtype != conv.weight.dtype:
                 matrix = prepare(conv, lambda w: matrix_of(w).to(dtype), "half")
             matrix = matrix_of(conv.weight) if matrix is None else matrix
             taps = (3, 3, 3)
             out = launchers.convolve(
-                matrix, bias_of(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
+                matrix, bias_of(conv), taps, frames, past + new, residual, gamma, into, in_place=in_place
             )
-        pool.advance(conv, slots[: 2 + self.num_frames])
-        pool.give_back(new[self.num_frames :])
+        pool.advance(conv, past + new)
         if then is not None and into is None:
             self.activate(*then, out)
         return out
 
     def _open(self, conv: nn.Conv3d) -> tuple[SeenAs, tuple[int, ...]]:
-        """Frames to write what conv will read; for four at a time half as many more, see `winograd.convolve`."""
-        more = self.num_frames // 2 if self._per[conv] == 4 else 0
-        self._new[conv] = self._pools[conv].take(self.num_frames + more)
+        """Frames to write what conv will read; if that is made ready for it, the last two are there besides."""
+        scheme = self._schemes[conv]
+        count = 2 + scheme.num_products(self.num_frames) if scheme and scheme.ready else self.num_frames
+        self._new[conv] = self._pools[conv].take(count)
         return self._frames[conv], self._new[conv]
 
 

@@ -19,9 +19,9 @@ from wanvae_app.kernels.attention import attend as attend
 from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
-from wanvae_app.kernels.norm import blank_kernel, ends_kernel, norm_kernel
+from wanvae_app.kernels.norm import blank_kernel, norm_kernel, transform_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
-from wanvae_app.kernels.winograd import POINTS
+from wanvae_app.kernels.winograd import POINTS, Scheme
 from wanvae_app.padded import FramePool, Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
@@ -157,24 +157,25 @@ def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots) -> Non
     )  # fmt: skip
 
 
-def activate_ends(x: Tensor, gamma: Tensor, into: Padded, slots: Slots) -> None:
-    """silu(norm(x)) of [T, H, W, C] into padded frames, and what F(4, 3) (see `winograd.cu`) reads besides: for every
-    four frames in, d2 to d5, and the two before, d0 and d1, the frames d4 - S d2 + P d0 and d5 - S d3 + P d1, where S
-    is A^2 + B^2 and P is (A B)^2.
+def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, scheme: Scheme) -> None:
+    """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it if it is ready, into padded frames.
 
-    `slots` are those of the two past frames, of T new ones, and of T / 2 for these.
+    `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
+    frames, which are kept as they are.
     """
     num_frames, height, width, c = x.shape
-    assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
-    assert len(slots) == 2 + num_frames + num_frames // 2, (len(slots), num_frames)
+    assert x.is_contiguous() and c == into.data.shape[3] and num_frames % scheme.per == 0, (
+        x.shape,
+        x.stride(),
+    )
+    assert len(slots) == 4 + scheme.num_products(num_frames), (len(slots), num_frames)
     if x.is_meta:
         return
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 2048 // width_of_tile)
-    a, b = (point**2 for point in POINTS)
-    ends_kernel[(triton.cdiv(height * width, pixels),)](
+    transform_kernel[(triton.cdiv(height * width, pixels),)](
         x, gamma, into.data, into.table(slots), num_frames, height, width,
-        c, SUM=a + b, PRODUCT=a * b, BM=pixels, BC=width_of_tile, num_warps=4,
+        c, PER=scheme.per, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=4,
     )  # fmt: skip
 
 

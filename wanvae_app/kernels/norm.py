@@ -7,9 +7,9 @@ import triton.language as tl
 
 
 @triton.jit
-def _silu_norm(x, place, gamma, c, mask, C: tl.constexpr):
-    """As `layers.PixelNorm`, then SiLU."""
-    v = tl.load(x + place, mask, 0.0).to(tl.float32)
+def _silu_norm(x, gamma, mask, C: tl.constexpr):
+    """Pixels at x as `layers.PixelNorm` norms them, then SiLU."""
+    v = tl.load(x, mask, 0.0).to(tl.float32)
     v = v * tl.rsqrt(tl.sum(v * v, 1) / C + 1e-24)[:, None] * gamma
     return v * tl.sigmoid(v)
 
@@ -29,7 +29,7 @@ def norm_kernel(
     mask = (m < H * W)[:, None] & (c < C)
     pixel = (t.to(tl.int64) * (H * W) + m)[:, None] * C + c
     if NORM:
-        v = _silu_norm(x, pixel, tl.load(gamma + c, c < C, 0.0).to(tl.float32), c, mask, C)
+        v = _silu_norm(x + pixel, tl.load(gamma + c, c < C, 0.0).to(tl.float32), mask, C)
     else:
         v = tl.load(x + pixel, mask, 0.0)
     stride = W + 2
@@ -38,21 +38,25 @@ def norm_kernel(
 
 
 @triton.jit
-def _put(into, slot, frame, place, v, mask):
-    """v into a padded frame; returns it as it is there."""
-    v = v.to(into.dtype.element_ty)
-    tl.store(into + tl.load(slot).to(tl.int64) * frame + place, v, mask)
-    return v.to(tl.float32)
+def _normed(x, gamma, mask, DTYPE: tl.constexpr, C: tl.constexpr):
+    """silu(norm(x)), rounded as it would be in frames of that type."""
+    return _silu_norm(x, gamma, mask, C).to(DTYPE).to(tl.float32)
+
+
+@triton.jit
+def _put(frames, slot, frame, place, v, mask):
+    """v into a padded frame."""
+    tl.store(frames + tl.load(slot).to(tl.int64) * frame + place, v.to(frames.dtype.element_ty), mask)
 
 
 @triton.jit(do_not_specialize=["T", "H", "W"])
-def ends_kernel(
-    x,  # [T, H, W, C], four frames after four frames
+def transform_kernel(
+    x,  # [T, H, W, C], PER frames after PER frames
     gamma,  # [C]
     frames,  # padded frames [frames, H + 2, W + 2, C]
-    slots,  # int32 [2 + T + T / 2]: of two past frames, of silu(norm(x)), and of two frames e for every four
+    slots,  # int32 [2 + T / PER * (PER + 2) + 2]: of two past frames, of products' frames, and of the last two frames
     T, H, W,
-    C: tl.constexpr, SUM: tl.constexpr, PRODUCT: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+    C: tl.constexpr, PER: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)[None, :]
@@ -61,27 +65,41 @@ def ends_kernel(
     frame = ((H + 2) * stride).to(tl.int64) * C
     place = ((m // W + 1) * stride + m % W + 1)[:, None] * C + c
     weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
-    d0 = tl.load(frames + tl.load(slots).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    d1 = tl.load(frames + tl.load(slots + 1).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    pixel = m.to(tl.int64)[:, None] * C + c
+    past = frames + place
+    d0 = tl.load(past + tl.load(slots).to(tl.int64) * frame, mask, 0.0).to(tl.float32)
+    d1 = tl.load(past + tl.load(slots + 1).to(tl.int64) * frame, mask, 0.0).to(tl.float32)
+    x += m.to(tl.int64)[:, None] * C + c
     step = (H * W).to(tl.int64) * C
-    for t in range(0, T, 4):
-        d2 = _put(frames, slots + t + 2, frame, place, _silu_norm(x, pixel, weight, c, mask, C), mask)
-        d3 = _put(frames, slots + t + 3, frame, place, _silu_norm(x, pixel + step, weight, c, mask, C), mask)
-        d0 = PRODUCT * d0 - SUM * d2
-        d1 = PRODUCT * d1 - SUM * d3
-        d2 = _put(
-            frames, slots + t + 4, frame, place, _silu_norm(x, pixel + 2 * step, weight, c, mask, C), mask
-        )
-        d3 = _put(
-            frames, slots + t + 5, frame, place, _silu_norm(x, pixel + 3 * step, weight, c, mask, C), mask
-        )
-        ends = slots + 2 + T + t // 2
-        _put(frames, ends, frame, place, d0 + d2, mask)
-        _put(frames, ends + 1, frame, place, d1 + d3, mask)
-        d0 = d2
-        d1 = d3
-        pixel += 4 * step
+    slots += 2
+    for _ in range(0, T, PER):
+        d2 = _normed(x, weight, mask, frames.dtype.element_ty, C)
+        d3 = _normed(x + step, weight, mask, frames.dtype.element_ty, C)
+        if PER == 2:
+            _put(frames, slots, frame, place, d0 - d2, mask)
+            _put(frames, slots + 1, frame, place, d1 + d2, mask)
+            _put(frames, slots + 2, frame, place, d2 - d1, mask)
+            _put(frames, slots + 3, frame, place, d1 - d3, mask)
+            d0 = d2
+            d1 = d3
+        else:
+            d4 = _normed(x + 2 * step, weight, mask, frames.dtype.element_ty, C)
+            even = d4 - B * B * d2
+            odd = A * (d3 - B * B * d1)
+            _put(frames, slots, frame, place, even + odd, mask)
+            _put(frames, slots + 1, frame, place, even - odd, mask)
+            even = d4 - A * A * d2
+            odd = B * (d3 - A * A * d1)
+            _put(frames, slots + 2, frame, place, even + odd, mask)
+            _put(frames, slots + 3, frame, place, even - odd, mask)
+            _put(frames, slots + 4, frame, place, d4 - (A * A + B * B) * d2 + A * A * B * B * d0, mask)
+            d5 = _normed(x + 3 * step, weight, mask, frames.dtype.element_ty, C)
+            _put(frames, slots + 5, frame, place, d5 - (A * A + B * B) * d3 + A * A * B * B * d1, mask)
+            d0 = d4
+            d1 = d5
+        slots += PER + 2
+        x += PER * step
+    _put(frames, slots, frame, place, d0, mask)
+    _put(frames, slots + 1, frame, place, d1, mask)
 
 
 @triton.jit(do_not_specialize=["count"])

@@ -14,19 +14,23 @@
 // Results leave through the same ring of buffers as weights come: the residual is fetched into one before it is due,
 // the sum takes its place and is stored by the copy engine while the next tile is under way.
 //
-// With FOUR it is F(4, 3) instead: four frames out of the six d0 to d5 that they see, by polynomials in 0, +-A, +-B and
-// infinity, so six 3x3 convolutions in place of twelve, in two passes over the channels. The first makes
-//   X, Y = (d4 - B^2 d2 +- A (d3 - B^2 d1)) * g(+-A)     g(p) = (g0 + p g1 + p^2 g2) / (2 A^2 (A^2 - B^2)), and for
-//   Z, W = (d4 - A^2 d2 +- B (d3 - A^2 d1)) * g(+-B)     B with A and B exchanged
-// of which, where they stand, become
-//   y0 = X + Y + Z + W,  y1 = A (X - Y) + B (Z - W),  y2 = A^2 (X + Y) + B^2 (Z + W),  y3 = A^3 (X - Y) + B^3 (Z - W)
-// and y1 and y2 leave. The second adds to y0 and y3, with frames e that whoever wrote d has made for it,
-//   y0 += e0 * g0 / (A B)^2   e0 = d4 - (A^2 + B^2) d2 + (A B)^2 d0
-//   y3 += e1 * g2             e1 = d5 - (A^2 + B^2) d3 + (A B)^2 d1
-// 64 channels at a time, so that it moves as much as the first: four frames, and for each tap four products' weights.
+// With FOUR it is F(4, 3) instead: four frames out of the six, d0 to d5, that they see, by polynomials in 0, +-A, +-B
+// and infinity: six 3x3 convolutions in place of twelve.
+//   m0, m1 = (d4 - B^2 d2 +- A (d3 - B^2 d1)) * g(+-A)    g(p) = (g0 + p g1 + p^2 g2) / (2 A^2 (A^2 - B^2)), and for
+//   m2, m3 = (d4 - A^2 d2 +- B (d3 - A^2 d1)) * g(+-B)    B with A and B exchanged
+//   m4 = (d4 - (A^2 + B^2) d2 + (A B)^2 d0) * g0 / (A B)^2
+//   m5 = (d5 - (A^2 + B^2) d3 + (A B)^2 d1) * g2
+//   y0 = m0 + m1 + m2 + m3 + m4                           y1 = A (m0 - m1) + B (m2 - m3)
+//   y2 = A^2 (m0 + m1) + B^2 (m2 + m3)                    y3 = A^3 (m0 - m1) + B^3 (m2 - m3) + m5
+// There are registers for four sums. So a first pass over the channels makes m0 to m3, which then become y0 to y3 where
+// they stand; y1 and y2 leave. A second pass adds m4 and m5 to y0 and y3, 64 channels at a time: like the first, a step
+// takes four frames' pixels, and for each tap four products' weights.
+//
+// Where many blocks read the same pixels, nine times each, it costs less power, which is what limits the chip, if whoever
+// writes the frames transforms them: with READY they are what the products multiply. FOUR is always READY.
 //
 // Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels: with NORM, together one
-// cluster), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
+// cluster), FOUR, READY, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
 // REGS.
 
 typedef unsigned int u32;
@@ -47,9 +51,7 @@ constexpr bool QUEUE = BN < 96;
 constexpr int G = BN / 8;  // groups of eight channels
 constexpr int CLUSTER = NORM ? NB : 1;
 constexpr int PER = FOUR ? 4 : 2;  // frames of a tile
-constexpr float A = 11.f / 16, B = 23.f / 16;
-constexpr u32 PLUS_A = 0x39803980, MINUS_A = 0xb980b980, MINUS_AA = 0xb790b790;  // twice A, -A and -A^2 as fp16, exact
-constexpr u32 PLUS_B = 0x3dc03dc0, MINUS_B = 0xbdc0bdc0, MINUS_BB = 0xc022c022;
+constexpr float A = 11.f / 16, B = 23.f / 16;  // see `winograd.POINTS`
 
 DEV void bar_init(u32 bar, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
@@ -102,11 +104,6 @@ DEV void read(u32 (&r)[4], u32 at) {
 }
 DEV u32 add(u32 a, u32 b) { u32 r; asm volatile("add.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
 DEV u32 sub(u32 a, u32 b) { u32 r; asm volatile("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
-DEV u32 fma(u32 a, u32 b, u32 c) {
-    u32 r;
-    asm volatile("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
-    return r;
-}
 DEV u32 half2(float a, float b) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a)); return r; }
 DEV u32 pack(float a, float b) {
 #if HALF
@@ -139,29 +136,21 @@ DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to
 DEV void all_but_last_done() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
 DEV void all_done() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
-// What a tap sees in four frames, transformed but for `ends`, which are. chunk: 16 * (0 to 3), of 64 bytes a pixel.
-DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk, bool ends) {
+// What a tap sees in four frames, transformed. chunk: 16 * (0 to 3), of 64 bytes a pixel.
+DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
     u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));
 #pragma unroll
     for (int j = 0; j < 4; ++j) read(d[j], at + j * FRAME);
-    if (ends) return;
+#if !READY
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-#if FOUR
-        const u32 p = fma(d[1][i], MINUS_BB, d[3][i]), q = fma(d[0][i], MINUS_BB, d[2][i]);
-        const u32 r = fma(d[1][i], MINUS_AA, d[3][i]), s = fma(d[0][i], MINUS_AA, d[2][i]);
-        d[0][i] = fma(q, PLUS_A, p);
-        d[1][i] = fma(q, MINUS_A, p);
-        d[2][i] = fma(s, PLUS_B, r);
-        d[3][i] = fma(s, MINUS_B, r);
-#else
         const u32 one = d[1][i], two = d[2][i];
         d[0][i] = sub(d[0][i], two);
         d[3][i] = sub(one, d[3][i]);
         d[1][i] = add(one, two);
         d[2][i] = sub(two, one);
-#endif
     }
+#endif
 }
 
 // Which of a tile's frames leave after the first pass, and after the second.
@@ -182,7 +171,7 @@ winograd_kernel(
     const __grid_constant__ Map rest,     // the same, box [1, 2, BN, 32]
     const __grid_constant__ Map shortcut, // residual [T, H, W, N], box [1, 8, 16, 32]
     const __grid_constant__ Map target,   // [T, H, W, N], or with NORM the insides of padded frames; box [1, 1, 16, 32]
-    const int* slots,                     // [T + 2]: where past and present frames lie, and with FOUR [T / 2] frames e
+    const int* slots,                     // [T + 2]: where past and present frames lie; READY: [T / PER, PER + 2] products
     const u16* bias,                      // [N]
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
@@ -220,7 +209,7 @@ winograd_kernel(
                     bar_expect(bar, 4 * HALO * 64);
                     for (int j = 0; j < 4; ++j)
                         fetch(to + j * FRAME, &frames, bar, depth + (ends ? j / 2 * 32 : 0), x0, y0,
-                              slots[ends ? T + 2 + t / 2 + j % 2 : t + j + FOUR]);
+                              slots[READY ? t / PER * (PER + 2) + (ends ? 4 + j % 2 : j) : t + j]);
                     for (int tap = 0; tap < 9; ++tap, ++b) {
                         const u32 full = full_b + 8 * (b % STAGES), at = base + B_AT + b % STAGES * B_BYTES;
                         bar_wait(empty_b + 8 * (b % STAGES), (b / STAGES & 1) ^ 1);
@@ -264,7 +253,7 @@ winograd_kernel(
             for (int block = 0; block < (ends ? more : blocks); ++block, ++a) {
                 const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
                 bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
-                look(even, pixels, row, chunk, ends);
+                look(even, pixels, row, chunk);
 #pragma unroll
                 for (int tap = 0; tap < 9; ++tap) {
                     const u64 w = desc + stage * (B_BYTES >> 4);
@@ -282,11 +271,11 @@ winograd_kernel(
                         all_but_last_done();
                         if ((tap > 0 || block > 0) && lane == 0) bar_arrive(empty_b + 8 * last);
                     }
-                    look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32, ends);
+                    look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32);
                     if (!QUEUE) all_done();
                     products(acc, odd, w + 2, 1, ends);
                     if (QUEUE) all_but_last_done();
-                    if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk, ends);
+                    if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
                     if (!QUEUE) {
                         all_done();
                         if (lane == 0) bar_arrive(empty_b + 8 * stage);

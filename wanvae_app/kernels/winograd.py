@@ -53,18 +53,31 @@ def norms(n: int) -> bool:
     return split(n)[1] <= 2
 
 
-def pays(n: int, num_frames: int) -> int:
-    """How many frames together `convolve` makes fastest of so many: 4, 2, or 0 where the direct kernel is faster."""
+class Scheme(NamedTuple):
+    """How a convolution is done: so many frames at a time, 2 or 4, and whether it is READY (see `winograd.cu`)."""
+
+    per: int
+    ready: bool
+
+    def num_products(self, num_frames: int) -> int:
+        """Frames that are read for so many, if they are transformed when they are written."""
+        return num_frames // self.per * (self.per + 2)
+
+
+def choose(n: int, num_frames: int) -> Scheme | None:
+    """The fastest scheme for n channels out and so many frames, or None where the direct kernel is faster."""
     width, blocks = split(n)
     if num_frames % 2 or n < 64 or width * blocks > 1.2 * n:
-        return 0
-    return 4 if num_frames % 4 == 0 and n >= 256 else 2
+        return None
+    if n < 256:
+        return Scheme(2, ready=False)
+    return Scheme(2 if num_frames % 4 else 4, ready=True)
 
 
 def safe(weight: Tensor, gamma: Tensor) -> bool:
     """Whether fp16 holds what a convolution with this weight multiplies behind a norm with this gamma.
 
-    A normed pixel's numbers are at most sqrt(C) max |gamma|, sums of frames less than five times that.
+    A normed pixel's numbers are at most sqrt(C) max |gamma|, what becomes of them less than five times that.
     """
     bound = 5 * weight.shape[1] ** 0.5 * gamma.abs().max().float()
     largest = weight.abs().amax().float()
@@ -96,19 +109,21 @@ def convolve(
     gamma: Tensor | None = None,
     into: tuple[Padded, Slots] | None = None,
     in_place: bool = False,
+    ready: bool = False,
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
-    `weights` come from `prepare`, which is told how many. `slots` are those of two past frames, of the T present ones
-    and, for four at a time, of the T / 2 that `launchers.activate` adds to them. `residual`
+    `weights` come from `prepare`, which is told how many. `slots` are those of two past frames and of T present ones,
+    or, if they are `ready`, of what `launchers.transform` makes of those: six for every four, four for two. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
     by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
     """
     data = frames.data
     _, rows, columns, c = data.shape
     height, width, n, per = rows - 2, columns - 2, bias.shape[0], weights.shape[1] - 2
-    num_frames = (len(slots) - 2) * 2 // (per // 2 + 1)
+    num_frames = len(slots) // (per + 2) * per if ready else len(slots) - 2
     assert data.dtype == weights.dtype == torch.float16 and num_frames % per == 0, (data.dtype, len(slots))
+    assert ready or per == 2
     assert (gamma is None) == (into is None) and (into is None or into[0].data.dtype == torch.float16)
     if in_place:
         assert residual is not None and residual.dtype == bias.dtype and residual.is_contiguous() and not into
@@ -121,10 +136,10 @@ def convolve(
         return out
     part, blocks = split(n)
     norm = gamma is not None
-    assert not norm or (norms(n) and per == 2), (n, per)
+    assert not norm or norms(n), n
     half = bias.dtype == torch.float16
     kernel, clusters = _kernel(
-        Kind(part, blocks, per == 4, residual is not None, norm, half, STAGES), data.device
+        Kind(part, blocks, per == 4, ready, residual is not None, norm, half, STAGES), data.device
     )
     # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
     source = nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1))
@@ -156,6 +171,7 @@ class Kind(NamedTuple):
     BN: int
     NB: int
     FOUR: bool
+    READY: bool
     RESIDUAL: bool
     NORM: bool
     HALF: bool
