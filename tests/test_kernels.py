@@ -19,8 +19,9 @@ from wanvae_app import fused
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, to_uint8
 from wanvae_app.config import PRESETS
 from wanvae_app.group import Group
-from wanvae_app.layers import PixelNorm, ResidualBlock, Upsample
+from wanvae_app.layers import PixelNorm, ResidualBlock, Upsample, add_duplicate_up
 from wanvae_app.padded import FramePool, PaddedFrames
+from wanvae_app.prepared import folded
 from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
@@ -185,33 +186,73 @@ def test_sum_of_shifted_products(n: int, shape: tuple[int, int, int]) -> None:
     assert distance(found, expected) < TOLERANCE
 
 
+@pytest.mark.parametrize(("time", "channels"), [(1, 1), (1, 2), (1, 8), (2, 1), (2, 2), (2, 4), (3, 5)])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("n", "shape"),
+    [(24, (1, 1, 1)), (8, (2, 1, 5)), (80, (3, 7, 1)), (24, (2, 9, 17)), *[(512, (2, 45, 37))] * GPU],
+)
+def test_shortcut_around_upsampling(
+    time: int, channels: int, first: bool, n: int, shape: tuple[int, int, int]
+) -> None:
+    """In one piece and in parts that begin anywhere, at the clip's start and later."""
+    torch.manual_seed(n + channels)
+    late = time - 1 if first else 0
+    count = shape[0] * time - late
+    x, skip = random(count, *shape[1:], 16), random(*shape, channels * n)
+    weight, bias = random(n, 16, 3, 3) / 12, random(n)
+    enlarged = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    expected = plain_conv(enlarged, weight[:, :, None], bias, (0, 1, 1)).movedim(-1, 0)[None]
+    stream = Stream()
+    stream.first = first
+    add_duplicate_up(expected, skip.double().movedim(-1, 0)[None], time, 2, stream)
+    frames, slots = frames_of(x)
+    matrix = folded(weight)
+    for sizes in ([count], [1] * count, [2] * (count // 2) + [1] * (count % 2)):
+        shortcut, pieces, done = launchers.Shortcut(skip, time, late), [], 0
+        for size in sizes:
+            part = slots[done : done + size]
+            pieces.append(launchers.convolve(matrix, bias, (1, 2, 2), frames, part, up=2, shortcut=shortcut))
+            shortcut, done = shortcut.after(size), done + size
+        assert shortcut is None and done == count
+        assert distance(torch.cat(pieces), expected[0].movedim(0, -1)) < 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("channels", [0, 1, 2])
 @pytest.mark.parametrize("temporal", [True, False])
 @torch.no_grad()
-def test_upsampling(temporal: bool) -> None:
+def test_upsampling(temporal: bool, channels: int) -> None:
     layer = Upsample(16, 24, temporal)
-    x = torch.randn(1, 16, 5, 3, 4)
+    x, skip = torch.randn(1, 16, 5, 3, 4), torch.randn(1, 24 * channels, 5, 3, 4)
+
+    def parts(dtype: torch.dtype, device: torch.device) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for some, around in zip(x.split([1, 2, 2], 2), skip.split([1, 2, 2], 2), strict=True):
+            yield some.to(device, dtype), around.to(device, dtype) if channels else None
+
     plain, fast = Stream(), Stream()
     layer.double()
     launchers.elsewhere = False
     expected = []
-    for part in x.double().split([1, 2, 2], 2):
-        expected.append(layer(part, plain))
+    for part, around in parts(torch.float64, torch.device("cpu")):
+        expected.append(layer(part, plain, around))
         plain.first = False
     launchers.elsewhere = not GPU
     layer.to(DEVICE, DTYPE)
-    for part, whole in zip(x.to(DEVICE, DTYPE).split([1, 2, 2], 2), expected, strict=True):
-        assert distance(layer(part, fast).cpu(), whole) < 2 * TOLERANCE
+    for (part, around), whole in zip(parts(DTYPE, DEVICE), expected, strict=True):
+        assert distance(layer(part, fast, around).cpu(), whole) < 2 * TOLERANCE
         fast.first = False
 
 
+@pytest.mark.parametrize("channels", [0, 1, 2])
 @pytest.mark.parametrize("temporal", [True, False])
 @torch.no_grad()
-def test_upsampling_in_parts(temporal: bool) -> None:
+def test_upsampling_in_parts(temporal: bool, channels: int) -> None:
     layer = Upsample(16, 24, temporal).to(DEVICE, DTYPE)
     whole, parts = Stream(), Stream()
     for x in torch.randn(1, 16, 10, 3, 4).to(DEVICE, DTYPE).split([1, 3, 2, 4], 2):
-        expected = layer(x, whole)
-        pieces = list(fused.upsampled(layer.conv, layer.time_conv, x, parts, 2))
+        skip = random(1, *x.shape[2:], 24 * channels).movedim(-1, 1) if channels else None
+        expected = layer(x, whole, skip)
+        pieces = list(fused.upsampled(layer.conv, layer.time_conv, x, parts, 2, skip))
         assert distance(torch.cat(pieces, 2), expected) < TOLERANCE
         assert not temporal or max(piece.shape[2] for piece in pieces) <= 2
         whole.first = parts.first = False

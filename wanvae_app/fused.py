@@ -132,17 +132,25 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     return _picture(out)
 
 
-def upsample(conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: Stream) -> Tensor:
+def upsample(
+    conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: Stream, skip: Tensor | None = None
+) -> Tensor:
     """conv of x [1 C T H W] enlarged to twice its height and width, without enlarging it.
 
-    With time_conv, each frame has become two before, but for the clip's first.
+    With time_conv, each frame has become two before, but for the clip's first. `skip` [1 C' T H W] is added as
+    `layers.add_duplicate_up` does it.
     """
-    (out,) = upsampled(conv, time_conv, x, stream, 2 * x.shape[2])
+    (out,) = upsampled(conv, time_conv, x, stream, 2 * x.shape[2], skip)
     return out
 
 
 def upsampled(
-    conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: Stream, at_once: int
+    conv: nn.Conv2d,
+    time_conv: nn.Conv3d | None,
+    x: Tensor,
+    stream: Stream,
+    at_once: int,
+    skip: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """What `upsample` returns, with time_conv so many frames at a time."""
     pixels = _rows(x)
@@ -159,12 +167,22 @@ def upsampled(
     for slots, some in ((ready, pixels[:alone]), (new, pixels[alone:])):
         if slots:
             launchers.activate(some, None, frames, slots)
-    del x, pixels, some  # that memory need not wait for the last frame
+    shortcut = None
+    if skip is not None:
+        time = 1 if time_conv is None else 2
+        # The clip's first frame stands alone: it has only the last of its copies in time.
+        shortcut = launchers.Shortcut(_rows(skip), time, time - 1 if stream.first else 0)
+    del x, pixels, some, skip  # that memory need not wait for the last frame
 
     def enlarge() -> Tensor:
+        nonlocal shortcut
         stream.shard.fill_borders(frames.data, frames.table(ready))
-        out = launchers.convolve(prepare(conv, folded), bias_of(conv), (1, 2, 2), frames, ready, up=2)
+        out = launchers.convolve(
+            prepare(conv, folded), bias_of(conv), (1, 2, 2), frames, ready, up=2, shortcut=shortcut
+        )
         pool.give_back(ready)
+        if shortcut is not None:
+            shortcut = shortcut.after(len(ready))
         return _picture(out)
 
     if time_conv is not None and new:

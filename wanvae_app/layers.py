@@ -136,9 +136,10 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(dim, out_dim, 3)
         self.time_conv = CausalConv3d(dim, dim * 2, (3, 1, 1)) if temporal else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream, skip: Tensor | None = None) -> Tensor:
+        """The next frames of x enlarged, plus Wan 2.2's shortcut from `skip`, of x's size, where there is one."""
         if fused.serves(x, x.shape[1], self.conv.out_channels):
-            return fused.upsample(self.conv, self.time_conv, x, stream)
+            return fused.upsample(self.conv, self.time_conv, x, stream, skip)
         if self.time_conv is not None:
             # The clip's first frame is not even past: those after it see zeros in its place.
             first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
@@ -153,7 +154,10 @@ class Upsample(nn.Module):
         if wide is not x:
             pixels = pixels.narrow(dim - 1, 1, pixels.shape[dim - 1] - 2)
         pixels = F.conv2d(pixels, self.conv.weight, self.conv.bias, padding=stream.shard.padding(1, 1))
-        return pixels.unflatten(0, (batch, -1)).transpose(1, 2)
+        pixels = pixels.unflatten(0, (batch, -1)).transpose(1, 2)
+        if skip is None:
+            return pixels
+        return add_duplicate_up(pixels, skip, 1 if self.time_conv is None else 2, 2, stream)
 
 
 def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream) -> Tensor:

@@ -18,7 +18,6 @@ from wanvae_app.layers import (
     PixelNorm,
     ResidualBlock,
     Upsample,
-    add_duplicate_up,
     average_down,
     patchify,
     residual_blocks,
@@ -72,20 +71,22 @@ class Level(nn.Module):
         """The next frames of x, which is used up."""
         skip = x if self.residual else None
         x = residual_blocks(self._listed, x, stream, spent=skip is None)
+        if isinstance(self.resample, Upsample):
+            return self.resample(x, stream, skip)
         if self.resample is not None:
             x = self.resample(x, stream)
         if skip is None:
             return x
-        if isinstance(self.resample, Upsample):
-            return add_duplicate_up(x, skip, self.time, 2, stream)
         return x + average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, stream)
 
     def parts(self, x: Tensor, stream: Stream) -> Iterator[Tensor]:
         """What `forward` returns, on the fast path a few frames at a time."""
         up = self.resample
-        if isinstance(up, Upsample) and not self.residual and fused.serves(x, self.dim, up.conv.out_channels):
-            x = residual_blocks(self._listed, x, stream, spent=True)
-            return fused.upsampled(up.conv, up.time_conv, x, stream, fused.at_once(up.conv.out_channels))
+        if isinstance(up, Upsample) and fused.serves(x, self.dim, up.conv.out_channels):
+            skip = x if self.residual else None
+            x = residual_blocks(self._listed, x, stream, spent=skip is None)
+            at_once = fused.at_once(up.conv.out_channels)
+            return fused.upsampled(up.conv, up.time_conv, x, stream, at_once, skip)
         x = self(x, stream)
         return iter(x.split(fused.at_once(x.shape[1]), 2) if fused.serves(x) else [x])
 

@@ -3,8 +3,9 @@
 Its input lies in padded frames, channels last (see `padded.py`): flattened to rows of C numbers, what one tap
 of the kernel sees of a whole frame is one matrix, shifted by some rows. So the convolution is a sum of matrix
 products that read the same memory, and nothing is unfolded. A program computes the same place of F frames, so
-that each tile it fetches serves up to three of them. Bias, residual and the next layer's norm and SiLU are
-applied while the result is still in registers. The plain equal is in `layers.py`.
+that each tile it fetches serves up to three of them. A shortcut around the upsampling level is what the sum begins
+with; bias, residual and the next layer's norm and SiLU are applied while the result is still in registers. The plain
+equal is in `layers.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,23 @@ def _add(a, b, c, p, q, SECOND: tl.constexpr):
     if SECOND:
         q = tl.dot(a, c.T, q)
     return p, q
+
+
+@triton.jit
+def _duplicated(
+    shortcut, t, H, W, m0, n, dy, dx,
+    N: tl.constexpr, UP: tl.constexpr, TIME: tl.constexpr, CHANNELS: tl.constexpr, BM: tl.constexpr,
+):  # fmt: skip
+    """What the shortcut adds to channels n of some pixels' phase (dy, dx), in frame t of the TIME * T' it becomes."""
+    m = m0 + tl.arange(0, BM)
+    y = m // (W + 2)
+    x = m % (W + 2)
+    mask = ((x < W) & (y < H))[:, None] & (n < N)[None, :]
+    place = ((t // TIME * H + y) * W + x).to(tl.int64) * (CHANNELS * N)
+    if CHANNELS > 1:  # every copy has its own of them
+        copy = (t % TIME * UP + dy) * UP + dx
+        place += copy * CHANNELS // (TIME * UP * UP)
+    return tl.load(shortcut + place[:, None] + n[None, :] * CHANNELS, mask, 0.0).to(tl.float32)
 
 
 @triton.jit
@@ -77,7 +95,7 @@ def _finish(
             _activate(q, scale, gamma, out, place, inside, n2, N)
 
 
-@triton.jit(do_not_specialize=["T", "H", "W"])
+@triton.jit(do_not_specialize=["T", "H", "W", "start"])
 def conv_kernel(
     source,  # descriptor of the padded frames as rows [frames * (H + 2) * (W + 2), C], block [BM, BK]
     weight,  # descriptor [UP^2 * N, KT * KH * KW * C], block [BN1, BK]
@@ -88,11 +106,14 @@ def conv_kernel(
     out,  # [T, UP * H, UP * W, N], or with PADDED (and UP = 1) padded frames
     gamma,  # [N], with NORM: silu(norm(result)) is stored instead
     out_slots,  # int32 [T]: where those padded frames lie
+    shortcut,  # [T', H, W, CHANNELS * N], with TIME: added to the result as `layers.add_duplicate_up` does it
     T, H, W,
+    start,  # which of the TIME * T' frames that the shortcut becomes is the result's first
     C: tl.constexpr, N: tl.constexpr,
     KT: tl.constexpr, KH: tl.constexpr, KW: tl.constexpr,
     UP: tl.constexpr,  # 2: phases of a nearest-2x upsampling folded into a 2x2 kernel
     RESIDUAL: tl.constexpr, PADDED: tl.constexpr, NORM: tl.constexpr,
+    TIME: tl.constexpr, CHANNELS: tl.constexpr,
     F: tl.constexpr,  # 1, 2 or 4; divides T
     BM: tl.constexpr, BN1: tl.constexpr, BN2: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -123,6 +144,12 @@ def conv_kernel(
     p0 = tl.zeros((BM, BN1), tl.float32)
     q0 = tl.zeros((BM, BN2), tl.float32)
     p1, p2, p3, q1, q2, q3 = p0, p0, p0, q0, q0, q0
+    if TIME:  # before there are products, because afterwards there are no registers left for it
+        n1 = n0 + tl.arange(0, BN1)
+        p0 = _duplicated(shortcut, start + t, H, W, m0, n1, dy, dx, N, UP, TIME, CHANNELS, BM)
+        if SECOND:
+            n2 = n0 + BN1 + tl.arange(0, BN2)
+            q0 = _duplicated(shortcut, start + t, H, W, m0, n2, dy, dx, N, UP, TIME, CHANNELS, BM)
     if F == 1:  # every step has one tile of pixels and one of weights
         for i in tl.range(0, KT * KH * KW * BLOCKS, num_stages=STAGES):
             tap = i // BLOCKS

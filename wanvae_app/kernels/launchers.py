@@ -46,6 +46,19 @@ class Tile(NamedTuple):
     registers: int | None = None
 
 
+class Shortcut(NamedTuple):
+    """Wan 2.2's around an upsampling level, not yet duplicated: see `layers.add_duplicate_up`."""
+
+    pixels: Tensor  # [T', H, W, C'], where the result is [T, 2 H, 2 W, N]: C' is a multiple of N
+    time: int  # frames that each of these T' becomes
+    start: int  # which of those time * T' frames is the result's first
+
+    def after(self, num_frames: int) -> Shortcut | None:
+        """What the frames after so many get; None after the last, so that nobody holds its memory."""
+        start = self.start + num_frames
+        return self._replace(start=start) if start < self.time * len(self.pixels) else None
+
+
 def choose_tile(
     c: int, n: int, num_frames: int, num_pixels: int, residual: bool, processors: int = 132
 ) -> Tile:
@@ -96,12 +109,14 @@ def convolve(
     up: int = 1,
     tile: Tile | None = None,
     in_place: bool = False,
+    shortcut: Shortcut | None = None,
 ) -> Tensor:
     """The convolution of padded frames: [T, up H, up W, N], or `into` padded frames whose data it returns.
 
     `weight` is [up^2 N, kt kh kw C], `slots` are those of the kt - 1 past frames and of the T present ones;
     `residual` [T, up H, up W, N] is added, and with `in_place` is where the sum goes: whoever writes a number has read
     its own before, and nobody else's. With `gamma` [N], silu(norm(result)) is stored in place of the result.
+    With up = 2 a `shortcut` may be added, too.
     """
     kt, kh, kw = taps
     data = frames.data
@@ -119,6 +134,10 @@ def convolve(
         out = residual
     else:
         out = into[0].data if into else torch.empty(shape, dtype=bias.dtype, device=data.device)
+    skip, time, start = shortcut or (bias[None], 0, 0)
+    if shortcut:
+        assert up == 2 and kt == 1 and skip.is_contiguous() and start + num_frames <= time * len(skip)
+        assert skip.shape[1:3] == (height, width) and skip.shape[3] % n == 0, (skip.shape, height, width, n)
     if data.is_meta:
         return out
     source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
@@ -134,10 +153,11 @@ def convolve(
     table = frames.table(slots)
     conv_kernel[grid](
         source, *weights, table, bias, bias if residual is None else residual, out,
-        bias if gamma is None else gamma, into[0].table(into[1]) if into else table,
-        num_frames, height, width, c, n, kt, kh, kw, up,
-        RESIDUAL=residual is not None, PADDED=into is not None, NORM=gamma is not None, F=together, BM=tile.pixels,
-        BN1=tile.channels, BN2=tile.more, BK=tile.depth, STAGES=tile.stages, num_warps=tile.warps,
+        bias if gamma is None else gamma, into[0].table(into[1]) if into else table, skip,
+        num_frames, height, width, start, c, n, kt, kh, kw, up,
+        RESIDUAL=residual is not None, PADDED=into is not None, NORM=gamma is not None, TIME=time,
+        CHANNELS=skip.shape[-1] // n, F=together, BM=tile.pixels, BN1=tile.channels, BN2=tile.more, BK=tile.depth,
+        STAGES=tile.stages, num_warps=tile.warps,
         **({"maxnreg": tile.registers} if tile.registers else {}),
     )  # fmt: skip
     return out
