@@ -10,23 +10,23 @@ import triton.language as tl
 def norm_kernel(
     x,  # [T, H, W, C]
     gamma,  # [C]
-    into,  # padded frames [frames, H + 2, W + 2, C]
+    into,  # padded frames [frames, H + 2, W + 2, N]; N may be more than C, and the rest becomes zeros
     into_slots,  # int32 [T]
     T, H, W,
-    C: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     t = tl.program_id(1)
-    c = tl.arange(0, BC)[None, :]
-    mask = (m < H * W)[:, None] & (c < C)
-    v = tl.load(x + (t.to(tl.int64) * (H * W) + m)[:, None] * C + c, mask, 0.0).to(tl.float32)
+    c = tl.arange(0, BN)[None, :]
+    inside = (m < H * W)[:, None]
+    v = tl.load(x + (t.to(tl.int64) * (H * W) + m)[:, None] * C + c, inside & (c < C), 0.0).to(tl.float32)
     if NORM:  # as `layers.PixelNorm`, then SiLU
         scale = tl.rsqrt(tl.sum(v * v, 1) / C + 1e-24)[:, None]
         v = v * scale * tl.load(gamma + c, c < C, 0.0).to(tl.float32)
         v = v * tl.sigmoid(v)
     stride = W + 2
     place = tl.load(into_slots + t).to(tl.int64) * ((H + 2) * stride) + (m // W + 1) * stride + m % W + 1
-    tl.store(into + place[:, None] * C + c, v.to(into.dtype.element_ty), mask)
+    tl.store(into + place[:, None] * N + c, v.to(into.dtype.element_ty), inside & (c < N))
 
 
 @triton.jit(do_not_specialize=["count"])
