@@ -129,12 +129,14 @@ def test_few_pixels_are_done_in_few_rounds() -> None:
 def test_activation(c: int) -> None:
     x, gamma = random(2, 3, 5, c), random(c)
     x[0, 0, 0] = 0  # zeros stay zeros
-    for with_norm in (True, False):
-        into = PaddedFrames(3, 5, c, DTYPE, DEVICE)
+    for with_norm, spare in ((True, 0), (False, 0), (True, 8), (False, 5)):
+        into = PaddedFrames(3, 5, c + spare, DTYPE, DEVICE)
         slots = into.take(3)[1:]
+        into.data[1:, 1:-1, 1:-1] = float("nan")
         launchers.activate(x, gamma if with_norm else None, into, slots)
         expected = normed(x.double(), gamma) if with_norm else x
-        assert distance(into.data[list(slots)], F.pad(expected, (0, 0, 1, 1, 1, 1))) < TOLERANCE
+        assert distance(into.data[list(slots)], F.pad(expected, (0, spare, 1, 1, 1, 1))) < TOLERANCE
+        assert into.data[1].isnan().any()  # nobody wrote elsewhere
 
 
 @pytest.mark.parametrize(
@@ -314,6 +316,23 @@ def test_whole_networks(family: str) -> None:
                 assert distance(found[:, :, index], expected[:, :, index]) < 1.5 * allowed
             for edge in (0, -1):
                 assert distance(found[..., edge, :], expected[..., edge, :]) < 1.5 * allowed
+
+
+@pytest.mark.parametrize("temporal", [(True,), (True, False), (False, True)])
+def test_where_frames_are_halved_first(temporal: tuple[bool, ...]) -> None:
+    """A first chunk of several latents, through encoders that do not all begin with a picture's size."""
+    torch.manual_seed(5)
+    few = replace(
+        PRESETS["wan2.1"], base_dim=8, decoder_base_dim=8, num_res_blocks=1,
+        dim_mult=(1,) * len(temporal) + (2,), temporal_downsample=temporal,
+    )  # fmt: skip
+    vae = WanVAE(few).requires_grad_(False)
+    x = torch.rand(1, 3, 9, 8, 12) * 2 - 1
+    launchers.elsewhere = False
+    (expected,) = encode_chunks(vae, [x])
+    launchers.elsewhere = not GPU
+    (found,) = encode_chunks(vae.to(DEVICE, DTYPE).channels_last(), [x])
+    assert distance(found.cpu(), expected) < (0.02 if GPU else 5e-6)
 
 
 def sharded(group: Group, shape: tuple[int, int]) -> tuple[int, list[Tensor]]:

@@ -13,7 +13,10 @@ import torch
 
 from wanvae_app import fused
 from wanvae_app.config import PRESETS
-from wanvae_app.memory import HEAP, activation_bytes, free_bytes, refusal
+from wanvae_app.layers import Downsample
+from wanvae_app.memory import HEAP, _Alone, _Ledger, activation_bytes, free_bytes, refusal
+from wanvae_app.shard import Shard
+from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
 
 NARROW = replace(PRESETS["wan2.1"], base_dim=16, decoder_base_dim=16)
@@ -83,6 +86,18 @@ def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch)
     )
     assert alone < 6.9 * 2**30, f"{alone / 2**30:.2f} GiB"
     assert one_of_two < 0.55 * alone, f"{one_of_two / 2**30:.2f} of {alone / 2**30:.2f} GiB"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@torch.no_grad()
+def test_halving_a_picture_copies_only_its_edges(size: int) -> None:
+    plan = Shard.plan(64, 96, size, 0)
+    assert plan is not None
+    x = torch.empty(1, 4, 128, 192, 16, device="meta").movedim(-1, 1)
+    layer = Downsample(16, temporal=False).to("meta")
+    with _Ledger() as ledger:
+        layer(x, Stream(_Alone(plan.dim, plan.cuts, plan.rank, None)))
+    assert ledger.peak < 1.6 * x.nbytes, "x, the result, the same without its bias, and some rows and columns"
 
 
 def test_a_refusal_says_what_would_fit() -> None:

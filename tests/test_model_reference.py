@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
 from wanvae_app.checkpoint import load_vae
+from wanvae_app.layers import Downsample
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
 
@@ -81,6 +83,22 @@ def test_same_as_diffusers(
         # In float32 both round at every layer; ours strays no further from the truth than diffusers.
         assert distance(mine, double) < 1.25 * distance(single, double) + 1e-7
         assert distance(mine, single) < 5e-6
+
+
+@pytest.mark.parametrize("height, width", [(2, 2), (2, 6), (4, 2), (6, 8)])
+@torch.no_grad()
+def test_downsampling_pads_below_and_to_the_right(height: int, width: int) -> None:
+    """Two clips at once, of which a layer sees the first frame, and then twice two more."""
+    layer, stream = Downsample(4, temporal=True).double(), Stream()
+    assert layer.time_conv is not None
+    x = torch.randn(2, 4, 5, height, width, dtype=torch.float64)
+    halved = F.conv3d(F.pad(x, (0, 1, 0, 1)), layer.conv.weight[:, :, None], layer.conv.bias, (1, 2, 2))
+    later = F.conv3d(halved, layer.time_conv.weight, layer.time_conv.bias, (2, 1, 1))
+    found = []
+    for part in x.split([1, 2, 2], 2):
+        found.append(layer(part, stream))
+        stream.first = False
+    assert distance(torch.cat(found, 2), torch.cat([halved[:, :, :1], later], 2)) < 1e-14
 
 
 @pytest.mark.parametrize("settings", [WAN_2_1, WAN_2_2], ids=["2.1", "2.2"])

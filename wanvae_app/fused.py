@@ -98,7 +98,7 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     """conv of x [1 C T H W]; channels are filled up to a multiple of eight."""
     spare = -x.shape[1] % 8
     window = Window([(None, conv)], x, stream, spare)
-    window.activate(None, conv, F.pad(_rows(x), (0, spare)) if spare else _rows(x))
+    window.activate(None, conv, _rows(x))
     matrix = (
         prepare(conv, lambda w: F.pad(matrix_of(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
         if spare

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanvae_app import fused
+from wanvae_app.prepared import bias_of
 from wanvae_app.shard import joined
 from wanvae_app.stream import Stream
 
@@ -108,24 +109,38 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, stride=2)
         self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        batch = x.shape[0]
-        x = _per_frame(stream.shard.halo(x, 0, 1))
-        height, width = stream.shard.padding(1, 1)
-        # Zeros below and to the right only; padded as it lies, channels last.
-        x = self.conv(F.pad(x.movedim(1, -1), (0, 0, 0, width, 0, height)).movedim(-1, 1))
-        x = x.unflatten(0, (batch, -1)).transpose(1, 2)
+    def forward(self, x: Tensor, stream: Stream, into: Tensor | None = None) -> Tensor:
+        """The next frames of x, half its size; written `into` a place for them if one is given (not if `temporal`)."""
+        batch, dim, num_frames, height, width = x.shape
+        before = int(self.time_conv is not None and not stream.first)  # the frame before these goes in front
+        if into is None:
+            into = x.new_empty(batch, before + num_frames, height // 2, width // 2, dim).movedim(-1, 1)
+        self._halve(x.movedim(1, -1), into[:, :, before:].movedim(1, -1), stream)
         if self.time_conv is None:
-            return x
-        first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
-        if stream.first:
-            stream.past(self.time_conv, first, 1)  # it passes as it is, and is the next frames' past
-        if not rest.shape[2]:
-            return first
+            return into
+        past = stream.last(self.time_conv, into, 1)
+        if before:
+            into[:, :, :1] = past
+        past.copy_(into[:, :, -1:])
+        if into.shape[2] == 1:
+            return into
         # Frames in pairs, each with the one before: the third tap falls on the second of the pair.
-        rest = stream.past(self.time_conv, rest, 1)
-        rest = F.conv3d(rest, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
-        return joined((first, rest), 2)
+        pairs = F.conv3d(into, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
+        return pairs if before else joined((into[:, :, :1], pairs), 2)
+
+    def _halve(self, x: Tensor, out: Tensor, stream: Stream) -> None:
+        """The convolution of x [B T H W C] into out [B T H/2 W/2 C]; zeros below and to the right of the picture.
+
+        x is read as it lies: what looks beyond it, the last row and the last column, is convolved apart.
+        """
+        bottom, right = stream.shard.edges(x)
+        pieces = (x, out[:, :, :-1, :-1]), (right, out[:, :, :-1, -1:]), (bottom, out[:, :, -1:])
+        for pixels, place in pieces:
+            if place.numel():
+                pixels = pixels.flatten(0, 1).movedim(-1, 1)  # BT C H W
+                halved = F.conv2d(pixels, self.conv.weight, stride=self.conv.stride).movedim(1, -1)
+                # The bias on the way to its place: a GPU adds it in a step of its own in any case.
+                torch.add(halved.unflatten(0, x.shape[:2]), bias_of(self.conv), out=place)
 
 
 class Upsample(nn.Module):
@@ -192,12 +207,13 @@ def patchify(x: Tensor, patch: int) -> Tensor:
     """B C T (H patch) (W patch) to B (C patch patch) T H W; of the two, columns change slower."""
     if patch == 1:
         return x
-    return x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch)).permute(0, 1, 6, 4, 2, 3, 5).flatten(1, 3)
+    x = x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
+    return x.permute(0, 2, 3, 5, 1, 6, 4).flatten(4).movedim(-1, 1)  # channels last in memory
 
 
 def unpatchify(x: Tensor, patch: int) -> Tensor:
     """The inverse of `patchify`."""
     if patch == 1:
         return x
-    x = x.unflatten(1, (-1, patch, patch)).permute(0, 1, 4, 5, 3, 6, 2)
-    return x.flatten(5, 6).flatten(3, 4)
+    x = x.unflatten(1, (-1, patch, patch)).permute(0, 4, 5, 3, 6, 2, 1)  # B T H patch W patch C
+    return x.flatten(4, 5).flatten(2, 3).movedim(-1, 1)

@@ -130,6 +130,23 @@ class Shard:
         above, below = self._swap(first.movedim(1, -1), final.movedim(1, -1))
         return joined((above.movedim(-1, 1), x, below.movedim(-1, 1)), self.dim)
 
+    def edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last two rows of x [B T H W C] and its last two columns, with what lies below and to the right of them:
+        [B T 3 W+1 C] and [B T H 3 C]. Beyond the picture lie zeros, as with `halo`.
+        """
+        batch, num_frames, height, width, c = x.shape
+        rows = x.new_zeros(batch, num_frames, 3, width + 1, c)
+        columns = x.new_zeros(batch, num_frames, height, 3, c)
+        rows[:, :, :2, :-1], columns[:, :, :, :2] = x[:, :, -2:], x[:, :, :, -2:]
+        if self.num_ranks > 1:
+            first = x.narrow(self.dim - 1, 0, 1)
+            _, next_one = self._swap(first, first[:0])
+            if self.dim == ROWS:
+                rows[:, :, 2:, :-1] = next_one
+            else:
+                rows[:, :, :2, -1:], columns[:, :, :, 2:] = next_one[:, :, -2:], next_one
+        return rows, columns
+
     def fill_borders(self, frames: Tensor, slots: Tensor) -> None:
         """Put the neighbours' rows into the border of padded frames [slots, H + 2, W + 2, C], where they are.
 

@@ -33,13 +33,20 @@ class Stream:
 
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
         """x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
-        before = self._past.get(layer)
-        if before is None:
-            before = x.new_zeros(x.shape[0], length, *x.shape[3:], x.shape[1]).movedim(-1, 1)  # channels last
-            self._past[layer] = before
+        before = self.last(layer, x, length)
         x = joined((before, x), 2)
-        before.copy_(x[:, :, -length:])  # in place: it is found where it was
+        before.copy_(x[:, :, -length:])
         return x
+
+    def last(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
+        """The last `length` frames that `layer` saw, like those of x [B C T H W]; zeros at the start.
+
+        They are found where they were: whoever asks writes the next ones over them.
+        """
+        if layer not in self._past:
+            past = x.new_zeros(x.shape[0], length, *x.shape[3:], x.shape[1])
+            self._past[layer] = past.movedim(-1, 1)  # channels last
+        return self._past[layer]
 
     def window(self, layer: nn.Module, x: Tensor, past: int, rows: int) -> Tensor:
         """x with `rows` of the neighbours' rows on both sides and `past` frames in front.

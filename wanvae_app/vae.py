@@ -67,17 +67,18 @@ class Level(nn.Module):
         self.resample = resample
         self.dim, self.time, self.residual = dim, time, residual
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        """The next frames of x, which is used up."""
+    def forward(self, x: Tensor, stream: Stream, into: Tensor | None = None) -> Tensor:
+        """The next frames of x, which is used up; written `into` a place for them if one is given (see Downsample)."""
         skip = x if self.residual else None
         x = residual_blocks(self._listed, x, stream, spent=skip is None)
         if isinstance(self.resample, Upsample):
             return self.resample(x, stream, skip)
         if self.resample is not None:
-            x = self.resample(x, stream)
+            x = self.resample(x, stream) if into is None else self.resample(x, stream, into)
         if skip is None:
             return x
-        return x + average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, stream)
+        x += average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, stream)
+        return x
 
     def parts(self, x: Tensor, stream: Stream) -> Iterator[Tensor]:
         """What `forward` returns, on the fast path a few frames at a time."""
@@ -113,9 +114,16 @@ class Encoder(nn.Module):
         self.head = Head(dims[-1], 2 * config.z_dim)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        finest, *coarser = self.levels
-        parts = x.split(fused.at_once(self.conv_in.out_channels), 2) if fused.serves(x) else [x]
-        x = joined([finest(self.conv_in(part, stream), stream) for part in parts], 2)
+        finest, *coarser = cast(list[Level], list(self.levels))
+        if fused.serves(x) and finest.resample is not None and finest.time == 1:
+            batch, _, num_frames, height, width = x.shape
+            halved = x.new_empty(batch, num_frames, height // 2, width // 2, finest.dim).movedim(-1, 1)
+            at_once = fused.at_once(finest.dim)
+            for part, into in zip(x.split(at_once, 2), halved.split(at_once, 2), strict=True):
+                finest(self.conv_in(part, stream), stream, into)
+            x = halved
+        else:
+            x = finest(self.conv_in(x, stream), stream)
         for layer in (*coarser, self.middle):
             x = layer(x, stream)
         return self.head(x, stream)

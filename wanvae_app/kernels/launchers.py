@@ -164,16 +164,18 @@ def convolve(
 
 
 def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots) -> None:
-    """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames."""
+    """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames; zeros where these have more
+    channels."""
     num_frames, height, width, c = x.shape
-    assert x.is_contiguous() and c == into.data.shape[3], (x.shape, x.stride())
+    n = into.data.shape[3]
+    assert x.is_contiguous() and c <= n, (x.shape, x.stride(), n)
     if x.is_meta:
         return
-    width_of_tile = triton.next_power_of_2(c)
+    width_of_tile = triton.next_power_of_2(n)
     pixels = max(1, 4096 // width_of_tile)
     norm_kernel[(triton.cdiv(height * width, pixels), num_frames)](
         x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
-        c, NORM=gamma is not None, BM=pixels, BC=width_of_tile, num_warps=4,
+        c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, num_warps=4,
     )  # fmt: skip
 
 

@@ -18,23 +18,23 @@ def _silu_norm(x, gamma, mask, C: tl.constexpr):
 def norm_kernel(
     x,  # [T, H, W, C]
     gamma,  # [C]
-    into,  # padded frames [frames, H + 2, W + 2, C]
+    into,  # padded frames [frames, H + 2, W + 2, N]; N may be more than C, and the rest becomes zeros
     into_slots,  # int32 [T]
     T, H, W,
-    C: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+    C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     t = tl.program_id(1)
-    c = tl.arange(0, BC)[None, :]
-    mask = (m < H * W)[:, None] & (c < C)
+    c = tl.arange(0, BN)[None, :]
+    inside = (m < H * W)[:, None]
     pixel = (t.to(tl.int64) * (H * W) + m)[:, None] * C + c
     if NORM:
-        v = _silu_norm(x + pixel, tl.load(gamma + c, c < C, 0.0).to(tl.float32), mask, C)
+        v = _silu_norm(x + pixel, tl.load(gamma + c, c < C, 0.0).to(tl.float32), inside & (c < C), C)
     else:
-        v = tl.load(x + pixel, mask, 0.0)
+        v = tl.load(x + pixel, inside & (c < C), 0.0)
     stride = W + 2
     place = tl.load(into_slots + t).to(tl.int64) * ((H + 2) * stride) + (m // W + 1) * stride + m % W + 1
-    tl.store(into + place[:, None] * C + c, v.to(into.dtype.element_ty), mask)
+    tl.store(into + place[:, None] * N + c, v.to(into.dtype.element_ty), inside & (c < N))
 
 
 @triton.jit
