@@ -48,21 +48,19 @@ def normed(x: Tensor, gamma: Tensor) -> Tensor:
 def test_four_products_make_two_frames() -> None:
     x, weight = torch.randn(4, 8, 5, 6, dtype=torch.float64), torch.randn(12, 8, 3, 3, 3, dtype=torch.float64)
     four = winograd.prepare(weight).double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
-    m = [F.conv2d(u[None], w, padding=1)[0] for u, w in zip(transformed(x, 2), four, strict=True)]
+    inputs = [x[0] - x[2], x[1] + x[2], x[2] - x[1], x[1] - x[3]]
+    m = [F.conv2d(u[None], w, padding=1)[0] for u, w in zip(inputs, four, strict=True)]
     found = torch.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]], 1)
     expected = F.conv3d(x.movedim(0, 1)[None], weight, padding=(0, 1, 1))[0]
     assert distance(found, expected) < 5e-4  # the weights' rounding
 
 
-def transformed(x: Tensor, per: int) -> Tensor:
-    """What the products multiply, of the frames that those after the first two see."""
+def transformed(x: Tensor) -> Tensor:
+    """What the products multiply for every four frames after the first two."""
     a, b = winograd.POINTS
     found: list[Tensor] = []
-    for t in range(0, len(x) - 2, per):
-        d = x[t : t + per + 2]
-        if per == 2:
-            found += [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
-            continue
+    for t in range(0, len(x) - 2, 4):
+        d = x[t : t + 6]
         for p, q in ((a, b), (b, a)):
             even, odd = d[4] - q * q * d[2], p * (d[3] - q * q * d[1])
             found += [even + odd, even - odd]
@@ -74,7 +72,7 @@ def test_six_products_make_four_frames() -> None:
     x, weight = torch.randn(6, 8, 5, 6, dtype=torch.float64), torch.randn(12, 8, 3, 3, 3, dtype=torch.float64)
     six = winograd.prepare(weight, 4).double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
     a, b = winograd.POINTS
-    m = [F.conv2d(u[None], w, padding=1)[0] for u, w in zip(transformed(x, 4), six, strict=True)]
+    m = [F.conv2d(u[None], w, padding=1)[0] for u, w in zip(transformed(x), six, strict=True)]
     a, b = winograd.POINTS
     x1, y1, z1, w1 = m[0] + m[1], m[0] - m[1], m[2] + m[3], m[2] - m[3]
     found = [x1 + z1 + m[4], a * y1 + b * w1, a * a * x1 + b * b * z1, a**3 * y1 + b**3 * w1 + m[5]]
@@ -84,10 +82,11 @@ def test_six_products_make_four_frames() -> None:
 
 @pytest.mark.parametrize("n", [8, 96, 160, 192, 256, 320, 384, 512, 640, 1024])
 def test_blocks_hold_all_channels(n: int) -> None:
-    width, blocks = winograd.split(n)
-    assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
-    for norm in (False, True)[: 1 + winograd.norms(n)]:
-        assert winograd.shared_memory(width, blocks, norm, winograd.STAGES) <= 227 * 1024
+    for together in (2, 4):
+        width, blocks = winograd.split(n, together)
+        assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
+        for norm in (False, True)[: 1 + winograd.norms(n)]:
+            assert winograd.shared_memory(width, blocks, norm, winograd.STAGES) <= 227 * 1024
 
 
 @needs_hopper
@@ -109,39 +108,37 @@ def test_blocks_hold_all_channels(n: int) -> None:
 )
 @pytest.mark.parametrize("shape", [(2, 1, 1), (2, 1, 40), (4, 9, 1), (2, 8, 16), (6, 17, 33), (8, 7, 19)])
 def test_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int]) -> None:
-    check(dtype, c, n, shape, winograd.Scheme(2, ready=False))
-    for per in (2, 4)[: 2 - shape[0] // 2 % 2]:
-        check(dtype, c, n, shape, winograd.Scheme(per, ready=True))
+    for together in (2, 4)[: 2 - shape[0] // 2 % 2]:
+        check(dtype, c, n, shape, together)
 
 
 @needs_hopper
 @pytest.mark.parametrize(("c", "n"), [(8, 8), (96, 96), (64, 192)])
 def test_many_tiles_for_each_multiprocessor(c: int, n: int) -> None:
-    check(torch.bfloat16, c, n, (6, 130, 210), winograd.Scheme(2, ready=False))
-    check(torch.bfloat16, c, n, (8, 130, 210), winograd.Scheme(4, ready=True))
+    check(torch.bfloat16, c, n, (6, 130, 210), 2)
+    check(torch.bfloat16, c, n, (8, 130, 210), 4)
 
 
-def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], scheme: winograd.Scheme) -> None:
+def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], together: int) -> None:
     num_frames, height, width = shape
     torch.manual_seed(c + n)
     x = F.silu(torch.randn(num_frames + 2, height, width, c, device=DEVICE)).half()
     weight = torch.randn(n, c, 3, 3, 3, device=DEVICE) / (27 * c) ** 0.5
     bias, gamma = (torch.randn(n, device=DEVICE).to(dtype) for _ in range(2))
     residual = torch.randn(num_frames, height, width, n, device=DEVICE).to(dtype)
-    per, ready = scheme
-    frames, slots = frames_of(transformed(x.float(), per).half() if ready else x)
-    weights, expected = winograd.prepare(weight, per), plain_conv(x, weight, bias)
-    found = winograd.convolve(weights, bias, frames, slots, ready=ready)
+    frames, slots = frames_of(transformed(x.float()).half() if together == 4 else x)
+    weights, expected = winograd.prepare(weight, together), plain_conv(x, weight, bias)
+    found = winograd.convolve(weights, bias, frames, slots)
     assert found.dtype == dtype and distance(found, expected) < ROUNDING[dtype]
-    found = winograd.convolve(weights, bias, frames, slots, residual=residual, ready=ready)
+    found = winograd.convolve(weights, bias, frames, slots, residual=residual)
     assert distance(found, expected + residual.double()) < ROUNDING[dtype]
-    winograd.convolve(weights, bias, frames, slots, residual=residual, in_place=True, ready=ready)
+    winograd.convolve(weights, bias, frames, slots, residual=residual, in_place=True)
     assert torch.equal(residual, found)
     if winograd.norms(n):
         into = PaddedFrames(height, width, n, torch.float16, DEVICE)
         targets = into.take(num_frames + 2)[2:]
         into.data[1:, 1:-1, 1:-1] = float("nan")
-        winograd.convolve(weights, bias, frames, slots, gamma=gamma, into=(into, targets), ready=ready)
+        winograd.convolve(weights, bias, frames, slots, gamma=gamma, into=(into, targets))
         padded = F.pad(normed(expected, gamma), (0, 0, 1, 1, 1, 1))
         assert distance(into.data[list(targets)], padded) < 1e-3
         assert into.data[1].isnan().any() and not into.data[0].any()  # nobody wrote elsewhere

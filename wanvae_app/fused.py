@@ -38,8 +38,7 @@ def serves(x: Tensor, *channels: int) -> bool:
 def at_once(channels: int) -> int:
     """How many frames layers so wide take at a time where the picture is largest and they keep the number of frames:
     to them it is one more chunking, and it needs less memory."""
-    scheme = winograd.choose(channels, 4)
-    return scheme.per if scheme else 2
+    return max(winograd.choose(channels, 4), 2)
 
 
 def runs_on(device: torch.device, dtype: torch.dtype) -> bool:

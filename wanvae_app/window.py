@@ -29,8 +29,9 @@ class Window:
         self._pools: dict[nn.Module, PaddedFrames] = {}
         self._frames: dict[nn.Module, SeenAs] = {}
         self._half = {conv for norm, conv in convs if holds(norm, conv, x)}
-        self._schemes = {
-            conv: winograd.choose(conv.out_channels, self.num_frames) if conv in self._half else None
+        # By Winograd so many frames together, 2 or 4; 0: directly.
+        self._together = {
+            conv: winograd.choose(conv.out_channels, self.num_frames) if conv in self._half else 0
             for _, conv in convs
         }
         kinds: dict[int, list[nn.Conv3d]] = {}
@@ -41,18 +42,20 @@ class Window:
             for conv in mine:
                 self._pools[conv] = pool
                 self._frames[conv] = pool.seen_as(torch.float16 if conv in self._half else x.dtype)
-            # Two past frames for each, and two convolutions' present ones at a time: at least two of them, because
-            # the chunks after the clip's first have more frames.
+            # Two past frames for each, and one convolution's present ones at a time, two's where one writes what the
+            # other one reads. At least two, because the chunks after the clip's first have more frames.
             kept = 2 * sum(not pool.knows(conv) for conv in mine)
-            pool.reserve(kept, min(len(mine), 2) * max(self.num_frames, 2))
+            at_once = max(2, *(self._count(conv) for conv in mine))
+            pool.reserve(
+                kept, at_once * (1 + (len(mine) > 1 and any(self._norms(conv, conv) for conv in mine)))
+            )
 
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
         frames, slots = self._open(conv)
-        scheme = self._schemes[conv]
-        if scheme is not None and scheme.ready:
+        if self._together[conv] == 4:
             assert norm is not None, conv
-            launchers.transform(x, norm.gamma, frames, self._pools[conv].past(conv) + slots, scheme)
+            launchers.transform(x, norm.gamma, frames, self._pools[conv].past(conv) + slots)
         else:
             launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
 
@@ -68,20 +71,15 @@ class Window:
         into what another convolution reads."""
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
         self.stream.shard.fill_borders(frames.data, frames.table(new))
-        past, scheme = pool.past(conv), self._schemes[conv]
-        n, dtype = conv.out_channels, frames.data.dtype
+        past, together = pool.past(conv), self._together[conv]
+        dtype = frames.data.dtype
         gamma = into = None
-        if then is not None and (
-            winograd.norms(n) and then[1] in self._half if scheme else launchers.fits_one_tile(n)
-        ):
+        if then is not None and self._norms(conv, then[1]):
             gamma, into = then[0].gamma, self._open(then[1])
-        if scheme:
-            per, ready = scheme
-            products = prepare(conv, lambda w: winograd.prepare(w, per), f"winograd {per}")
-            slots = new[:-2] if ready else past + new
-            out = winograd.convolve(
-                products, bias_of(conv), frames, slots, residual, gamma, into, in_place, ready
-            )
+        if together:
+            products = prepare(conv, lambda w: winograd.prepare(w, together), f"winograd {together}")
+            slots = new[:-2] if together == 4 else past + new
+            out = winograd.convolve(products, bias_of(conv), frames, slots, residual, gamma, into, in_place)
         else:
             if matrix is None and dtype != conv.weight.dtype:
                 matrix = prepare(conv, lambda w: matrix_of(w).to(dtype), "half")
@@ -95,12 +93,22 @@ class Window:
             self.activate(*then, out)
         return out
 
+    def _norms(self, conv: nn.Conv3d, following: nn.Conv3d) -> bool:
+        """Whether conv's kernel can write what the following one reads."""
+        if self._together[following] == 4:
+            return False
+        if self._together[conv]:
+            return winograd.norms(conv.out_channels) and following in self._half
+        return launchers.fits_one_tile(conv.out_channels)
+
     def _open(self, conv: nn.Conv3d) -> tuple[SeenAs, tuple[int, ...]]:
-        """Frames to write what conv will read; if that is made ready for it, the last two are there besides."""
-        scheme = self._schemes[conv]
-        count = 2 + scheme.num_products(self.num_frames) if scheme and scheme.ready else self.num_frames
-        self._new[conv] = self._pools[conv].take(count)
+        self._new[conv] = self._pools[conv].take(self._count(conv))
         return self._frames[conv], self._new[conv]
+
+    def _count(self, conv: nn.Conv3d) -> int:
+        """How many frames are written for conv; the last two of them, or of its past and them, are its past then."""
+        four = self._together[conv] == 4
+        return winograd.num_products(self.num_frames) + 2 if four else self.num_frames
 
 
 def holds(norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> bool:

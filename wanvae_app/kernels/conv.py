@@ -33,11 +33,19 @@ def _duplicated(
     y = m // (W + 2)
     x = m % (W + 2)
     mask = ((x < W) & (y < H))[:, None] & (n < N)[None, :]
-    place = ((t // TIME * H + y) * W + x).to(tl.int64) * (CHANNELS * N)
-    if CHANNELS > 1:  # every copy has its own of them
-        copy = (t % TIME * UP + dy) * UP + dx
-        place += copy * CHANNELS // (TIME * UP * UP)
-    return tl.load(shortcut + place[:, None] + n[None, :] * CHANNELS, mask, 0.0).to(tl.float32)
+    pixel = ((t // TIME * H + y) * W + x).to(tl.int64)[:, None] * N + n[None, :]
+    if CHANNELS == 1:
+        return tl.load(shortcut + pixel, mask, 0.0).to(tl.float32)
+    # Every copy has its own of them.
+    mine = ((t % TIME * UP + dy) * UP + dx) * CHANNELS // (TIME * UP * UP)
+    if CHANNELS == 2:  # both are loaded as one number, side by side with their neighbours
+        BITS: tl.constexpr = shortcut.dtype.element_ty.primitive_bitwidth
+        BOTH: tl.constexpr = tl.int32 if BITS == 16 else tl.int64
+        ONE: tl.constexpr = tl.int16 if BITS == 16 else tl.int32
+        both = tl.load(shortcut.to(tl.pointer_type(BOTH)) + pixel, mask, 0)
+        one = (both >> (mine * BITS).to(BOTH)).to(ONE)
+        return one.to(shortcut.dtype.element_ty, bitcast=True).to(tl.float32)
+    return tl.load(shortcut + pixel * CHANNELS + mine, mask, 0.0).to(tl.float32)
 
 
 @triton.jit

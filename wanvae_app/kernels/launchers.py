@@ -21,7 +21,7 @@ from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import blank_kernel, norm_kernel, transform_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
-from wanvae_app.kernels.winograd import POINTS, Scheme
+from wanvae_app.kernels.winograd import POINTS, num_products
 from wanvae_app.padded import FramePool, Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
@@ -179,25 +179,22 @@ def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots) -> Non
     )  # fmt: skip
 
 
-def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, scheme: Scheme) -> None:
-    """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it if it is ready, into padded frames.
+def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots) -> None:
+    """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
 
     `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
-    frames, which are kept as they are.
+    frames, which are there as they are.
     """
     num_frames, height, width, c = x.shape
-    assert x.is_contiguous() and c == into.data.shape[3] and num_frames % scheme.per == 0, (
-        x.shape,
-        x.stride(),
-    )
-    assert len(slots) == 4 + scheme.num_products(num_frames), (len(slots), num_frames)
+    assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
+    assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
     if x.is_meta:
         return
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 2048 // width_of_tile)
     transform_kernel[(triton.cdiv(height * width, pixels),)](
         x, gamma, into.data, into.table(slots), num_frames, height, width,
-        c, PER=scheme.per, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=4,
+        c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=4,
     )  # fmt: skip
 
 

@@ -51,12 +51,12 @@ def _put(frames, slot, frame, place, v, mask):
 
 @triton.jit(do_not_specialize=["T", "H", "W"])
 def transform_kernel(
-    x,  # [T, H, W, C], PER frames after PER frames
+    x,  # [T, H, W, C], four frames after four frames
     gamma,  # [C]
     frames,  # padded frames [frames, H + 2, W + 2, C]
-    slots,  # int32 [2 + T / PER * (PER + 2) + 2]: of two past frames, of products' frames, and of the last two frames
+    slots,  # int32 [2 + T / 4 * 6 + 2]: of two past frames, of the products', and of the last two
     T, H, W,
-    C: tl.constexpr, PER: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+    C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)[None, :]
@@ -71,33 +71,25 @@ def transform_kernel(
     x += m.to(tl.int64)[:, None] * C + c
     step = (H * W).to(tl.int64) * C
     slots += 2
-    for _ in range(0, T, PER):
+    for _ in range(0, T, 4):
         d2 = _normed(x, weight, mask, frames.dtype.element_ty, C)
         d3 = _normed(x + step, weight, mask, frames.dtype.element_ty, C)
-        if PER == 2:
-            _put(frames, slots, frame, place, d0 - d2, mask)
-            _put(frames, slots + 1, frame, place, d1 + d2, mask)
-            _put(frames, slots + 2, frame, place, d2 - d1, mask)
-            _put(frames, slots + 3, frame, place, d1 - d3, mask)
-            d0 = d2
-            d1 = d3
-        else:
-            d4 = _normed(x + 2 * step, weight, mask, frames.dtype.element_ty, C)
-            even = d4 - B * B * d2
-            odd = A * (d3 - B * B * d1)
-            _put(frames, slots, frame, place, even + odd, mask)
-            _put(frames, slots + 1, frame, place, even - odd, mask)
-            even = d4 - A * A * d2
-            odd = B * (d3 - A * A * d1)
-            _put(frames, slots + 2, frame, place, even + odd, mask)
-            _put(frames, slots + 3, frame, place, even - odd, mask)
-            _put(frames, slots + 4, frame, place, d4 - (A * A + B * B) * d2 + A * A * B * B * d0, mask)
-            d5 = _normed(x + 3 * step, weight, mask, frames.dtype.element_ty, C)
-            _put(frames, slots + 5, frame, place, d5 - (A * A + B * B) * d3 + A * A * B * B * d1, mask)
-            d0 = d4
-            d1 = d5
-        slots += PER + 2
-        x += PER * step
+        d4 = _normed(x + 2 * step, weight, mask, frames.dtype.element_ty, C)
+        even = d4 - B * B * d2
+        odd = A * (d3 - B * B * d1)
+        _put(frames, slots, frame, place, even + odd, mask)
+        _put(frames, slots + 1, frame, place, even - odd, mask)
+        even = d4 - A * A * d2
+        odd = B * (d3 - A * A * d1)
+        _put(frames, slots + 2, frame, place, even + odd, mask)
+        _put(frames, slots + 3, frame, place, even - odd, mask)
+        _put(frames, slots + 4, frame, place, d4 - (A * A + B * B) * d2 + A * A * B * B * d0, mask)
+        d5 = _normed(x + 3 * step, weight, mask, frames.dtype.element_ty, C)
+        _put(frames, slots + 5, frame, place, d5 - (A * A + B * B) * d3 + A * A * B * B * d1, mask)
+        d0 = d4
+        d1 = d5
+        slots += 6
+        x += 4 * step
     _put(frames, slots, frame, place, d0, mask)
     _put(frames, slots + 1, frame, place, d1, mask)
 

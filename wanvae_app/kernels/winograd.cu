@@ -26,11 +26,11 @@
 // they stand; y1 and y2 leave. A second pass adds m4 and m5 to y0 and y3, 64 channels at a time: like the first, a step
 // takes four frames' pixels, and for each tap four products' weights.
 //
-// Where many blocks read the same pixels, nine times each, it costs less power, which is what limits the chip, if whoever
-// writes the frames transforms them: with READY they are what the products multiply. FOUR is always READY.
+// Transforming in every block costs power, which is what limits the chip, so whoever writes the frames does it: they are
+// what the products multiply.
 //
 // Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels: with NORM, together one
-// cluster), FOUR, READY, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
+// cluster), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
 // REGS.
 
 typedef unsigned int u32;
@@ -141,7 +141,7 @@ DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
     u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));
 #pragma unroll
     for (int j = 0; j < 4; ++j) read(d[j], at + j * FRAME);
-#if !READY
+#if !FOUR
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const u32 one = d[1][i], two = d[2][i];
@@ -171,7 +171,7 @@ winograd_kernel(
     const __grid_constant__ Map rest,     // the same, box [1, 2, BN, 32]
     const __grid_constant__ Map shortcut, // residual [T, H, W, N], box [1, 8, 16, 32]
     const __grid_constant__ Map target,   // [T, H, W, N], or with NORM the insides of padded frames; box [1, 1, 16, 32]
-    const int* slots,                     // [T + 2]: where past and present frames lie; READY: [T / PER, PER + 2] products
+    const int* slots,                     // [T + 2]: where past and present frames lie; FOUR: [T / 4, 6] products'
     const u16* bias,                      // [N]
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
@@ -209,7 +209,7 @@ winograd_kernel(
                     bar_expect(bar, 4 * HALO * 64);
                     for (int j = 0; j < 4; ++j)
                         fetch(to + j * FRAME, &frames, bar, depth + (ends ? j / 2 * 32 : 0), x0, y0,
-                              slots[READY ? t / PER * (PER + 2) + (ends ? 4 + j % 2 : j) : t + j]);
+                              slots[FOUR ? t / PER * (PER + 2) + (ends ? 4 + j % 2 : j) : t + j]);
                     for (int tap = 0; tap < 9; ++tap, ++b) {
                         const u32 full = full_b + 8 * (b % STAGES), at = base + B_AT + b % STAGES * B_BYTES;
                         bar_wait(empty_b + 8 * (b % STAGES), (b / STAGES & 1) ^ 1);

@@ -42,9 +42,11 @@ def prepare(weight: Tensor, per: int = 2) -> Tensor:
     return stacked.permute(3, 4, 0, 1, 2).flatten(0, 1).to(torch.float16).contiguous()
 
 
-def split(n: int) -> tuple[int, int]:
-    """Channels of a block and how many blocks: those that read least from shared memory, pixels and weights."""
-    width = min((96, 64, 32), key=lambda width: -(-n // width) * (64 + width))
+def split(n: int, per: int = 2) -> tuple[int, int]:
+    """Channels of a block and how many blocks: those that read least from shared memory, pixels and weights; for four
+    frames at a time blocks without idle channels are faster."""
+    widths = (96, 64, 32) if per == 2 else (64, 32)
+    width = min(widths, key=lambda width: -(-n // width) * (64 + width))
     return width, -(-n // width)
 
 
@@ -53,25 +55,20 @@ def norms(n: int) -> bool:
     return split(n)[1] <= 2
 
 
-class Scheme(NamedTuple):
-    """How a convolution is done: so many frames at a time, 2 or 4, and whether it is READY (see `winograd.cu`)."""
+def choose(n: int, num_frames: int) -> int:
+    """How many frames `convolve` makes together, 2 or 4, of so many and for n channels; 0: the direct kernel is faster.
 
-    per: int
-    ready: bool
-
-    def num_products(self, num_frames: int) -> int:
-        """Frames that are read for so many, if they are transformed when they are written."""
-        return num_frames // self.per * (self.per + 2)
-
-
-def choose(n: int, num_frames: int) -> Scheme | None:
-    """The fastest scheme for n channels out and so many frames, or None where the direct kernel is faster."""
+    Four need frames that `launchers.transform` wrote, which only pays where there are many channels to make of them.
+    """
     width, blocks = split(n)
     if num_frames % 2 or n < 64 or width * blocks > 1.2 * n:
-        return None
-    if n < 256:
-        return Scheme(2, ready=False)
-    return Scheme(2 if num_frames % 4 else 4, ready=True)
+        return 0
+    return 4 if num_frames % 4 == 0 and n >= 256 else 2
+
+
+def num_products(num_frames: int) -> int:
+    """How many frames `launchers.transform` makes of so many, which four of them see two of those before."""
+    return num_frames // 4 * 6
 
 
 def safe(weight: Tensor, gamma: Tensor) -> bool:
@@ -109,21 +106,19 @@ def convolve(
     gamma: Tensor | None = None,
     into: tuple[Padded, Slots] | None = None,
     in_place: bool = False,
-    ready: bool = False,
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
     `weights` come from `prepare`, which is told how many. `slots` are those of two past frames and of T present ones,
-    or, if they are `ready`, of what `launchers.transform` makes of those: six for every four, four for two. `residual`
+    or for four at a time those of the T / 4 * 6 that `launchers.transform` makes of them. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
     by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
     """
     data = frames.data
     _, rows, columns, c = data.shape
     height, width, n, per = rows - 2, columns - 2, bias.shape[0], weights.shape[1] - 2
-    num_frames = len(slots) // (per + 2) * per if ready else len(slots) - 2
+    num_frames = len(slots) // 6 * 4 if per == 4 else len(slots) - 2
     assert data.dtype == weights.dtype == torch.float16 and num_frames % per == 0, (data.dtype, len(slots))
-    assert ready or per == 2
     assert (gamma is None) == (into is None) and (into is None or into[0].data.dtype == torch.float16)
     if in_place:
         assert residual is not None and residual.dtype == bias.dtype and residual.is_contiguous() and not into
@@ -134,12 +129,12 @@ def convolve(
         out = torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=data.device)
     if out.is_meta:
         return out
-    part, blocks = split(n)
+    part, blocks = split(n, per)
     norm = gamma is not None
     assert not norm or norms(n), n
     half = bias.dtype == torch.float16
     kernel, clusters = _kernel(
-        Kind(part, blocks, per == 4, ready, residual is not None, norm, half, STAGES), data.device
+        Kind(part, blocks, per == 4, residual is not None, norm, half, STAGES), data.device
     )
     # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
     source = nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1))
@@ -171,7 +166,6 @@ class Kind(NamedTuple):
     BN: int
     NB: int
     FOUR: bool
-    READY: bool
     RESIDUAL: bool
     NORM: bool
     HALF: bool
