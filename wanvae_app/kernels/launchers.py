@@ -191,10 +191,10 @@ def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots) -> None:
     if x.is_meta:
         return
     width_of_tile = triton.next_power_of_2(c)
-    pixels = max(1, 2048 // width_of_tile)
+    pixels = max(1, 512 // width_of_tile)
     transform_kernel[(triton.cdiv(height * width, pixels),)](
         x, gamma, into.data, into.table(slots), num_frames, height, width,
-        c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=4,
+        c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=1,
     )  # fmt: skip
 
 
