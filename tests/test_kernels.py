@@ -120,8 +120,9 @@ def test_few_pixels_are_done_in_few_rounds() -> None:
         found = launchers.choose_tile(384, 384, num_frames, height * (width + 2), residual=False)
         return found.pixels, found.channels + (found.more if found.more > 1 else 0)
 
-    assert tile(1, 60, 104) == (128, 192), "100 programs for 132 multiprocessors, not 150"
-    assert tile(1, 90, 160) == tile(1, 30, 104) == (128, 128), "no fewer rounds, or no longer ones"
+    assert tile(1, 60, 104) == tile(1, 90, 80) == (64, 192), "all of them at once, two on a multiprocessor"
+    assert tile(1, 90, 160) == (128, 192), "two rounds, not three"
+    assert tile(1, 100, 100) == (128, 128), "no fewer rounds, or no longer ones"
     assert tile(2, 180, 320) == (256, 128)
 
 

@@ -79,10 +79,13 @@ def choose_tile(
     if n % 256 == 0:
         return Tile(1, 128, 256, 1, depth, 8, 3)
     if num_frames * num_pixels * n < 4 * 132 * 256 * 128:  # too few large tiles to fill the chip evenly
+        if num_frames * -(-num_pixels // 64) * -(-n // 192) <= 2 * processors:
+            return Tile(1, 64, 128, 64, depth, 4, 3)  # two of these share a multiprocessor
         # Every multiprocessor takes one tile after another: what counts is how many channels they are in the end.
         tiles = num_frames * -(-num_pixels // 128)
         rounds = {width: -(-tiles * -(-n // width) // processors) for width in (128, 192)}
-        return Tile(1, 128, 128, 64 if 192 * rounds[192] < 128 * rounds[128] else 1, depth, 8, 4)
+        wide = 192 * rounds[192] <= 128 * rounds[128]
+        return Tile(1, 128, 128, 64 if wide else 1, depth, 4 if wide else 8, 4)
     return Tile(1, 256, 128, 1, depth, 8, 4)
 
 
