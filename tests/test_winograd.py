@@ -89,6 +89,31 @@ def test_blocks_hold_all_channels(n: int) -> None:
             assert winograd.shared_memory(width, blocks, norm, winograd.STAGES) <= 227 * 1024
 
 
+@pytest.mark.parametrize("n", [96, 192, 256, 384, 640, 1024])
+@pytest.mark.parametrize("per", [2, 4])
+def test_launches_cover_every_place(n: int, per: int) -> None:
+    for places in (1, 30, 105, 264, 3600):
+        parts = winograd.plan(n, per, places, False, 132)
+        assert [p.begin for p in parts] == [0, parts[0].places][: len(parts)]
+        assert sum(p.places for p in parts) == places and all(
+            p.places and p.width * p.blocks >= n for p in parts
+        )
+        first, *narrower = parts
+        assert all(p.width < first.width for p in narrower)
+        assert (
+            not narrower or first.places * first.blocks % 132 > 132 - first.blocks or first.places % 132 == 0
+        )
+    assert winograd.plan(96, 2, 3600, True, 132) == [winograd.Part(96, 1, 0, 3600)]
+
+
+def test_a_few_last_tiles_are_done_by_all() -> None:
+    """384 channels of 240 x 208 pixels, half of 480p at two thirds of the way: 420 tiles, three rounds and 24."""
+    assert winograd.plan(384, 2, 105, False, 132) == [
+        winograd.Part(96, 4, 0, 99),
+        winograd.Part(32, 12, 99, 6),
+    ]
+
+
 @needs_hopper
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(
@@ -117,6 +142,13 @@ def test_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, 
 def test_many_tiles_for_each_multiprocessor(c: int, n: int) -> None:
     check(torch.bfloat16, c, n, (6, 130, 210), 2)
     check(torch.bfloat16, c, n, (8, 130, 210), 4)
+
+
+@needs_hopper
+@pytest.mark.parametrize("together", [2, 4])
+def test_last_tiles_in_narrower_blocks(together: int) -> None:
+    assert len(winograd.plan(384, together, 105, False, 132)) == 2
+    check(torch.bfloat16, 64, 384, (together, 120, 104), together)
 
 
 def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], together: int) -> None:

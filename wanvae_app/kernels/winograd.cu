@@ -26,8 +26,8 @@
 // they stand; y1 and y2 leave. A second pass adds m4 and m5 to y0 and y3, 64 channels at a time: like the first, a step
 // takes four frames' pixels, and for each tap four products' weights.
 //
-// Transforming in every block costs power, which is what limits the chip, so whoever writes the frames does it: they are
-// what the products multiply.
+// Transforming in every block costs power, which is what limits the chip, so whoever writes the frames does it: they
+// are what the products multiply.
 //
 // Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels: with NORM, together one
 // cluster), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
@@ -160,7 +160,8 @@ DEV int frame_of(int t, int f, bool ends) { return t + (!FOUR ? f : ends ? 3 * f
 #if NORM
 #define PLACE const int n0 = rank * BN, t = tile % groups * PER, place = tile / groups;
 #else
-#define PLACE const int n0 = tile % NB * BN, t = tile / NB % groups * PER, place = tile / NB / groups;
+#define PLACE \
+    const int n0 = tile % NB * BN, where = begin + tile / NB, t = where % groups * PER, place = where / groups;
 #endif
 
 extern "C" __global__ void __launch_bounds__(384, 1)
@@ -175,7 +176,8 @@ winograd_kernel(
     const u16* bias,                      // [N]
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
-    int T, int H, int W, int C, int N, int columns, int tiles  // columns: tiles side by side; tiles: of all clusters
+    int T, int H, int W, int C, int N,
+    int columns, int begin, int tiles     // tiles side by side; places done elsewhere before; tiles of all clusters
 ) {
     extern __shared__ unsigned char memory[];
     u32 base;
@@ -248,177 +250,178 @@ winograd_kernel(
         u32 even[4][4], odd[4][4];  // while one is multiplied, the other one is made
         for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER, ++round) {
 #pragma unroll
-          for (int ends = 0; ends <= FOUR; ++ends) {
-            u32 last = 0;  // the stage before this one
-            for (int block = 0; block < (ends ? more : blocks); ++block, ++a) {
-                const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
-                bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
-                look(even, pixels, row, chunk);
+            for (int ends = 0; ends <= FOUR; ++ends) {
+                u32 last = 0;  // the stage before this one
+                for (int block = 0; block < (ends ? more : blocks); ++block, ++a) {
+                    const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
+                    bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
+                    look(even, pixels, row, chunk);
 #pragma unroll
-                for (int tap = 0; tap < 9; ++tap) {
-                    const u64 w = desc + stage * (B_BYTES >> 4);
-                    bar_wait(full_b + 8 * stage, phase);
-                    products(acc, even, w, ends || tap > 0 || block > 0, ends);
-                    if (tap == 0 && leaving) {  // the last results have left
-                        if (lane == 0) {
-                            asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-                            bar_arrive(empty_b + 8 * left);
-                            bar_arrive(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1));
+                    for (int tap = 0; tap < 9; ++tap) {
+                        const u64 w = desc + stage * (B_BYTES >> 4);
+                        bar_wait(full_b + 8 * stage, phase);
+                        products(acc, even, w, ends || tap > 0 || block > 0, ends);
+                        if (tap == 0 && leaving) {  // the last results have left
+                            if (lane == 0) {
+                                asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+                                bar_arrive(empty_b + 8 * left);
+                                bar_arrive(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1));
+                            }
+                            leaving = false;
                         }
-                        leaving = false;
+                        if (QUEUE) {
+                            all_but_last_done();
+                            if ((tap > 0 || block > 0) && lane == 0) bar_arrive(empty_b + 8 * last);
+                        }
+                        look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32);
+                        if (!QUEUE) all_done();
+                        products(acc, odd, w + 2, 1, ends);
+                        if (QUEUE) all_but_last_done();
+                        if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
+                        if (!QUEUE) {
+                            all_done();
+                            if (lane == 0) bar_arrive(empty_b + 8 * stage);
+                        }
+                        last = stage;
+                        if (++stage == STAGES) stage = 0, phase ^= 1;
                     }
-                    if (QUEUE) {
-                        all_but_last_done();
-                        if ((tap > 0 || block > 0) && lane == 0) bar_arrive(empty_b + 8 * last);
-                    }
-                    look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32);
-                    if (!QUEUE) all_done();
-                    products(acc, odd, w + 2, 1, ends);
-                    if (QUEUE) all_but_last_done();
-                    if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
-                    if (!QUEUE) {
-                        all_done();
-                        if (lane == 0) bar_arrive(empty_b + 8 * stage);
-                    }
-                    last = stage;
-                    if (++stage == STAGES) stage = 0, phase ^= 1;
+                    if (lane == 0) bar_arrive(empty_a + 8 * (a & 1));
                 }
-                if (lane == 0) bar_arrive(empty_a + 8 * (a & 1));
-            }
-            if (QUEUE) {
-                all_done();
-                if (lane == 0) bar_arrive(empty_b + 8 * last);
-            }
-            if (!ends) {
+                if (QUEUE) {
+                    all_done();
+                    if (lane == 0) bar_arrive(empty_b + 8 * last);
+                }
+                if (!ends) {
 #pragma unroll
-                for (int i = 0; i < REGS; ++i) {
+                    for (int i = 0; i < REGS; ++i) {
 #if FOUR
-                    const float x = acc[0][i] + acc[1][i], y = acc[0][i] - acc[1][i];
-                    const float z = acc[2][i] + acc[3][i], w = acc[2][i] - acc[3][i];
-                    acc[0][i] = x + z;
-                    acc[1][i] = A * y + B * w;
-                    acc[2][i] = A * A * x + B * B * z;
-                    acc[3][i] = A * A * A * y + B * B * B * w;
+                        const float x = acc[0][i] + acc[1][i], y = acc[0][i] - acc[1][i];
+                        const float z = acc[2][i] + acc[3][i], w = acc[2][i] - acc[3][i];
+                        acc[0][i] = x + z;
+                        acc[1][i] = A * y + B * w;
+                        acc[2][i] = A * A * x + B * B * z;
+                        acc[3][i] = A * A * A * y + B * B * B * w;
 #else
-                    acc[0][i] += acc[1][i] + acc[2][i];
-                    acc[3][i] = acc[1][i] - acc[2][i] - acc[3][i];
-#endif
-                }
-            }
-            float (&first)[REGS] = acc[FOUR && !ends ? 1 : 0], (&second)[REGS] = acc[FOUR && !ends ? 2 : 3];
-            // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
-            PLACE
-            const int y = place / columns * TH + warp, x0 = place % columns * TW;
-            const int g = lane >> 2, c = (lane & 3) * 2;
-            u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
-            left = stage;
-#pragma unroll
-            for (int f = 0; f < 2; ++f) {
-                results[f] = base + B_AT + stage * B_BYTES + (warp * 16 + g) * 64 + c * 2;
-                bar_wait(full_b + 8 * stage, phase);
-                if (++stage == STAGES) stage = 0, phase ^= 1;
-            }
-// Eight channels j of a pixel, 8 h pixels further on: swizzled as the copy engine does.
-#define AT(j, h) ((j) / 4 * 8192 + (h) * 512 + ((((j) & 3) ^ (g >> 1 & 3)) << 4))
-            float scale[2][2] = {{0, 0}, {0, 0}};
-#pragma unroll
-            for (int j = 0; j < G; ++j) {
-                const int n = n0 + 8 * j + c;
-                const u32 b = n < N ? __ldg((const u32*)(bias + n)) : 0;
-#pragma unroll
-                for (int f = 0; f < 2; ++f)
-#pragma unroll
-                    for (int h = 0; h < 2; ++h) {
-                        float &p = (f ? second : first)[4 * j + 2 * h], &q = (f ? second : first)[4 * j + 2 * h + 1];
-                        p += wide(b & 0xffff), q += wide(b >> 16);
-#if RESIDUAL
-                        const u32 r = load_word(results[f] + AT(j, h));
-                        p += wide(r & 0xffff), q += wide(r >> 16);
-#endif
-                        if (NORM) scale[f][h] += p * p + q * q;
-                    }
-            }
-#if NORM
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                float& sum = scale[i >> 1][i & 1];
-                sum += __shfl_xor_sync(~0u, sum, 1);
-                sum += __shfl_xor_sync(~0u, sum, 2);
-            }
-#endif
-#if NORM && NB > 1
-            {   // The other blocks' sums: each warp hands its own to the same warp of all blocks, and waits for theirs.
-                const u32 sums = base + SUM_AT + (round & 1) * (NB * 2 * 128 * 4);
-                if ((lane & 3) == 0) {
-                    const u32 to = sums + (rank * 256 + warp * 16 + g) * 4;
-#pragma unroll
-                    for (int peer = 0; peer < NB; ++peer)
-#pragma unroll
-                        for (int i = 0; i < 4; ++i)
-                            asm volatile("{\n.reg .u32 p;\nmapa.shared::cluster.u32 p, %0, %1;\n"
-                                         "st.shared::cluster.f32 [p], %2;\n}"
-                                         ::"r"(to + (i >> 1) * 512 + (i & 1) * 32), "r"(peer), "f"(scale[i >> 1][i & 1])
-                                         : "memory");
-                }
-                __syncwarp();
-                if (lane < NB) {
-                    asm volatile("fence.acq_rel.cluster;" ::: "memory");
-                    bar_arrive_at(met + 8 * warp, lane);
-                }
-                bar_wait_cluster(met + 8 * warp, round & 1);
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    float total = 0;
-#pragma unroll
-                    for (int peer = 0; peer < NB; ++peer) {
-                        float part;
-                        asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part)
-                            : "r"(sums + (peer * 256 + (i >> 1) * 128 + (i & 1) * 8 + warp * 16 + g) * 4) : "memory");
-                        total += part;
-                    }
-                    scale[i >> 1][i & 1] = total;
-                }
-            }
-#endif
-#if NORM
-#pragma unroll
-            for (int i = 0; i < 4; ++i) scale[i >> 1][i & 1] = rsqrtf(scale[i >> 1][i & 1] / N + 1e-24f);
-#endif
-#pragma unroll
-            for (int j = 0; j < G; ++j) {
-#if NORM
-                const int n = n0 + 8 * j + c;
-                const u32 b = n < N ? __ldg((const u32*)(gamma + n)) : 0;
-#endif
-#pragma unroll
-                for (int f = 0; f < 2; ++f)
-#pragma unroll
-                    for (int h = 0; h < 2; ++h) {
-                        const float p = (f ? second : first)[4 * j + 2 * h];
-                        const float q = (f ? second : first)[4 * j + 2 * h + 1];
-#if NORM
-                        const float s = scale[f][h];
-                        store_word(results[f] + AT(j, h),
-                                   half2(silu(p * s * wide(b & 0xffff)), silu(q * s * wide(b >> 16))));
-#else
-                        store_word(results[f] + AT(j, h), pack(p, q));
+                        acc[0][i] += acc[1][i] + acc[2][i];
+                        acc[3][i] = acc[1][i] - acc[2][i] - acc[3][i];
 #endif
                     }
-            }
-            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-            __syncwarp();
-            if (lane == 0) {
+                }
+                float (&first)[REGS] = acc[FOUR && !ends ? 1 : 0], (&second)[REGS] = acc[FOUR && !ends ? 2 : 3];
+                // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
+                PLACE
+                const int y = place / columns * TH + warp, x0 = place % columns * TW;
+                const int g = lane >> 2, c = (lane & 3) * 2;
+                u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
+                left = stage;
 #pragma unroll
                 for (int f = 0; f < 2; ++f) {
-                    const u32 from = base + B_AT + (left + f >= STAGES ? 0 : left + f) * B_BYTES + warp * 1024;
-                    const int frame = NORM ? out_slots[t + f] : frame_of(t, f, ends);
-#pragma unroll
-                    for (int q = 0; q < BN / 32; ++q) store(&target, from + q * 8192, n0 + 32 * q, x0, y, frame);
+                    results[f] = base + B_AT + stage * B_BYTES + (warp * 16 + g) * 64 + c * 2;
+                    bar_wait(full_b + 8 * stage, phase);
+                    if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
-                asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+// Eight channels j of a pixel, 8 h pixels further on: swizzled as the copy engine does.
+#define AT(j, h) ((j) / 4 * 8192 + (h) * 512 + ((((j) & 3) ^ (g >> 1 & 3)) << 4))
+                float scale[2][2] = {{0, 0}, {0, 0}};
+#pragma unroll
+                for (int j = 0; j < G; ++j) {
+                    const int n = n0 + 8 * j + c;
+                    const u32 b = n < N ? __ldg((const u32*)(bias + n)) : 0;
+#pragma unroll
+                    for (int f = 0; f < 2; ++f)
+#pragma unroll
+                        for (int h = 0; h < 2; ++h) {
+                            float (&sum)[REGS] = f ? second : first;
+                            float &p = sum[4 * j + 2 * h], &q = sum[4 * j + 2 * h + 1];
+                            p += wide(b & 0xffff), q += wide(b >> 16);
+#if RESIDUAL
+                            const u32 r = load_word(results[f] + AT(j, h));
+                            p += wide(r & 0xffff), q += wide(r >> 16);
+#endif
+                            if (NORM) scale[f][h] += p * p + q * q;
+                        }
+                }
+#if NORM
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    float& sum = scale[i >> 1][i & 1];
+                    sum += __shfl_xor_sync(~0u, sum, 1);
+                    sum += __shfl_xor_sync(~0u, sum, 2);
+                }
+#endif
+#if NORM && NB > 1
+                {   // The other blocks' sums: each warp hands its own to the same warp of all blocks, and waits for theirs.
+                    const u32 sums = base + SUM_AT + (round & 1) * (NB * 2 * 128 * 4);
+                    if ((lane & 3) == 0) {
+                        const u32 to = sums + (rank * 256 + warp * 16 + g) * 4;
+#pragma unroll
+                        for (int peer = 0; peer < NB; ++peer)
+#pragma unroll
+                            for (int i = 0; i < 4; ++i)
+                                asm volatile("{\n.reg .u32 p;\nmapa.shared::cluster.u32 p, %0, %1;\n"
+                                             "st.shared::cluster.f32 [p], %2;\n}"
+                                             ::"r"(to + (i >> 1) * 512 + (i & 1) * 32), "r"(peer), "f"(scale[i >> 1][i & 1])
+                                             : "memory");
+                    }
+                    __syncwarp();
+                    if (lane < NB) {
+                        asm volatile("fence.acq_rel.cluster;" ::: "memory");
+                        bar_arrive_at(met + 8 * warp, lane);
+                    }
+                    bar_wait_cluster(met + 8 * warp, round & 1);
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) {
+                        float total = 0;
+#pragma unroll
+                        for (int peer = 0; peer < NB; ++peer) {
+                            float part;
+                            asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part)
+                                : "r"(sums + (peer * 256 + (i >> 1) * 128 + (i & 1) * 8 + warp * 16 + g) * 4) : "memory");
+                            total += part;
+                        }
+                        scale[i >> 1][i & 1] = total;
+                    }
+                }
+#endif
+#if NORM
+#pragma unroll
+                for (int i = 0; i < 4; ++i) scale[i >> 1][i & 1] = rsqrtf(scale[i >> 1][i & 1] / N + 1e-24f);
+#endif
+#pragma unroll
+                for (int j = 0; j < G; ++j) {
+#if NORM
+                    const int n = n0 + 8 * j + c;
+                    const u32 b = n < N ? __ldg((const u32*)(gamma + n)) : 0;
+#endif
+#pragma unroll
+                    for (int f = 0; f < 2; ++f)
+#pragma unroll
+                        for (int h = 0; h < 2; ++h) {
+                            const float p = (f ? second : first)[4 * j + 2 * h];
+                            const float q = (f ? second : first)[4 * j + 2 * h + 1];
+#if NORM
+                            const float s = scale[f][h];
+                            store_word(results[f] + AT(j, h),
+                                       half2(silu(p * s * wide(b & 0xffff)), silu(q * s * wide(b >> 16))));
+#else
+                            store_word(results[f] + AT(j, h), pack(p, q));
+#endif
+                        }
+                }
+                asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                __syncwarp();
+                if (lane == 0) {
+#pragma unroll
+                    for (int f = 0; f < 2; ++f) {
+                        const u32 from = base + B_AT + (left + f >= STAGES ? 0 : left + f) * B_BYTES + warp * 1024;
+                        const int frame = NORM ? out_slots[t + f] : frame_of(t, f, ends);
+#pragma unroll
+                        for (int q = 0; q < BN / 32; ++q) store(&target, from + q * 8192, n0 + 32 * q, x0, y, frame);
+                    }
+                    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+                }
+                leaving = true;
             }
-            leaving = true;
-          }
         }
         if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     }

@@ -10,7 +10,7 @@ import ctypes
 import logging
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,6 +48,41 @@ def split(n: int, per: int = 2) -> tuple[int, int]:
     widths = (96, 64, 32) if per == 2 else (64, 32)
     width = min(widths, key=lambda width: -(-n // width) * (64 + width))
     return width, -(-n // width)
+
+
+class Part(NamedTuple):
+    """What one launch does: `blocks` blocks of `width` channels each at so many places, from `begin` on."""
+
+    width: int
+    blocks: int
+    begin: int
+    places: int
+
+
+def plan(n: int, per: int, places: int, norm: bool, processors: int) -> list[Part]:
+    """The launches for n channels, `per` frames at a time, at so many places of 8 x 16 pixels.
+
+    Every multiprocessor takes one tile after another. Where few of them would take a last one, those places are done
+    in narrower blocks, by all of them; `norm`: not then, because it takes all channels of a place at once.
+    """
+    width, blocks = split(n, per)
+    whole = Part(width, blocks, 0, places)
+    rounds, left = divmod(places * blocks, processors)
+    if norm or not rounds or not left:
+        return [whole]
+    ends = -(-left // blocks)
+
+    def cost(narrow: int) -> float:  # in rounds of the wide ones
+        last = -(-ends * -(-n // narrow) // processors)
+        return last * (64 + narrow) / (64 + width) + 0.1
+
+    narrow = min((w for w in (64, 32) if w < width), key=cost, default=width)
+    if cost(narrow) >= 1:
+        return [whole]
+    return [
+        Part(width, blocks, 0, places - ends),
+        Part(narrow, -(-n // narrow), places - ends, ends),
+    ]
 
 
 def norms(n: int) -> bool:
@@ -129,34 +164,31 @@ def convolve(
         out = torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=data.device)
     if out.is_meta:
         return out
-    part, blocks = split(n, per)
-    norm = gamma is not None
+    norm, half = gamma is not None, bias.dtype == torch.float16
     assert not norm or norms(n), n
-    half = bias.dtype == torch.float16
-    kernel, clusters = _kernel(
-        Kind(part, blocks, per == 4, residual is not None, norm, half, STAGES), data.device
-    )
-    # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
-    source = nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1))
-    matrices, rest = (nvrtc.tensor_map(weights, (DEPTH, part, products, 1)) for products in (4, 2))
-    shortcut = source if residual is None else nvrtc.tensor_map(residual, (32, COLUMNS, ROWS, 1))
-    target = nvrtc.tensor_map(out[:, 1:-1, 1:-1] if norm else out, (32, COLUMNS, 1, 1))
-    across, down = -(-width // COLUMNS), -(-height // ROWS)
-    tiles = across * down * (num_frames // per) * (1 if norm else blocks)  # of a cluster
+    shortcut = out if residual is None else residual  # of which nothing is read then
+    target = out[:, 1:-1, 1:-1] if norm else out
     table = frames.table(slots)
     pointers = [table, bias, bias if gamma is None else gamma, into[0].table(into[1]) if into else table]
-    arguments: list[Any] = [
-        source,
-        matrices,
-        rest,
-        shortcut,
-        target,
-        *(ctypes.c_void_p(x.data_ptr()) for x in pointers),
-    ]
-    arguments += map(ctypes.c_int, (num_frames, height, width, c, n, across, tiles))
-    grid = min(tiles, clusters) * (blocks if norm else 1)  # each takes one tile after another
-    memory = shared_memory(part, blocks, norm, STAGES)
-    nvrtc.launch(kernel, grid, THREADS, memory, data.device, arguments)
+    across, down = -(-width // COLUMNS), -(-height // ROWS)
+    processors = torch.cuda.get_device_properties(data.device).multi_processor_count
+    for part in plan(n, per, across * down * (num_frames // per), norm, processors):
+        kind = Kind(part.width, part.blocks, per == 4, residual is not None, norm, half, STAGES)
+        cluster = part.blocks if norm else 1
+        tiles = part.places * part.blocks // cluster
+        # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
+        maps = [
+            nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
+            nvrtc.tensor_map(weights, (DEPTH, part.width, 4, 1)),
+            nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
+            nvrtc.tensor_map(shortcut, (32, COLUMNS, ROWS, 1)),
+            nvrtc.tensor_map(target, (32, COLUMNS, 1, 1)),
+        ]
+        numbers = (num_frames, height, width, c, n, across, part.begin, tiles)
+        arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
+        grid = min(tiles, processors // cluster) * cluster  # each takes one tile after another
+        memory = shared_memory(part.width, part.blocks, norm, STAGES)
+        nvrtc.launch(_kernel(kind, data.device), grid, THREADS, memory, data.device, arguments)
     return out
 
 
@@ -200,10 +232,7 @@ def shared_memory(width: int, blocks: int, norm: bool, stages: int) -> int:
 
 
 @lru_cache
-def _kernel(kind: Kind, device: torch.device) -> tuple[ctypes.c_void_p, int]:
-    """The compiled kernel in this device's context, and how many clusters of it run at a time."""
+def _kernel(kind: Kind, device: torch.device) -> ctypes.c_void_p:
+    """The compiled kernel in this device's context."""
     memory = shared_memory(kind.BN, kind.NB, kind.NORM, kind.STAGES)
-    function = nvrtc.load(nvrtc.cubin(source_text(kind), "winograd"), b"winograd_kernel", memory, device)
-    cluster = kind.NB if kind.NORM else 1
-    clusters = torch.cuda.get_device_properties(device).multi_processor_count // cluster
-    return function, clusters
+    return nvrtc.load(nvrtc.cubin(source_text(kind), "winograd"), b"winograd_kernel", memory, device)
