@@ -101,8 +101,8 @@ def test_launches_cover_every_place(n: int, per: int) -> None:
         first, *narrower = parts
         assert all(p.width < first.width for p in narrower)
         assert (
-            not narrower or first.places * first.blocks % 132 > 132 - first.blocks or first.places % 132 == 0
-        )
+            not narrower or -first.places * first.blocks % 132 < first.blocks
+        )  # whole rounds, but for a place
     assert winograd.plan(96, 2, 3600, True, 132) == [winograd.Part(96, 1, 0, 3600)]
 
 
@@ -166,7 +166,7 @@ def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], toget
     assert distance(found, expected + residual.double()) < ROUNDING[dtype]
     winograd.convolve(weights, bias, frames, slots, residual=residual, in_place=True)
     assert torch.equal(residual, found)
-    if winograd.norms(n):
+    if together == 2 and winograd.norms(n):
         into = PaddedFrames(height, width, n, torch.float16, DEVICE)
         targets = into.take(num_frames + 2)[2:]
         into.data[1:, 1:-1, 1:-1] = float("nan")
