@@ -19,6 +19,7 @@ from wanvae_app import fused
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, to_uint8
 from wanvae_app.config import PRESETS
 from wanvae_app.group import Group
+from wanvae_app.kernels import tiles
 from wanvae_app.layers import PixelNorm, ResidualBlock, Upsample, add_duplicate_up
 from wanvae_app.padded import FramePool, PaddedFrames
 from wanvae_app.prepared import folded
@@ -93,7 +94,7 @@ def test_convolution(c: int, n: int, shape: tuple[int, int, int]) -> None:
     assert distance(found, expected + residual.double()) < TOLERANCE
     launchers.convolve(matrix, bias, taps, frames, slots, residual=residual, in_place=True)
     assert torch.equal(residual, found)
-    if launchers.fits_one_tile(n) and n % 8 == 0:
+    if tiles.fits_one_tile(n) and n % 8 == 0:
         into = PaddedFrames(height, width, n, DTYPE, DEVICE)
         targets = into.take(num_frames + 2)[2:]
         into.data[1:, 1:-1, 1:-1] = float("nan")
@@ -108,7 +109,7 @@ def test_convolution(c: int, n: int, shape: tuple[int, int, int]) -> None:
 def test_frames_at_once(frames_at_once: int, num_frames: int) -> None:
     x, weight, bias = random(num_frames + 2, 5, 6, 16), random(48, 16, 3, 3, 3) / 20, random(48)
     frames, slots = frames_of(x)
-    tile = launchers.Tile(frames_at_once, 64, 32, 16, 16, 4, 2)
+    tile = tiles.Tile(frames_at_once, 64, 32, 16, 16, 4, 2)
     found = launchers.convolve(
         weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous(), bias, (3, 3, 3), frames, slots, tile=tile
     )
@@ -117,7 +118,7 @@ def test_frames_at_once(frames_at_once: int, num_frames: int) -> None:
 
 def test_few_pixels_are_done_in_few_rounds() -> None:
     def tile(num_frames: int, height: int, width: int) -> tuple[int, int]:
-        found = launchers.choose_tile(384, 384, num_frames, height * (width + 2), residual=False)
+        found = tiles.choose_tile(384, 384, num_frames, height * (width + 2), residual=False)
         return found.pixels, found.channels + (found.more if found.more > 1 else 0)
 
     assert tile(1, 60, 104) == tile(1, 90, 80) == (64, 192), "all of them at once, two on a multiprocessor"

@@ -145,10 +145,10 @@ def test_many_tiles_for_each_multiprocessor(c: int, n: int) -> None:
 
 
 @needs_hopper
-@pytest.mark.parametrize("together", [2, 4])
-def test_last_tiles_in_narrower_blocks(together: int) -> None:
-    assert len(winograd.plan(384, together, 105, False, 132)) == 2
-    check(torch.bfloat16, 64, 384, (together, 120, 104), together)
+@pytest.mark.parametrize(("together", "height", "width", "places"), [(2, 120, 104, 105), (4, 8, 368, 23)])
+def test_last_tiles_in_narrower_blocks(together: int, height: int, width: int, places: int) -> None:
+    assert len(winograd.plan(384, together, places, False, 132)) == 2
+    check(torch.bfloat16, 64, 384, (together, height, width), together)
 
 
 def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], together: int) -> None:

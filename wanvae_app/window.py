@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wanvae_app.kernels import launchers, winograd
+from wanvae_app.kernels.tiles import fits_one_tile
 from wanvae_app.padded import PaddedFrames, SeenAs
 from wanvae_app.prepared import bias_of, matrix_of, prepare
 from wanvae_app.stream import Stream
@@ -99,7 +100,7 @@ class Window:
             return False
         if self._together[conv]:
             return winograd.norms(conv.out_channels) and following in self._half
-        return launchers.fits_one_tile(conv.out_channels)
+        return fits_one_tile(conv.out_channels)
 
     def _open(self, conv: nn.Conv3d) -> tuple[SeenAs, tuple[int, ...]]:
         self._new[conv] = self._pools[conv].take(self._count(conv))

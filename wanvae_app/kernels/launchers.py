@@ -1,7 +1,4 @@
-"""Starts the Triton kernels: tensors in, tensors out, tile sizes by shape.
-
-The tile sizes were measured on an H100; they change how fast a result comes, never the result's meaning.
-"""
+"""Starts the Triton kernels: tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import blank_kernel, norm_kernel, transform_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
+from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
 from wanvae_app.kernels.winograd import POINTS, num_products
 from wanvae_app.padded import FramePool, Padded, PaddedFrames
 
@@ -31,19 +29,6 @@ SHARED_MEMORY = 200 * 1024  # bytes a program may use; consumer GPUs have less
 # Whether the kernels are used where there is no GPU: tests set it (TRITON_INTERPRET=1 lets Triton run on a CPU), and
 # who asks how much memory a clip will take (tensors without data are allocated, and nothing is launched).
 elsewhere = False
-
-
-class Tile(NamedTuple):
-    """What one program of the convolution computes, and with what means."""
-
-    frames: int  # of the same place
-    pixels: int
-    channels: int
-    more: int  # a second part of the channels, or 1 for none: tiles are powers of two
-    depth: int  # channels in per step
-    warps: int
-    stages: int
-    registers: int | None = None
 
 
 class Shortcut(NamedTuple):
@@ -57,47 +42,6 @@ class Shortcut(NamedTuple):
         """What the frames after so many get; None after the last, so that nobody holds its memory."""
         start = self.start + num_frames
         return self._replace(start=start) if start < self.time * len(self.pixels) else None
-
-
-def choose_tile(
-    c: int, n: int, num_frames: int, num_pixels: int, residual: bool, processors: int = 132
-) -> Tile:
-    """The tile for c channels in and n out, of so many frames of so many pixels, on so many multiprocessors."""
-    depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
-    if n <= 96:
-        first = 16 if n <= 16 else 32 if n <= 32 else 64
-        second = 1 if n <= first else 16 if n - first <= 16 else 32
-        if depth == 64:
-            return Tile(1, 128, first, second, 64, 4, 4)
-        if residual and num_frames % 2 == 0:
-            return Tile(2, 128, first, second, depth, 4, 2)
-        return Tile(1, 256, first, second, depth, 8, 5, 128)
-    if n == 192:
-        return Tile(1, 128, 128, 64, depth, 8 if residual else 4, 4)
-    if n % 160 == 0 and n < 640:
-        return Tile(1, 128, 128, 32, depth, 4, 5 if depth == 32 else 4)
-    if n % 256 == 0:
-        return Tile(1, 128, 256, 1, depth, 8, 3)
-    if num_frames * num_pixels * n < 4 * 132 * 256 * 128:  # too few large tiles to fill the chip evenly
-        if num_frames * -(-num_pixels // 64) * -(-n // 192) <= 2 * processors:
-            return Tile(1, 64, 128, 64, depth, 4, 3)  # two of these share a multiprocessor
-        # Every multiprocessor takes one tile after another: what counts is how many channels they are in the end.
-        tiles = num_frames * -(-num_pixels // 128)
-        rounds = {width: -(-tiles * -(-n // width) // processors) for width in (128, 192)}
-        wide = 192 * rounds[192] <= 128 * rounds[128]
-        return Tile(1, 128, 128, 64 if wide else 1, depth, 4 if wide else 8, 4)
-    return Tile(1, 256, 128, 1, depth, 8, 4)
-
-
-@lru_cache
-def _processors(device: torch.device) -> int:
-    """How many multiprocessors the device has; a Hopper GPU's, where there is none."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
-
-
-def fits_one_tile(n: int) -> bool:
-    """Whether a program can hold all n channels of its pixels, so that their norm can be taken in place."""
-    return n <= 192 or n == 256
 
 
 def convolve(
@@ -126,7 +70,7 @@ def convolve(
     _, rows, columns, c = data.shape
     height, width, n, num_frames = rows - 2, columns - 2, bias.shape[0], len(slots) - kt + 1
     tile = tile or choose_tile(
-        c, n, num_frames, height * columns, residual is not None, _processors(data.device)
+        c, n, num_frames, height * columns, residual is not None, processors_of(data.device)
     )
     together = math.gcd(tile.frames, num_frames) if kt == 3 else 1
     second = tile.more if tile.more > 1 else 0

@@ -33,13 +33,6 @@
 // cluster), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
 // REGS.
 
-typedef unsigned int u32;
-typedef unsigned long long u64;
-typedef unsigned short u16;
-struct alignas(64) Map { u64 opaque[16]; };
-
-#define DEV static __device__ __forceinline__
-
 constexpr int TH = 8, TW = 16, PITCH = TW + 2, HALO = (TH + 2) * PITCH;
 constexpr int FRAME = (HALO * 64 + 511) / 512 * 512;  // bytes of one frame's pixels, 32 channels each
 constexpr int A_BYTES = 4 * FRAME, PART = BN * 64, B_BYTES = 4 * PART;
@@ -53,77 +46,6 @@ constexpr int CLUSTER = NORM ? NB : 1;
 constexpr int PER = FOUR ? 4 : 2;  // frames of a tile
 constexpr float A = 11.f / 16, B = 23.f / 16;  // see `winograd.POINTS`
 
-DEV void bar_init(u32 bar, u32 count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
-}
-DEV void bar_arrive(u32 bar) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory"); }
-DEV void bar_expect(u32 bar, u32 bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-}
-DEV void bar_wait(u32 bar, u32 parity) {
-    asm volatile("{\n.reg .pred p;\nWAIT:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra DONE;\nbra WAIT;\nDONE:\n}"
-                 ::"r"(bar), "r"(parity) : "memory");
-}
-DEV void bar_wait_cluster(u32 bar, u32 parity) {
-    asm volatile("{\n.reg .pred p;\nWAIT:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], %1;\n"
-                 "@p bra DONE;\nbra WAIT;\nDONE:\n}"
-                 ::"r"(bar), "r"(parity) : "memory");
-}
-DEV void fetch(u32 to, const Map* map, u32 bar, int a, int b, int c, int d) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
-                 "[%0], [%1, {%3, %4, %5, %6}], [%2];"
-                 ::"r"(to), "l"(map), "r"(bar), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
-DEV void store(const Map* map, u32 from, int a, int b, int c, int d) {
-    asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];"
-                 ::"l"(map), "r"(from), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
-}
-DEV void store_word(u32 to, u32 value) { asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory"); }
-DEV u32 load_word(u32 from) {
-    u32 r;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(r) : "r"(from) : "memory");
-    return r;
-}
-DEV void bar_arrive_at(u32 bar, u32 rank) {
-    asm volatile("{\n.reg .u32 p;\nmapa.shared::cluster.u32 p, %0, %1;\n"
-                 "mbarrier.arrive.shared::cluster.b64 _, [p];\n}" ::"r"(bar), "r"(rank) : "memory");
-}
-DEV void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-DEV float silu(float x) {
-    float y;
-    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(.5f * x));
-    return .5f * x * y + .5f * x;
-}
-DEV void read(u32 (&r)[4], u32 at) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-DEV u32 add(u32 a, u32 b) { u32 r; asm volatile("add.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
-DEV u32 sub(u32 a, u32 b) { u32 r; asm volatile("sub.rn.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b)); return r; }
-DEV u32 half2(float a, float b) { u32 r; asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a)); return r; }
-DEV u32 pack(float a, float b) {
-#if HALF
-    return half2(a, b);
-#else
-    u32 r;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a));
-    return r;
-#endif
-}
-DEV float wide(u32 low) {  // the number in the low 16 bits
-#if HALF
-    float r;
-    asm("{\n.reg .b16 h, l;\nmov.b32 {l, h}, %1;\ncvt.f32.f16 %0, l;\n}" : "=f"(r) : "r"(low));
-    return r;
-#else
-    return __uint_as_float(low << 16);
-#endif
-}
-
 //MULTIPLY
 
 // The four products of one tap and 16 channels, or with `ends` the two of two times 16, under way when this returns.
@@ -133,9 +55,6 @@ DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to
     for (int j = 0; j < 4; ++j) multiply(acc[ends ? (j & 1) * 3 : j], u[j], weights + j * (PART >> 4), add_to);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-DEV void all_but_last_done() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
-DEV void all_done() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
-
 // What a tap sees in four frames, transformed. chunk: 16 * (0 to 3), of 64 bytes a pixel.
 DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
     u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));

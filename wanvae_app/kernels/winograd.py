@@ -219,9 +219,10 @@ DEV void multiply(float (&p)[REGS], u32 (&a)[4], u64 b, int add_to) {{
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add_to));
 }}
 """
-    text = (Path(__file__).parent / "winograd.cu").read_text()
+    folder = Path(__file__).parent
     head = "".join(f"#define {name} {int(value)}\n" for name, value in kind._asdict().items())
-    return head + text.replace("//MULTIPLY", multiply)
+    hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", "winograd.cu"))
+    return head + hopper + kernel.replace("//MULTIPLY", multiply)
 
 
 def shared_memory(width: int, blocks: int, norm: bool, stages: int) -> int:
