@@ -103,14 +103,14 @@ def test_launches_cover_every_place(n: int, per: int) -> None:
         assert (
             not narrower or -first.places * first.blocks % 132 < first.blocks
         )  # whole rounds, but for a place
-    assert winograd.plan(96, 2, 3600, True, 132) == [winograd.Part(96, 1, 0, 3600)]
+    assert winograd.plan(96, 2, 3600, True, 132) == [winograd.Launch(96, 1, 0, 3600)]
 
 
 def test_a_few_last_tiles_are_done_by_all() -> None:
     """384 channels of 240 x 208 pixels, half of 480p at two thirds of the way: 420 tiles, three rounds and 24."""
     assert winograd.plan(384, 2, 105, False, 132) == [
-        winograd.Part(96, 4, 0, 99),
-        winograd.Part(32, 12, 99, 6),
+        winograd.Launch(96, 4, 0, 99),
+        winograd.Launch(32, 12, 99, 6),
     ]
 
 

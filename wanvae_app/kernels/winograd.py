@@ -1,4 +1,5 @@
-"""Compiles and starts `winograd.cu`: causal 3x3x3 convolutions with a third fewer multiplications, on Hopper GPUs.
+"""Compiles and starts `winograd.cu`: causal 3x3x3 convolutions with a third or half of the multiplications saved,
+on Hopper GPUs.
 
 Triton cannot read a tile at any offset from shared memory, and without that a Winograd transform costs more traffic
 than it saves arithmetic: so this one is CUDA C++, compiled when it is first needed (see `nvrtc.py`).
@@ -29,7 +30,11 @@ POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16
 
 
 def prepare(weight: Tensor, per: int = 2) -> Tensor:
-    """Weights [N, C, 3, 3, 3] for the products that make `per` frames, 2 or 4: fp16 [9 taps, per + 2, N, C]."""
+    """Weights [N, C, 3, 3, 3] for the products that make `per` frames, 2 or 4: fp16 [9 taps, per + 2, N, C].
+
+    F(2, 3) as by Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015); F(4, 3) by the same method of
+    Toom and Cook, in other points.
+    """
     g0, g1, g2 = weight.float().unbind(2)
     if per == 2:
         products = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
@@ -50,7 +55,7 @@ def split(n: int, per: int = 2) -> tuple[int, int]:
     return width, -(-n // width)
 
 
-class Part(NamedTuple):
+class Launch(NamedTuple):
     """What one launch does: `blocks` blocks of `width` channels each at so many places, from `begin` on."""
 
     width: int
@@ -59,14 +64,14 @@ class Part(NamedTuple):
     places: int
 
 
-def plan(n: int, per: int, places: int, norm: bool, processors: int) -> list[Part]:
+def plan(n: int, per: int, places: int, norm: bool, processors: int) -> list[Launch]:
     """The launches for n channels, `per` frames at a time, at so many places of 8 x 16 pixels.
 
     Every multiprocessor takes one tile after another. Where few of them would take a last one, those places are done
     in narrower blocks, by all of them; `norm`: not then, because it takes all channels of a place at once.
     """
     width, blocks = split(n, per)
-    whole = Part(width, blocks, 0, places)
+    whole = Launch(width, blocks, 0, places)
     rounds, left = divmod(places * blocks, processors)
     if norm or not rounds or not left:
         return [whole]
@@ -80,8 +85,8 @@ def plan(n: int, per: int, places: int, norm: bool, processors: int) -> list[Par
     if cost(narrow) >= 1:
         return [whole]
     return [
-        Part(width, blocks, 0, places - ends),
-        Part(narrow, -(-n // narrow), places - ends, ends),
+        Launch(width, blocks, 0, places - ends),
+        Launch(narrow, -(-n // narrow), places - ends, ends),
     ]
 
 
@@ -102,7 +107,7 @@ def choose(n: int, num_frames: int) -> int:
 
 
 def num_products(num_frames: int) -> int:
-    """How many frames `launchers.transform` makes of so many, which four of them see two of those before."""
+    """How many frames `launchers.transform` makes for so many: six for every four."""
     return num_frames // 4 * 6
 
 
