@@ -32,8 +32,8 @@ POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16
 def prepare(weight: Tensor, per: int = 2) -> Tensor:
     """Weights [N, C, 3, 3, 3] for the products that make `per` frames, 2 or 4: fp16 [9 taps, per + 2, N, C].
 
-    F(2, 3) as by Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015); F(4, 3) by the same method of
-    Toom and Cook, in other points.
+    F(2, 3) as by Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015); F(4, 3) by the same method
+    of Toom and Cook, in other points.
     """
     g0, g1, g2 = weight.float().unbind(2)
     if per == 2:
