@@ -141,21 +141,41 @@ def test_activation(c: int) -> None:
         assert into.data[1].isnan().any()  # nobody wrote elsewhere
 
 
-@pytest.mark.parametrize(("c", "num_frames"), [(8, 4), (96, 8), (160, 4), (1024, 12)])
-def test_activation_transformed_for_winograd(c: int, num_frames: int) -> None:
-    x, gamma, past = random(num_frames, 3, 5, c), random(c), random(2, 3, 5, c)
-    frames = PaddedFrames(3, 5, c, DTYPE, DEVICE)
-    slots = frames.take(6 + num_frames // 4 * 6)[2:][::-1]
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("c", "shape"), [(8, (4, 3, 5)), (96, (8, 1, 4)), (160, (4, 5, 1)), (1024, (12, 3, 5))]
+)
+def test_activation_transformed_for_winograd(c: int, shape: tuple[int, int, int], alone: bool) -> None:
+    num_frames, height, width = shape
+    x, gamma, past = random(*shape, c), random(c), random(2, height + 2, width + 2, c)
+    count, kept = num_frames // 4 * 6, 2 if alone else num_frames
+    frames = PaddedFrames(height, width, c, DTYPE, DEVICE)
+    slots = frames.take(4 + count + kept)[2:][::-1]
     frames.data[1:, 1:-1, 1:-1] = float("nan")
-    frames.data[list(slots[:2]), 1:-1, 1:-1] = past
+    frames.data[list(slots[:2])] = past
     launchers.transform(x, gamma, frames, slots)
+    expected = F.pad(
+        normed(x.double(), gamma).to(DTYPE).double(), (0, 0, 1, 1, 1, 1)
+    )  # rounded as past frames are
     assert frames.data[1:3, 1:-1, 1:-1].isnan().all()  # nobody wrote elsewhere
+    assert torch.equal(frames.data[list(slots[:2])], past)
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    if not alone:  # as the neighbours' rows come
+        borders = random(*expected.shape)
+        borders[inner] = 0
+        expected += borders.double()
+        frames.data[list(slots[-kept:])] += borders
+        launchers.transform_borders(frames, slots, num_frames)
+        edges = frames.data[list(slots[-kept:-2])].isnan()
+        assert not (
+            edges[:, :2].any() or edges[:, -2:].any() or edges[:, :, :2].any() or edges[:, :, -2:].any()
+        )
     found = frames.data[list(slots)].double()
-    expected = normed(x.double(), gamma).to(DTYPE).double()  # rounded as past frames are
-    assert torch.equal(found[:2, 1:-1, 1:-1], past.double())
-    assert distance(found[-2:], F.pad(expected[-2:], (0, 0, 1, 1, 1, 1))) < TOLERANCE
+    assert distance(found[-2:], expected[-2:]) < TOLERANCE
     products = transformed(torch.cat([past.double(), expected]))
-    assert distance(found[2:-2], F.pad(products, (0, 0, 1, 1, 1, 1))) < TOLERANCE
+    if alone:  # their borders stay as they were, zeros
+        products = F.pad(products[inner], (0, 0, 1, 1, 1, 1))
+    assert distance(found[2 : 2 + count], products) < TOLERANCE
 
 
 @pytest.mark.parametrize("shares", [None, 2, 3])

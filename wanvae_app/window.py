@@ -71,15 +71,18 @@ class Window:
         """conv of what was written for it, plus residual (`in_place`: over it): [T, H, W, N], or `then` through a norm
         into what another convolution reads."""
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
-        self.stream.shard.fill_borders(frames.data, frames.table(new))
-        past, together = pool.past(conv), self._together[conv]
+        past, together, shard = pool.past(conv), self._together[conv], self.stream.shard
+        count = winograd.num_products(self.num_frames) if together == 4 else 0
+        shard.fill_borders(frames.data, frames.table(new[count:]))
+        if count and shard.num_ranks > 1:
+            launchers.transform_borders(frames, past + new, self.num_frames)
         dtype = frames.data.dtype
         gamma = into = None
         if then is not None and self._norms(conv, then[1]):
             gamma, into = then[0].gamma, self._open(then[1])
         if together:
             products = prepare(conv, lambda w: winograd.prepare(w, together), f"winograd {together}")
-            slots = new[:-2] if together == 4 else past + new
+            slots = new[:count] if count else past + new
             out = winograd.convolve(products, bias_of(conv), frames, slots, residual, gamma, into, in_place)
         else:
             if matrix is None and dtype != conv.weight.dtype:
@@ -108,8 +111,11 @@ class Window:
 
     def _count(self, conv: nn.Conv3d) -> int:
         """How many frames are written for conv; the last two of them, or of its past and them, are its past then."""
-        four = self._together[conv] == 4
-        return winograd.num_products(self.num_frames) + 2 if four else self.num_frames
+        if self._together[conv] < 4:
+            return self.num_frames
+        return winograd.num_products(self.num_frames) + (
+            self.num_frames if self.stream.shard.num_ranks > 1 else 2
+        )
 
 
 def holds(norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> bool:

@@ -16,7 +16,7 @@ from wanvae_app.kernels.attention import attend as attend
 from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
-from wanvae_app.kernels.norm import blank_kernel, norm_kernel, transform_kernel
+from wanvae_app.kernels.norm import blank_kernel, norm_kernel, transform_borders_kernel, transform_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
 from wanvae_app.kernels.winograd import POINTS, num_products
@@ -130,17 +130,32 @@ def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots) -> None:
     """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
 
     `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
-    frames, which are there as they are.
+    frames as they are, or of all T: then of the others only their edges, for `transform_borders`.
     """
     num_frames, height, width, c = x.shape
+    kept = len(slots) - 2 - num_products(num_frames)
     assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
-    assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
+    assert kept in (2, num_frames), (len(slots), num_frames)
     if x.is_meta:
         return
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 512 // width_of_tile)
     transform_kernel[(triton.cdiv(height * width, pixels),)](
         x, gamma, into.data, into.table(slots), num_frames, height, width,
+        c, A=POINTS[0], B=POINTS[1], EDGES=kept > 2, BM=pixels, BC=width_of_tile, num_warps=1,
+    )  # fmt: skip
+
+
+def transform_borders(frames: Padded, slots: Slots, num_frames: int) -> None:
+    """The borders of what `transform` made, after the neighbours' rows have come into those of all T frames."""
+    _, rows, columns, c = frames.data.shape
+    assert len(slots) == 2 + num_products(num_frames) + num_frames, (len(slots), num_frames)
+    if frames.data.is_meta:
+        return
+    width_of_tile = triton.next_power_of_2(c)
+    pixels = max(1, 512 // width_of_tile)
+    transform_borders_kernel[(triton.cdiv(2 * (rows - 2 + columns), pixels), num_frames // 4)](
+        frames.data, frames.table(slots), num_frames, rows - 2, columns - 2,
         c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=1,
     )  # fmt: skip
 
