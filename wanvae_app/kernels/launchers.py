@@ -142,7 +142,8 @@ def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots) -> None:
     pixels = max(1, 512 // width_of_tile)
     transform_kernel[(triton.cdiv(height * width, pixels),)](
         x, gamma, into.data, into.table(slots), num_frames, height, width,
-        c, A=POINTS[0], B=POINTS[1], EDGES=kept > 2, BM=pixels, BC=width_of_tile, num_warps=1,
+        c, A=POINTS[0], B=POINTS[1], EDGES=kept > 2, BM=pixels, BC=width_of_tile,
+        num_warps=max(1, width_of_tile // 512),
     )  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def transform_borders(frames: Padded, slots: Slots, num_frames: int) -> None:
     pixels = max(1, 512 // width_of_tile)
     transform_borders_kernel[(triton.cdiv(2 * (rows - 2 + columns), pixels), num_frames // 4)](
         frames.data, frames.table(slots), num_frames, rows - 2, columns - 2,
-        c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=1,
+        c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=max(1, width_of_tile // 512),
     )  # fmt: skip
 
 

@@ -50,10 +50,8 @@ def _put(frames, slot, frame, place, v, mask):
 
 
 @triton.jit
-def _put_products(
-    frames, slots, frame, place, d0, d1, d2, d3, d4, d5, mask, A: tl.constexpr, B: tl.constexpr
-):
-    """What `winograd.cu` multiplies for four frames at a time, d2 to d5, into six frames."""
+def _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A: tl.constexpr, B: tl.constexpr):
+    """What `winograd.cu` multiplies for four frames at a time, into frames; the last of six needs d5 as well."""
     even = d4 - B * B * d2
     odd = A * (d3 - B * B * d1)
     _put(frames, slots, frame, place, even + odd, mask)
@@ -63,6 +61,10 @@ def _put_products(
     _put(frames, slots + 2, frame, place, even + odd, mask)
     _put(frames, slots + 3, frame, place, even - odd, mask)
     _put(frames, slots + 4, frame, place, d4 - (A * A + B * B) * d2 + A * A * B * B * d0, mask)
+
+
+@triton.jit
+def _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A: tl.constexpr, B: tl.constexpr):
     _put(frames, slots + 5, frame, place, d5 - (A * A + B * B) * d3 + A * A * B * B * d1, mask)
 
 
@@ -97,12 +99,14 @@ def transform_kernel(
         d2 = _normed(x, weight, mask, DTYPE, C)
         d3 = _normed(x + step, weight, mask, DTYPE, C)
         d4 = _normed(x + 2 * step, weight, mask, DTYPE, C)
-        d5 = _normed(x + 3 * step, weight, mask, DTYPE, C)
-        _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, d5, mask, A, B)
+        _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A, B)
         if EDGES:
             _put(frames, kept, frame, place, d2, edge)
             _put(frames, kept + 1, frame, place, d3, edge)
             _put(frames, kept + 2, frame, place, d4, edge)
+        d5 = _normed(x + 3 * step, weight, mask, DTYPE, C)
+        _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A, B)
+        if EDGES:
             _put(frames, kept + 3, frame, place, d5, edge)
             kept += 4
         d0 = d4
@@ -142,7 +146,9 @@ def transform_borders_kernel(
     d3 = tl.load(frames + tl.load(new + 1).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
     d4 = tl.load(frames + tl.load(new + 2).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
     d5 = tl.load(frames + tl.load(new + 3).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    _put_products(frames, slots + 2 + 6 * q, frame, place, d0, d1, d2, d3, d4, d5, mask, A, B)
+    slots += 2 + 6 * q
+    _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A, B)
+    _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A, B)
 
 
 @triton.jit(do_not_specialize=["count"])
