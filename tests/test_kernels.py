@@ -239,6 +239,23 @@ def test_shortcut_around_upsampling(
         assert distance(torch.cat(pieces), expected[0].movedim(0, -1)) < 2 * TOLERANCE
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("time", "channels"), [(1, 2), (2, 2), (2, 1), (1, 4)])
+def test_shortcut_of_16_bits_is_the_number_itself(dtype: torch.dtype, time: int, channels: int) -> None:
+    skip = torch.randn(2, 3, 5, channels * 24).to(DEVICE, dtype)
+    frames = PaddedFrames(3, 5, 16, dtype, DEVICE)
+    slots = frames.take(2 * time)
+    frames.data.zero_()
+    zeros = torch.zeros(4 * 24, 4 * 16, dtype=dtype, device=DEVICE)
+    shortcut = launchers.Shortcut(skip, time, 0)
+    found = launchers.convolve(zeros, zeros[:24, 0], (1, 2, 2), frames, slots, up=2, shortcut=shortcut)
+    stream = Stream()
+    stream.first = False
+    expected = torch.zeros(1, 24, 2 * time, 6, 10, dtype=dtype, device=DEVICE)
+    add_duplicate_up(expected, skip.movedim(-1, 0)[None], time, 2, stream)
+    assert torch.equal(found, expected[0].movedim(0, -1))
+
+
 @pytest.mark.parametrize("channels", [0, 1, 2])
 @pytest.mark.parametrize("temporal", [True, False])
 @torch.no_grad()
