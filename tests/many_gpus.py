@@ -119,8 +119,8 @@ def install(steps: Steps) -> None:
 
 def bench(steps: Steps, device: str, num_ranks: int, cases: list[str], vae: str | None) -> None:
     """The benchmark of each case on 1, 2, 4 and 8 ranks, as far as there are so many, and on all."""
+    from wanvae_app.figures import Result
     from wanvae_app.tables import COLUMNS, head, ranks_table, row
-    from wanvae_app.timing import Result
 
     counts = ",".join(str(n) for n in sorted({1, 2, 4, 8, num_ranks}) if n <= num_ranks)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]

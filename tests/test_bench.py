@@ -17,11 +17,12 @@ from tiny import tiny_vae
 from wanvae_app import bench, fused
 from wanvae_app.case import Case, Lonely, count_traffic
 from wanvae_app.config import PRESETS
+from wanvae_app.figures import Result
 from wanvae_app.group import Group
 from wanvae_app.projection import exchange_seconds, project
 from wanvae_app.shard import Shard
 from wanvae_app.tables import COLUMNS, RANK_COLUMNS, ranks_table, row
-from wanvae_app.timing import Result, measure
+from wanvae_app.timing import measure
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = torch.device("cpu")

@@ -22,11 +22,12 @@ import torch
 from wanvae_app.case import Case
 from wanvae_app.checkpoint import choose_dtype, load_vae
 from wanvae_app.config import PRESETS
+from wanvae_app.figures import Result
 from wanvae_app.group import Group
 from wanvae_app.projection import exchange_seconds, project
 from wanvae_app.tables import COLUMNS, head, projection_table, ranks_table, row
 from wanvae_app.theirs import diffusers_seconds
-from wanvae_app.timing import Result, matmul_rate, measure
+from wanvae_app.timing import matmul_rate, measure
 from wanvae_app.vae import WanVAE
 
 DEMO = Path(__file__).parent.parent / "assets" / "demo_vae"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from wanvae_app import fused
 from wanvae_app.case import Case, Lonely, Traffic, count_traffic
 from wanvae_app.device import tidy_up
+from wanvae_app.figures import Projection
 from wanvae_app.group import Group
 from wanvae_app.relay import FrameCollector, slab
 from wanvae_app.replay import release
@@ -29,24 +29,6 @@ TOKENS = 150e9  # bytes per second between two GPUs over NVLink, what tokens are
 NUM_EXCHANGES = 200
 # Two frames of 1280 columns and 192 channels, in half precision: a row of them has 0.98 MB.
 MESSAGE = (2, 1280, 192)
-
-
-@dataclass
-class Projection:
-    """One case on `ranks` ranks, not measured but projected."""
-
-    ranks: int
-    cut: str  # "rows" or "columns"
-    slab: int  # latent rows or columns that the rank with the most has
-    length: int  # of so many
-    edge_seconds: float  # a rank at the edge, that also takes all frames to its host
-    interior_seconds: float | None  # None where every rank is at an edge
-    num_exchanges: int  # of rows, in a chunk after the first
-    exchange_us: float  # for one of them
-    exchange_seconds: float  # for all, and the tokens
-    seconds: float
-    speedup: float  # over one rank in the same run
-    efficiency: float
 
 
 def project(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from wanvae_app.figures import Result
 from wanvae_app.projection import TOKENS
-from wanvae_app.timing import Result
 
 COLUMNS = (
     *("work", "ranks", "chunk", "first frames", "all", "cold", "frames/s", "speed-up", "waiting", "peak"),

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,52 +14,13 @@ from torch import Tensor
 from wanvae_app.case import Case, count_traffic, tera_flop
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.device import tidy_up
+from wanvae_app.figures import Result
 from wanvae_app.group import Group
 from wanvae_app.peak import peak_bytes, reset_peak
 from wanvae_app.relay import FrameCollector, FrameSender, slab
 from wanvae_app.replay import release
 from wanvae_app.shard import Shard
 from wanvae_app.vae import WanVAE
-
-if TYPE_CHECKING:
-    from wanvae_app.projection import Projection
-
-
-@dataclass
-class Result:
-    """Median seconds of one case on `ranks` ranks. Lists are by rank; shares are of the time of the median run, and
-    what waiting, gathering and idle leave of it is a rank's own work."""
-
-    case: str
-    ranks: int
-    chunk: int
-    first_seconds: float  # to the first chunk's frames
-    seconds: float
-    cold_seconds: float  # the very first time: libraries load, kernels are chosen
-    waited_share: float  # of the time, by the rank that waited most for rows
-    waiting: list[float]  # for the neighbours' rows and everyone's tokens
-    # From a rank's last pixels until they have left it, on rank 0 until everybody's are on its host; and what it had
-    # to stand before because earlier ones were still on their way.
-    gathering: list[float]
-    idle: list[float]  # from then on until the last rank, mostly rank 0, is there too
-    sent_bytes: list[float]  # rows and tokens to other ranks, per chunk
-    least_bytes: list[float]  # that the model needs, see `count_traffic`
-    frame_bytes: list[float]  # finished pixels to rank 0, per chunk
-    peak_gib: float  # of the rank that took most; weights included, on the CPU the whole process
-    peaks_gib: list[float]
-    tflop: float
-    speedup: float | None = None  # over one rank in the same run
-    efficiency: float | None = None  # speedup / ranks
-    peak_shares: list[float] | None = None  # of the one-rank peak in the same run
-    limit_share: float | None = None  # of the time that the arithmetic alone would take at the matmul rate
-    diffusers_seconds: dict[str, float] | None = None  # by dtype, in the same run
-    projections: list[Projection] | None = None  # to more ranks, not measured
-
-    def compare(self, alone: Result) -> None:
-        """Fill in what is relative to one rank."""
-        self.speedup = alone.seconds / self.seconds
-        self.efficiency = self.speedup / self.ranks
-        self.peak_shares = [peak / alone.peak_gib for peak in self.peaks_gib]
 
 
 class Marks:
