@@ -55,6 +55,7 @@ DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to
     for (int j = 0; j < 4; ++j) multiply(acc[ends ? (j & 1) * 3 : j], u[j], weights + j * (PART >> 4), add_to);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
+
 // What a tap sees in four frames, transformed. chunk: 16 * (0 to 3), of 64 bytes a pixel.
 DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
     u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));
