@@ -74,7 +74,7 @@ class Level(nn.Module):
         if isinstance(self.resample, Upsample):
             return self.resample(x, stream, skip)
         if self.resample is not None:
-            x = self.resample(x, stream) if into is None else self.resample(x, stream, into)
+            x = self.resample(x, stream, into)
         if skip is None:
             return x
         x += average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,9 +48,7 @@ class Window:
             # other one reads. At least two, because the chunks after the clip's first have more frames.
             kept = 2 * sum(not pool.knows(conv) for conv in mine)
             at_once = max(2, *(self._count(conv) for conv in mine))
-            pool.reserve(
-                kept, at_once * (1 + (len(mine) > 1 and any(self._norms(conv, conv) for conv in mine)))
-            )
+            pool.reserve(kept, at_once * (1 + any(self._norms(*pair) for pair in pairwise(mine))))
 
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
@@ -113,9 +112,8 @@ class Window:
         """How many frames are written for conv; the last two of them, or of its past and them, are its past then."""
         if self._together[conv] < 4:
             return self.num_frames
-        return winograd.num_products(self.num_frames) + (
-            self.num_frames if self.stream.shard.num_ranks > 1 else 2
-        )
+        kept = self.num_frames if self.stream.shard.num_ranks > 1 else 2
+        return winograd.num_products(self.num_frames) + kept
 
 
 def holds(norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> bool:

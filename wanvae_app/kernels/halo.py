@@ -14,7 +14,7 @@ from triton.language.extra.cuda import globaltimer
 
 # Looks at a flag, some 10 ms, before the first at the host's memory. Such reads take 0.9 us each, one after another:
 # 0.2 ms or more for the warps of all programs. A rank that is late for having looked makes its neighbour look.
-PATIENCE = tl.constexpr(16384)
+LOOKS = tl.constexpr(16384)
 
 
 @triton.jit
@@ -28,7 +28,7 @@ def _wait(flag, abort, waited, first, TIMED: tl.constexpr):
     while got == 0:
         got = tl.atomic_cas(flag, 1, 0, sem="acquire", scope="sys")
         looks += 1
-        if looks % PATIENCE == 0:
+        if looks % LOOKS == 0:
             got += tl.load(abort, volatile=True)
     if TIMED and first:
         tl.atomic_add(waited, (globaltimer() - begun).to(tl.int64))

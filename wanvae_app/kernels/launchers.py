@@ -16,9 +16,10 @@ from wanvae_app.kernels.attention import attend as attend
 from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
-from wanvae_app.kernels.norm import blank_kernel, norm_kernel, transform_borders_kernel, transform_kernel
+from wanvae_app.kernels.norm import blank_kernel, norm_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
+from wanvae_app.kernels.transform import transform_borders_kernel, transform_kernel
 from wanvae_app.kernels.winograd import POINTS, num_products
 from wanvae_app.padded import FramePool, Padded, PaddedFrames
 
@@ -136,6 +137,7 @@ def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots) -> None:
     kept = len(slots) - 2 - num_products(num_frames)
     assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
     assert kept in (2, num_frames), (len(slots), num_frames)
+    assert into.data.stride(0) < 2**31, "places in a frame are counted in 32 bits"
     if x.is_meta:
         return
     width_of_tile = triton.next_power_of_2(c)
