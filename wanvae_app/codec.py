@@ -44,8 +44,9 @@ def warm_up(vae: WanVAE) -> None:
 
 
 def chunk_sizes(num_latents: int, chunk: int) -> list[int]:
-    """Latent frames per chunk, all `chunk` but perhaps the last."""
-    return [min(chunk, num_latents - start) for start in range(0, num_latents, chunk)]
+    """Latent frames per chunk: the first alone, because it becomes one frame only and that is to be seen at once, then
+    `chunk` each but perhaps the last."""
+    return [1, *(min(chunk, num_latents - start) for start in range(1, num_latents, chunk))]
 
 
 def decode_chunks(vae: WanVAE, latents: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:

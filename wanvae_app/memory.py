@@ -88,7 +88,7 @@ def activation_bytes(
         vae = WanVAE(config).to(dtype).requires_grad_(False)
     ledger, stream = _Ledger(), Stream(shard)
     fast = fused.runs_on(device, dtype)
-    sizes = [min(chunk, num_latents), *([chunk] * 2 if num_latents > chunk else [])]
+    sizes = [1, *[min(chunk, num_latents - 1)] * min(2, num_latents - 1)]
     scale = config.spatial_factor if kind == "encode" else 1
     with (
         ledger,

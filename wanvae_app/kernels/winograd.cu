@@ -40,7 +40,7 @@ constexpr int A_AT = 0, B_AT = A_AT + 2 * A_BYTES;
 constexpr int SUM_AT = B_AT + STAGES * B_BYTES;  // with NORM and NB > 1: float [2][NB][2][128]
 constexpr int BAR_AT = SUM_AT + ((NORM && NB > 1) ? 2 * NB * 2 * 128 * 4 : 0);
 // Whether the next products wait in the tensor cores' queue: it takes registers that the widest blocks do not have.
-constexpr bool QUEUE = BN < 96;
+constexpr bool QUEUE = FOUR || BN < 96;
 constexpr int G = BN / 8;  // groups of eight channels
 constexpr int CLUSTER = NORM ? NB : 1;
 constexpr int PER = FOUR ? 4 : 2;  // frames of a tile
@@ -48,11 +48,23 @@ constexpr float A = 11.f / 16, B = 23.f / 16;  // see `winograd.POINTS`
 
 //MULTIPLY
 
-// The four products of one tap and 16 channels, or with `ends` the two of two times 16, under way when this returns.
-DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to, bool ends) {
+// The four products of one tap and 16 channels, under way when this returns.
+DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to) {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
-    for (int j = 0; j < 4; ++j) multiply(acc[ends ? (j & 1) * 3 : j], u[j], weights + j * (PART >> 4), add_to);
+    for (int j = 0; j < 4; ++j) multiply(acc[j], u[j], weights + j * (PART >> 4), add_to);
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+// Those of one tap and 32 channels, or with `ends` the two of 64, of pixels that are products' already.
+DEV void products_of(float (&acc)[4][REGS], u64 pixels, u64 weights, int add_to, bool ends) {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+    for (int k = 0; k < 2; ++k)
+#pragma unroll
+        for (int j = 0; j < 4; ++j)
+            multiply_shared(acc[ends ? (j & 1) * 3 : j], pixels + j * (FRAME >> 4) + 2 * k,
+                            weights + j * (PART >> 4) + 2 * k, k > 0 || (ends && j > 1) || add_to);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
@@ -61,7 +73,6 @@ DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
     u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));
 #pragma unroll
     for (int j = 0; j < 4; ++j) read(d[j], at + j * FRAME);
-#if !FOUR
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const u32 one = d[1][i], two = d[2][i];
@@ -70,7 +81,6 @@ DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
         d[1][i] = add(one, two);
         d[2][i] = sub(two, one);
     }
-#endif
 }
 
 // Which of a tile's frames leave after the first pass, and after the second.
@@ -149,8 +159,9 @@ winograd_kernel(
                             bar_wait(empty_b + 8 * (b % STAGES), (b / STAGES & 1) ^ 1);
                             if (RESIDUAL) {
                                 bar_expect(full, B_BYTES);
-                                for (int q = 0; q < BN / 32; ++q)
-                                    fetch(at + q * 8192, &shortcut, full, n0 + 32 * q, x0, y0, frame_of(t, f, ends));
+                                for (int q = 0; q < BN / 16; ++q)
+                                    fetch(at + q * 4096, &shortcut, full, n0 + q / 2 * 32, x0 + q % 2 * 8, y0,
+                                          frame_of(t, f, ends));
                             } else {
                                 bar_arrive(full);
                             }
@@ -161,9 +172,11 @@ winograd_kernel(
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
         const int lane = threadIdx.x & 31;
-        const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // its row of 16 pixels
-        const int row = warp * PITCH + (lane & 15), chunk = (lane & 16);
+        const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // its 2 x 8 pixels: a group has 8 x 8
+        const int left_of = warp / 4 * 8, top = warp % 4 * 2;
+        const int row = (top + (lane >> 3 & 1)) * PITCH + left_of + (lane & 7), chunk = (lane & 16);
         const u64 desc = (2ull << 62) | (32ull << 32) | (1ull << 16) | ((base + B_AT) >> 4);
+        const u64 desc_a = (2ull << 62) | (u64(PITCH * 4) << 32) | (1ull << 16) | ((base + A_AT + left_of * 64) >> 4);
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
         bool leaving = false;
         float acc[4][REGS];
@@ -173,14 +186,22 @@ winograd_kernel(
             for (int ends = 0; ends <= FOUR; ++ends) {
                 u32 last = 0;  // the stage before this one
                 for (int block = 0; block < (ends ? more : blocks); ++block, ++a) {
-                    const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
                     bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
+#if !FOUR
+                    const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
                     look(even, pixels, row, chunk);
+#endif
 #pragma unroll
                     for (int tap = 0; tap < 9; ++tap) {
                         const u64 w = desc + stage * (B_BYTES >> 4);
+                        const bool begun = tap > 0 || block > 0;
                         bar_wait(full_b + 8 * stage, phase);
-                        products(acc, even, w, ends || tap > 0 || block > 0, ends);
+#if FOUR
+                        products_of(acc, desc_a + (a & 1) * (A_BYTES >> 4) + (tap / 3 * PITCH + tap % 3) * 4, w,
+                                    ends || begun, ends);
+#else
+                        products(acc, even, w, begun);
+#endif
                         if (tap == 0 && leaving) {  // the last results have left
                             if (lane == 0) {
                                 asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
@@ -191,26 +212,35 @@ winograd_kernel(
                         }
                         if (QUEUE) {
                             all_but_last_done();
-                            if ((tap > 0 || block > 0) && lane == 0) bar_arrive(empty_b + 8 * last);
+                            if (begun && lane == 0) bar_arrive(empty_b + 8 * last);
                         }
+#if FOUR
+                        if (tap == 0 && block > 0 && lane == 0) bar_arrive(empty_a + 8 * (a & 1 ^ 1));
+#else
                         look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32);
                         if (!QUEUE) all_done();
-                        products(acc, odd, w + 2, 1, ends);
+                        products(acc, odd, w + 2, 1);
                         if (QUEUE) all_but_last_done();
                         if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
                         if (!QUEUE) {
                             all_done();
                             if (lane == 0) bar_arrive(empty_b + 8 * stage);
                         }
+#endif
                         last = stage;
                         if (++stage == STAGES) stage = 0, phase ^= 1;
                     }
+#if !FOUR
                     if (lane == 0) bar_arrive(empty_a + 8 * (a & 1));
+#endif
                 }
                 if (QUEUE) {
                     all_done();
                     if (lane == 0) bar_arrive(empty_b + 8 * last);
                 }
+#if FOUR
+                if (lane == 0) bar_arrive(empty_a + 8 * (a & 1 ^ 1));
+#endif
                 if (!ends) {
 #pragma unroll
                     for (int i = 0; i < REGS; ++i) {
@@ -230,7 +260,7 @@ winograd_kernel(
                 float (&first)[REGS] = acc[FOUR && !ends ? 1 : 0], (&second)[REGS] = acc[FOUR && !ends ? 2 : 3];
                 // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
                 PLACE
-                const int y = place / columns * TH + warp, x0 = place % columns * TW;
+                const int y = place / columns * TH + top, x = place % columns * TW + left_of;
                 const int g = lane >> 2, c = (lane & 3) * 2;
                 u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
                 left = stage;
@@ -240,7 +270,7 @@ winograd_kernel(
                     bar_wait(full_b + 8 * stage, phase);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
-// Eight channels j of a pixel, 8 h pixels further on: swizzled as the copy engine does.
+// Eight channels j of a pixel, h rows further down: swizzled as the copy engine does.
 #define AT(j, h) ((j) / 4 * 8192 + (h) * 512 + ((((j) & 3) ^ (g >> 1 & 3)) << 4))
                 float scale[2][2] = {{0, 0}, {0, 0}};
 #pragma unroll
@@ -336,7 +366,7 @@ winograd_kernel(
                         const u32 from = base + B_AT + (left + f >= STAGES ? 0 : left + f) * B_BYTES + warp * 1024;
                         const int frame = NORM ? out_slots[t + f] : frame_of(t, f, ends);
 #pragma unroll
-                        for (int q = 0; q < BN / 32; ++q) store(&target, from + q * 8192, n0 + 32 * q, x0, y, frame);
+                        for (int q = 0; q < BN / 32; ++q) store(&target, from + q * 8192, n0 + 32 * q, x, y, frame);
                     }
                     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                 }

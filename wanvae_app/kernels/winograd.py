@@ -186,8 +186,8 @@ def convolve(
             nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
             nvrtc.tensor_map(weights, (DEPTH, part.width, 4, 1)),
             nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
-            nvrtc.tensor_map(shortcut, (32, COLUMNS, ROWS, 1)),
-            nvrtc.tensor_map(target, (32, COLUMNS, 1, 1)),
+            nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
+            nvrtc.tensor_map(target, (32, 8, 2, 1)),
         ]
         numbers = (num_frames, height, width, c, n, across, part.begin, tiles)
         arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
@@ -213,21 +213,27 @@ def source_text(kind: Kind) -> str:
     """The kernel's text, with the instruction for this many channels."""
     width = kind.BN
     regs = width // 2
-    multiply = f"""
-constexpr int REGS = {regs};
-DEV void multiply(float (&p)[REGS], u32 (&a)[4], u64 b, int add_to) {{
-    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{regs + 5}, 0;\\n"
-        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16 "
-        "{{{", ".join(f"%{i}" for i in range(regs))}}}, "
-        "{{%{regs}, %{regs + 1}, %{regs + 2}, %{regs + 3}}}, %{regs + 4}, p, 1, 1, 0;\\n}}"
-        : {", ".join(f'"+f"(p[{i}])' for i in range(regs))}
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add_to));
+    sums = ", ".join(f"%{i}" for i in range(regs))
+    outputs = ", ".join(f'"+f"(p[{i}])' for i in range(regs))
+
+    def multiply(name: str, kind: str, form: str, operand: str, count: int, last: str) -> str:
+        return f"""
+DEV void {name}(float (&p)[REGS], {kind}, u64 b, int add_to) {{
+    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{regs + count + 1}, 0;\\n"
+        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16 {{{sums}}}, {form}, %{regs + count}, p, 1, 1{last};\\n}}"
+        : {outputs} : {operand}, "l"(b), "r"(add_to));
 }}
 """
+
+    four = ", ".join(f"%{regs + i}" for i in range(4))
+    values = ", ".join(f'"r"(a[{i}])' for i in range(4))
+    text = f"constexpr int REGS = {regs};"
+    text += multiply("multiply", "u32 (&a)[4]", "{" + four + "}", values, 4, ", 0")
+    text += multiply("multiply_shared", "u64 a", f"%{regs}", '"l"(a)', 1, ", 0, 0")
     folder = Path(__file__).parent
     head = "".join(f"#define {name} {int(value)}\n" for name, value in kind._asdict().items())
     hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", "winograd.cu"))
-    return head + hopper + kernel.replace("//MULTIPLY", multiply)
+    return head + hopper + kernel.replace("//MULTIPLY", text)
 
 
 def shared_memory(width: int, blocks: int, norm: bool, stages: int) -> int:
