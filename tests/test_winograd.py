@@ -81,37 +81,20 @@ def test_six_products_make_four_frames() -> None:
 
 
 @pytest.mark.parametrize("n", [8, 96, 160, 192, 256, 320, 384, 512, 640, 1024])
-def test_blocks_hold_all_channels(n: int) -> None:
-    for together in (2, 4):
-        width, blocks = winograd.split(n, together)
-        assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
-        for norm in (False, True)[: 1 + winograd.norms(n)]:
-            assert winograd.shared_memory(width, blocks, norm, winograd.STAGES) <= 227 * 1024
-
-
-@pytest.mark.parametrize("n", [96, 192, 256, 384, 640, 1024])
 @pytest.mark.parametrize("per", [2, 4])
-def test_launches_cover_every_place(n: int, per: int) -> None:
-    for places in (1, 30, 105, 264, 3600):
-        parts = winograd.plan(n, per, places, False, 132)
-        assert [p.begin for p in parts] == [0, parts[0].places][: len(parts)]
-        assert sum(p.places for p in parts) == places and all(
-            p.places and p.width * p.blocks >= n for p in parts
-        )
-        first, *narrower = parts
-        assert all(p.width < first.width for p in narrower)
-        assert (
-            not narrower or -first.places * first.blocks % 132 < first.blocks
-        )  # whole rounds, but for a place
-    assert winograd.plan(96, 2, 3600, True, 132) == [winograd.Launch(96, 1, 0, 3600)]
+def test_blocks_hold_all_channels(n: int, per: int) -> None:
+    for places in (0, 1, 30, 105, 3600):
+        width, blocks = winograd.split(n, per, places)
+        assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
+        for norm in (False, True)[: 1 + (per == 2 and not places and winograd.norms(n))]:
+            kind = winograd.Kind(width, blocks, per == 4, True, norm, False)
+            assert kind.stages >= 5 and kind.memory() <= winograd.MEMORY
 
 
-def test_a_few_last_tiles_are_done_by_all() -> None:
-    """384 channels of 240 x 208 pixels, half of 480p at two thirds of the way: 420 tiles, three rounds and 24."""
-    assert winograd.plan(384, 2, 105, False, 132) == [
-        winograd.Launch(96, 4, 0, 99),
-        winograd.Launch(32, 12, 99, 6),
-    ]
+def test_few_tiles_are_shared_evenly() -> None:
+    """105 places of 384 channels on 66 pairs of multiprocessors: four blocks take four rounds, six shorter ones five."""
+    assert winograd.split(384, 2) == winograd.split(384, 2, 3600) == (96, 4)
+    assert winograd.split(384, 2, 105) == (64, 6)
 
 
 @needs_hopper
@@ -145,10 +128,17 @@ def test_many_tiles_for_each_multiprocessor(c: int, n: int) -> None:
 
 
 @needs_hopper
-@pytest.mark.parametrize(("together", "height", "width", "places"), [(2, 120, 104, 105), (4, 8, 368, 23)])
-def test_last_tiles_in_narrower_blocks(together: int, height: int, width: int, places: int) -> None:
-    assert len(winograd.plan(384, together, places, False, 132)) == 2
-    check(torch.bfloat16, 64, 384, (together, height, width), together)
+def test_narrower_blocks() -> None:
+    """Pictures for which `split` chooses each width."""
+    for together, shape, width in (
+        (2, (2, 120, 104), 64),
+        (2, (2, 8, 16), 32),
+        (4, (4, 8, 16), 32),
+        (4, (4, 120, 208), 64),
+    ):
+        places = -(-shape[1] // 8) * -(-shape[2] // 16)
+        assert winograd.split(384, together, places)[0] == width
+        check(torch.bfloat16, 64, 384, shape, together)
 
 
 def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], together: int) -> None:

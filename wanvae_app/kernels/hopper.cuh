@@ -31,6 +31,13 @@ DEV void fetch(u32 to, const Map* map, u32 bar, int a, int b, int c, int d) {
                  "[%0], [%1, {%3, %4, %5, %6}], [%2];"
                  ::"r"(to), "l"(map), "r"(bar), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
+// With BOTH, to the same place in both blocks of a cluster, whose barriers hear of it.
+template <bool BOTH> DEV void fetch_for(u32 to, const Map* map, u32 bar, int a, int b, int c, int d) {
+    if (!BOTH) return fetch(to, map, bar, a, b, c, d);
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+                 "[%0], [%1, {%3, %4, %5, %6}], [%2], %7;"
+                 ::"r"(to), "l"(map), "r"(bar), "r"(a), "r"(b), "r"(c), "r"(d), "h"(u16(3)) : "memory");
+}
 DEV void store(const Map* map, u32 from, int a, int b, int c, int d) {
     asm volatile("cp.async.bulk.tensor.4d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5}], [%1];"
                  ::"l"(map), "r"(from), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");

@@ -11,6 +11,10 @@
 // shared memory at any offset, add and subtract in registers, and multiply from there. So the neighbourhood of a
 // pixel crosses the L2 cache once, not nine times, and while one group transforms, the other one multiplies.
 //
+// What limits the chip is power, so two blocks share weights wherever they can: a cluster takes the same channels of
+// two places, each of its blocks fetches half of a step's weights, and the copy engine writes that half into both.
+// (Where a norm is over two blocks' channels, these are the cluster, and each fetches its own.)
+//
 // Results leave through the same ring of buffers as weights come: the residual is fetched into one before it is due,
 // the sum takes its place and is stored by the copy engine while the next tile is under way.
 //
@@ -26,23 +30,23 @@
 // they stand; y1 and y2 leave. A second pass adds m4 and m5 to y0 and y3, 64 channels at a time: like the first, a step
 // takes four frames' pixels, and for each tap four products' weights.
 //
-// Transforming in every block costs power, which is what limits the chip, so whoever writes the frames does it: they
-// are what the products multiply.
+// Transforming in every block costs power as well, so whoever writes the frames does it: they are what the products
+// multiply. The tensor cores then read them from shared memory themselves, at a tap's offset: the 64 pixels of a group
+// are eight rows of eight, each row one group of a matrix descriptor, and the swizzle goes by the address.
 //
-// Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels: with NORM, together one
-// cluster), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma and out is fp16, not bf16), STAGES, multiply(),
-// REGS.
+// Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels), FOUR, RESIDUAL, NORM,
+// HALF (type of bias, residual, gamma and out is fp16, not bf16), PAIR (a cluster takes two places, not the two blocks
+// of channels that a norm is over), STAGES, multiply(), multiply_shared(), REGS.
 
 constexpr int TH = 8, TW = 16, PITCH = TW + 2, HALO = (TH + 2) * PITCH;
 constexpr int FRAME = (HALO * 64 + 511) / 512 * 512;  // bytes of one frame's pixels, 32 channels each
 constexpr int A_BYTES = 4 * FRAME, PART = BN * 64, B_BYTES = 4 * PART;
 constexpr int A_AT = 0, B_AT = A_AT + 2 * A_BYTES;
-constexpr int SUM_AT = B_AT + STAGES * B_BYTES;  // with NORM and NB > 1: float [2][NB][2][128]
-constexpr int BAR_AT = SUM_AT + ((NORM && NB > 1) ? 2 * NB * 2 * 128 * 4 : 0);
+constexpr int SUM_AT = B_AT + STAGES * B_BYTES;  // without PAIR: float [2][2 blocks][2][128]
+constexpr int BAR_AT = SUM_AT + (PAIR ? 0 : 2 * 2 * 2 * 128 * 4);
 // Whether the next products wait in the tensor cores' queue: it takes registers that the widest blocks do not have.
 constexpr bool QUEUE = FOUR || BN < 96;
 constexpr int G = BN / 8;  // groups of eight channels
-constexpr int CLUSTER = NORM ? NB : 1;
 constexpr int PER = FOUR ? 4 : 2;  // frames of a tile
 constexpr float A = 11.f / 16, B = 23.f / 16;  // see `winograd.POINTS`
 
@@ -83,23 +87,25 @@ DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
     }
 }
 
+// This warp needs a stage no more: all who fill it are told.
+DEV void release(u32 empty, int lane) {
+    if (PAIR ? lane < 2 : lane == 0) PAIR ? bar_arrive_at(empty, lane) : bar_arrive(empty);
+}
+
 // Which of a tile's frames leave after the first pass, and after the second.
 DEV int frame_of(int t, int f, bool ends) { return t + (!FOUR ? f : ends ? 3 * f : 1 + f); }
 
 // Which channels, frames and pixels a tile is: neighbours share what they read.
-#if NORM
-#define PLACE const int n0 = rank * BN, t = tile % groups * PER, place = tile / groups;
-#else
+DEV int where_of(int tile, int rank) { return PAIR ? tile / NB * 2 + rank : tile; }
 #define PLACE \
-    const int n0 = tile % NB * BN, where = begin + tile / NB, t = where % groups * PER, place = where / groups;
-#endif
+    const int where = where_of(tile, rank), n0 = (PAIR ? tile % NB : rank) * BN; \
+    const int t = where % groups * PER, place = where / groups;
 
 extern "C" __global__ void __launch_bounds__(384, 1)
-__cluster_dims__(CLUSTER, 1, 1)
+__cluster_dims__(2, 1, 1)
 winograd_kernel(
     const __grid_constant__ Map frames,   // padded frames fp16 [slots, H + 2, W + 2, C], box [1, 10, 18, 32]
-    const __grid_constant__ Map weights,  // fp16 [9 taps, 4 or 6 products, N, C], box [1, 4, BN, 32]
-    const __grid_constant__ Map rest,     // the same, box [1, 2, BN, 32]
+    const __grid_constant__ Map weights,  // fp16 [9 taps, 4 or 6 products, N, C], box [1, 2, BN, 32]
     const __grid_constant__ Map shortcut, // residual [T, H, W, N], box [1, 8, 16, 32]
     const __grid_constant__ Map target,   // [T, H, W, N], or with NORM the insides of padded frames; box [1, 1, 16, 32]
     const int* slots,                     // [T + 2]: where past and present frames lie; FOUR: [T / 4, 6] products'
@@ -107,7 +113,7 @@ winograd_kernel(
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
     int T, int H, int W, int C, int N,
-    int columns, int begin, int tiles     // tiles side by side; places done elsewhere before; tiles of all clusters
+    int columns, int tiles                // tiles side by side; of all clusters
 ) {
     extern __shared__ unsigned char memory[];
     u32 base;
@@ -119,18 +125,18 @@ winograd_kernel(
     const int more = FOUR ? (C + 63) / 64 : 0;  // blocks of the second pass
     if (threadIdx.x == 0) {
         for (int i = 0; i < 2; ++i) bar_init(full_a + 8 * i, 1), bar_init(empty_a + 8 * i, 8);
-        for (int i = 0; i < STAGES; ++i) bar_init(full_b + 8 * i, 1), bar_init(empty_b + 8 * i, 8);
-        for (int i = 0; i < 8; ++i) bar_init(met + 8 * i, NB);
+        for (int i = 0; i < STAGES; ++i) bar_init(full_b + 8 * i, 1), bar_init(empty_b + 8 * i, PAIR ? 16 : 8);
+        for (int i = 0; i < 8; ++i) bar_init(met + 8 * i, 2);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    if (CLUSTER > 1) cluster_sync();
-    const int rank = blockIdx.x % CLUSTER;
+    cluster_sync();
+    const int rank = blockIdx.x % 2;
     if (group == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 256) {
             int a = 0, b = 0;  // fetches so far
-            for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER) {
+            for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
                 PLACE
                 const int y0 = place / columns * TH, x0 = place % columns * TW;
                 for (int block = 0; block < blocks + more; ++block, ++a) {
@@ -146,12 +152,9 @@ winograd_kernel(
                         const u32 full = full_b + 8 * (b % STAGES), at = base + B_AT + b % STAGES * B_BYTES;
                         bar_wait(empty_b + 8 * (b % STAGES), (b / STAGES & 1) ^ 1);
                         bar_expect(full, B_BYTES);
-                        if (ends) {
-                            fetch(at, &rest, full, depth, n0, 4, tap);
-                            fetch(at + 2 * PART, &rest, full, depth + 32, n0, 4, tap);
-                        } else {
-                            fetch(at, &weights, full, depth, n0, 0, tap);
-                        }
+                        for (int half = PAIR ? rank : 0; half < (PAIR ? rank + 1 : 2); ++half)
+                            fetch_for<PAIR>(at + half * 2 * PART, &weights, full, depth + (ends ? half * 32 : 0), n0,
+                                            ends ? 4 : half * 2, tap);
                     }
                     if (block + 1 == blocks || block + 1 == blocks + more)
                         for (int f = 0; f < 2; ++f, ++b) {
@@ -181,7 +184,7 @@ winograd_kernel(
         bool leaving = false;
         float acc[4][REGS];
         u32 even[4][4], odd[4][4];  // while one is multiplied, the other one is made
-        for (int tile = blockIdx.x / CLUSTER; tile < tiles; tile += gridDim.x / CLUSTER, ++round) {
+        for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
 #pragma unroll
             for (int ends = 0; ends <= FOUR; ++ends) {
                 u32 last = 0;  // the stage before this one
@@ -205,14 +208,15 @@ winograd_kernel(
                         if (tap == 0 && leaving) {  // the last results have left
                             if (lane == 0) {
                                 asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-                                bar_arrive(empty_b + 8 * left);
-                                bar_arrive(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1));
                             }
+                            __syncwarp();
+                            release(empty_b + 8 * left, lane);
+                            release(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1), lane);
                             leaving = false;
                         }
                         if (QUEUE) {
                             all_but_last_done();
-                            if (begun && lane == 0) bar_arrive(empty_b + 8 * last);
+                            if (begun) release(empty_b + 8 * last, lane);
                         }
 #if FOUR
                         if (tap == 0 && block > 0 && lane == 0) bar_arrive(empty_a + 8 * (a & 1 ^ 1));
@@ -224,7 +228,7 @@ winograd_kernel(
                         if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
                         if (!QUEUE) {
                             all_done();
-                            if (lane == 0) bar_arrive(empty_b + 8 * stage);
+                            release(empty_b + 8 * stage, lane);
                         }
 #endif
                         last = stage;
@@ -236,7 +240,7 @@ winograd_kernel(
                 }
                 if (QUEUE) {
                     all_done();
-                    if (lane == 0) bar_arrive(empty_b + 8 * last);
+                    release(empty_b + 8 * last, lane);
                 }
 #if FOUR
                 if (lane == 0) bar_arrive(empty_a + 8 * (a & 1 ^ 1));
@@ -299,13 +303,13 @@ winograd_kernel(
                     sum += __shfl_xor_sync(~0u, sum, 2);
                 }
 #endif
-#if NORM && NB > 1
+#if !PAIR
                 {   // The other blocks' sums: each warp hands its own to the same warp of all blocks, and waits for theirs.
-                    const u32 sums = base + SUM_AT + (round & 1) * (NB * 2 * 128 * 4);
+                    const u32 sums = base + SUM_AT + (round & 1) * (2 * 2 * 128 * 4);
                     if ((lane & 3) == 0) {
                         const u32 to = sums + (rank * 256 + warp * 16 + g) * 4;
 #pragma unroll
-                        for (int peer = 0; peer < NB; ++peer)
+                        for (int peer = 0; peer < 2; ++peer)
 #pragma unroll
                             for (int i = 0; i < 4; ++i)
                                 asm volatile("{\n.reg .u32 p;\nmapa.shared::cluster.u32 p, %0, %1;\n"
@@ -314,7 +318,7 @@ winograd_kernel(
                                              : "memory");
                     }
                     __syncwarp();
-                    if (lane < NB) {
+                    if (lane < 2) {
                         asm volatile("fence.acq_rel.cluster;" ::: "memory");
                         bar_arrive_at(met + 8 * warp, lane);
                     }
@@ -323,7 +327,7 @@ winograd_kernel(
                     for (int i = 0; i < 4; ++i) {
                         float total = 0;
 #pragma unroll
-                        for (int peer = 0; peer < NB; ++peer) {
+                        for (int peer = 0; peer < 2; ++peer) {
                             float part;
                             asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part)
                                 : "r"(sums + (peer * 256 + (i >> 1) * 128 + (i & 1) * 8 + warp * 16 + g) * 4) : "memory");
@@ -377,5 +381,5 @@ winograd_kernel(
     }
     // Nobody leaves while others may still write here.
     __syncwarp();
-    if (CLUSTER > 1) cluster_sync();
+    cluster_sync();
 }

@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 Slots = tuple[int, ...]
 ROWS, COLUMNS = 8, 16  # pixels of a block
 DEPTH = 32  # channels in per step
-STAGES = 5  # taps whose weights are under way, or frames whose results are
 THREADS = 384
+MEMORY = 227 * 1024  # bytes of shared memory that a block may have
+# What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
+COSTS = {2: {96: 1.0, 64: 0.74, 32: 0.5}, 4: {64: 1.0, 32: 0.74}}
 POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
 
 
@@ -47,47 +49,18 @@ def prepare(weight: Tensor, per: int = 2) -> Tensor:
     return stacked.permute(3, 4, 0, 1, 2).flatten(0, 1).to(torch.float16).contiguous()
 
 
-def split(n: int, per: int = 2) -> tuple[int, int]:
-    """Channels of a block and how many blocks: those that read least from shared memory, pixels and weights; for four
-    frames at a time blocks without idle channels are faster."""
-    widths = (96, 64, 32) if per == 2 else (64, 32)
-    width = min(widths, key=lambda width: -(-n // width) * (64 + width))
+def split(n: int, per: int = 2, places: int = 0, processors: int = 132) -> tuple[int, int]:
+    """Channels of a block and how many blocks take n: those that are done first at so many places of 8 x 16 pixels, or
+    where there are many."""
+    pairs = -(-places // 2)
+
+    def cost(width: int) -> float:
+        blocks = -(-n // width)
+        rounds = -(-pairs * blocks // (processors // 2)) if places else blocks
+        return rounds * COSTS[per][width]
+
+    width = min(COSTS[per], key=cost)
     return width, -(-n // width)
-
-
-class Launch(NamedTuple):
-    """What one launch does: `blocks` blocks of `width` channels each at so many places, from `begin` on."""
-
-    width: int
-    blocks: int
-    begin: int
-    places: int
-
-
-def plan(n: int, per: int, places: int, norm: bool, processors: int) -> list[Launch]:
-    """The launches for n channels, `per` frames at a time, at so many places of 8 x 16 pixels.
-
-    Every multiprocessor takes one tile after another. Where few of them would take a last one, those places are done
-    in narrower blocks, by all of them; `norm`: not then, because it takes all channels of a place at once.
-    """
-    width, blocks = split(n, per)
-    whole = Launch(width, blocks, 0, places)
-    rounds, left = divmod(places * blocks, processors)
-    if norm or not rounds or not left:
-        return [whole]
-    ends = -(-left // blocks)
-
-    def cost(narrow: int) -> float:  # in rounds of the wide ones
-        last = -(-ends * -(-n // narrow) // processors)
-        return last * (64 + narrow) / (64 + width) + 0.1
-
-    narrow = min((w for w in (64, 32) if w < width), key=cost, default=width)
-    if cost(narrow) >= 1:
-        return [whole]
-    return [
-        Launch(width, blocks, 0, places - ends),
-        Launch(narrow, -(-n // narrow), places - ends, ends),
-    ]
 
 
 def norms(n: int) -> bool:
@@ -177,23 +150,22 @@ def convolve(
     pointers = [table, bias, bias if gamma is None else gamma, into[0].table(into[1]) if into else table]
     across, down = -(-width // COLUMNS), -(-height // ROWS)
     processors = torch.cuda.get_device_properties(data.device).multi_processor_count
-    for part in plan(n, per, across * down * (num_frames // per), norm, processors):
-        kind = Kind(part.width, part.blocks, per == 4, residual is not None, norm, half, STAGES)
-        cluster = part.blocks if norm else 1
-        tiles = part.places * part.blocks // cluster
-        # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
-        maps = [
-            nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
-            nvrtc.tensor_map(weights, (DEPTH, part.width, 4, 1)),
-            nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
-            nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
-            nvrtc.tensor_map(target, (32, 8, 2, 1)),
-        ]
-        numbers = (num_frames, height, width, c, n, across, part.begin, tiles)
-        arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
-        grid = min(tiles, processors // cluster) * cluster  # each takes one tile after another
-        memory = shared_memory(part.width, part.blocks, norm, STAGES)
-        nvrtc.launch(_kernel(kind, data.device), grid, THREADS, memory, data.device, arguments)
+    places = across * down * (num_frames // per)
+    channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
+    kind = Kind(channels, blocks, per == 4, residual is not None, norm, half)
+    # Of a cluster's two blocks each takes a place, or half of one's channels.
+    tiles = places if kind.shares_pixels else -(-places // 2) * blocks
+    # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
+    maps = [
+        nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
+        nvrtc.tensor_map(weights, (DEPTH, channels, 2, 1)),
+        nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
+        nvrtc.tensor_map(target, (32, 8, 2, 1)),
+    ]
+    numbers = (num_frames, height, width, c, n, across, tiles)
+    arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
+    grid = min(tiles, processors // 2) * 2  # each cluster takes one tile after another
+    nvrtc.launch(_kernel(kind, data.device), grid, THREADS, kind.memory(), data.device, arguments)
     return out
 
 
@@ -206,7 +178,23 @@ class Kind(NamedTuple):
     RESIDUAL: bool
     NORM: bool
     HALF: bool
-    STAGES: int
+
+    @property
+    def shares_pixels(self) -> bool:
+        """Whether two blocks take one place together, because a norm is over both's channels."""
+        return self.NORM and self.NB > 1
+
+    @property
+    def stages(self) -> int:
+        """Taps whose weights are under way, or frames whose results are: as many as there is room for."""
+        return max(stages for stages in range(2, 13) if self.memory(stages) <= MEMORY)
+
+    def memory(self, stages: int = 0) -> int:
+        """Bytes of shared memory that a block uses, as laid out in `winograd.cu`."""
+        frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
+        sums = 2 * 2 * 2 * 128 * 4 if self.shares_pixels else 0
+        stages = stages or self.stages
+        return 1024 + 8 * frame + stages * 256 * self.BN + sums + 16 * (2 + stages) + 64
 
 
 def source_text(kind: Kind) -> str:
@@ -220,7 +208,8 @@ def source_text(kind: Kind) -> str:
         return f"""
 DEV void {name}(float (&p)[REGS], {kind}, u64 b, int add_to) {{
     asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{regs + count + 1}, 0;\\n"
-        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16 {{{sums}}}, {form}, %{regs + count}, p, 1, 1{last};\\n}}"
+        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16 "
+        "{{{sums}}}, {form}, %{regs + count}, p, 1, 1{last};\\n}}"
         : {outputs} : {operand}, "l"(b), "r"(add_to));
 }}
 """
@@ -231,20 +220,13 @@ DEV void {name}(float (&p)[REGS], {kind}, u64 b, int add_to) {{
     text += multiply("multiply", "u32 (&a)[4]", "{" + four + "}", values, 4, ", 0")
     text += multiply("multiply_shared", "u64 a", f"%{regs}", '"l"(a)', 1, ", 0, 0")
     folder = Path(__file__).parent
-    head = "".join(f"#define {name} {int(value)}\n" for name, value in kind._asdict().items())
+    values = {**kind._asdict(), "PAIR": not kind.shares_pixels, "STAGES": kind.stages}
+    head = "".join(f"#define {name} {int(value)}\n" for name, value in values.items())
     hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", "winograd.cu"))
     return head + hopper + kernel.replace("//MULTIPLY", text)
-
-
-def shared_memory(width: int, blocks: int, norm: bool, stages: int) -> int:
-    """Bytes that a block uses, as laid out in `winograd.cu`."""
-    frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
-    sums = 2 * blocks * 2 * 128 * 4 if norm and blocks > 1 else 0
-    return 1024 + 8 * frame + stages * 256 * width + sums + 16 * (2 + stages) + 64
 
 
 @lru_cache
 def _kernel(kind: Kind, device: torch.device) -> ctypes.c_void_p:
     """The compiled kernel in this device's context."""
-    memory = shared_memory(kind.BN, kind.NB, kind.NORM, kind.STAGES)
-    return nvrtc.load(nvrtc.cubin(source_text(kind), "winograd"), b"winograd_kernel", memory, device)
+    return nvrtc.load(nvrtc.cubin(source_text(kind), "winograd"), b"winograd_kernel", kind.memory(), device)
