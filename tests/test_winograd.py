@@ -92,7 +92,7 @@ def test_blocks_hold_all_channels(n: int, per: int) -> None:
 
 
 def test_few_tiles_are_shared_evenly() -> None:
-    """105 places of 384 channels on 66 pairs of multiprocessors: four blocks take four rounds, six shorter ones five."""
+    """105 places of 384 channels, 66 pairs of multiprocessors: four blocks take four rounds, six shorter ones five."""
     assert winograd.split(384, 2) == winograd.split(384, 2, 3600) == (96, 4)
     assert winograd.split(384, 2, 105) == (64, 6)
 

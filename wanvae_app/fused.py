@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanvae_app.kernels import launchers, winograd
-from wanvae_app.padded import FramePool
+from wanvae_app.padded import PaddedFrames
 from wanvae_app.prepared import bias_of, folded, matrix_of, prepare
 from wanvae_app.stream import Stream
 from wanvae_app.window import Window, holds
@@ -59,7 +59,7 @@ def pretended(fast: bool) -> Iterator[None]:
         launchers.elsewhere = before
 
 
-def blank(frames: FramePool, slots: tuple[int, ...]) -> None:
+def blank(frames: PaddedFrames, slots: tuple[int, ...]) -> None:
     """Zeros into these frames."""
     if launchers is not None and frames.data[0].nbytes % 4 == 0 and launchers.available(frames.data):
         launchers.blank(frames, slots)
@@ -113,20 +113,16 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     pool = stream.padded(x, c)
     pool.reserve(0, num_frames)
     frames = pool.seen_as(dtype)
-    rows = frames.data.shape[1] * frames.data.shape[2]
-    shape = (27 * conv.out_channels, -(-rows // 16) * 16)
-    products = stream.pool(conv, lambda: FramePool(shape, dtype, x.device))
-    products.reserve(0 if products.knows(conv) else 2, 1)
     slots = pool.take(num_frames)
     launchers.activate(_rows(x), norm.gamma, frames, slots)
     stream.shard.fill_borders(frames.data, frames.table(slots))
     matrix = prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
-    out = torch.empty(num_frames, height, width, conv.out_channels, dtype=x.dtype, device=x.device)
+    n = conv.out_channels
+    out = torch.empty(num_frames, height, width, n, dtype=x.dtype, device=x.device)
+    due = stream.last(conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2)
     for index in range(num_frames):  # one at a time: products are larger than frames
-        window = products.past(conv) + products.take(1)
-        launchers.multiply(matrix, frames, slots[index : index + 1], products, window[2:])
-        launchers.sum_shifted(products, window, bias_of(conv), out[index : index + 1])
-        products.advance(conv, window)
+        products = launchers.multiply(matrix, frames, slots[index : index + 1])
+        launchers.sum_shifted(products, bias_of(conv), due[0].movedim(0, -1), out[index])
     pool.give_back(slots)
     return _picture(out)
 

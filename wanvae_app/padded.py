@@ -26,21 +26,31 @@ class Padded(Protocol):
     def table(self, slots: tuple[int, ...]) -> Tensor: ...
 
 
-class FramePool:
-    """Frames of one shape, handed out as slots of `data` [count, *shape].
+class PaddedFrames:
+    """Frames [H + 2, W + 2, C]: pictures with a border of one pixel, as the fast convolutions read them.
 
-    Past frames are never moved: who reads them is told their slots. Slot 0 is all zeros: it stands for the
-    frames before the clip. `tables`, if it is set, makes the tensors that say slots to kernels (see `replay.py`).
+    They are handed out as slots of `data` [count, H + 2, W + 2, C]. Past frames are never moved: who reads them is told
+    their slots. Slot 0 is all zeros: it stands for the frames before the clip. The borders are zero, as padding is,
+    unless a neighbour's rows are put there. `tables`, if it is set, makes the tensors that say slots to kernels (see
+    `replay.py`).
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
-        self.data = torch.empty(0, *shape, dtype=dtype, device=device)
-        self.tables: Callable[[FramePool, tuple[int, ...]], Tensor] | None = None
+    def __init__(
+        self, height: int, width: int, channels: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        assert height > 0 and width > 0, (height, width)
+        self.data = torch.empty(0, height + 2, width + 2, channels, dtype=dtype, device=device)
+        self.tables: Callable[[PaddedFrames, tuple[int, ...]], Tensor] | None = None
         self._past: dict[object, tuple[int, int]] = {}
         self._free: list[int] = []
         self._kept = self._at_once = 0
         self._grow(1)
         self._free.clear()
+
+    def seen_as(self, dtype: torch.dtype) -> SeenAs:
+        """These frames holding numbers of another type of the same size. Zeros and borders serve both: zero has the
+        same bits, and what a frame held before it was taken is never read."""
+        return SeenAs(self, dtype)
 
     def reserve(self, kept: int, at_once: int) -> None:
         """Make room for `kept` more frames that stay from chunk to chunk, and `at_once` that come and go."""
@@ -116,36 +126,13 @@ class FramePool:
         old, have = self.data, len(self.data)
         self.data = old.new_empty(count, *old.shape[1:])
         self.data[:have] = old
-        self._prepare(self.data[have:])
+        fresh = self.data[have:]
+        for border in (fresh[:, 0], fresh[:, -1], fresh[:, :, 0], fresh[:, :, -1]):
+            border.zero_()
         if not have:
             self.data[0].zero_()
         for slot in range(have, count):
             heapq.heappush(self._free, slot)
-
-    def _prepare(self, fresh: Tensor) -> None:
-        """What new frames must hold before anybody writes into them."""
-
-
-class PaddedFrames(FramePool):
-    """Frames [H + 2, W + 2, C]: pictures with a border of one pixel, as the fast convolutions read them.
-
-    The border is zero, as padding is, unless a neighbour's rows are put there.
-    """
-
-    def __init__(
-        self, height: int, width: int, channels: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        assert height > 0 and width > 0, (height, width)
-        super().__init__((height + 2, width + 2, channels), dtype, device)
-
-    def seen_as(self, dtype: torch.dtype) -> SeenAs:
-        """These frames holding numbers of another type of the same size. Zeros and borders serve both: zero has the
-        same bits, and what a frame held before it was taken is never read."""
-        return SeenAs(self, dtype)
-
-    def _prepare(self, fresh: Tensor) -> None:
-        for border in (fresh[:, 0], fresh[:, -1], fresh[:, :, 0], fresh[:, :, -1]):
-            border.zero_()
 
 
 class SeenAs:

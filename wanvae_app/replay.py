@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from wanvae_app import fused
-from wanvae_app.padded import FramePool
+from wanvae_app.padded import PaddedFrames
 from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
@@ -107,11 +107,11 @@ class Coder:
 class Slots:
     """Which slot of each pool has which role, in a list that the device can reorder.
 
-    All pools' slots are numbered on: those of pool i begin at `starts[i]`. What `FramePool.order` has at some place,
+    All pools' slots are numbered on: those of pool i begin at `starts[i]`. What `PaddedFrames.order` has at some place,
     the list has there; each pool's zeros come first. Either the pools know, or the device does.
     """
 
-    def __init__(self, pools: list[FramePool], device: torch.device) -> None:
+    def __init__(self, pools: list[PaddedFrames], device: torch.device) -> None:
         self.pools = pools
         counts = [len(pool.data) for pool in pools]
         self.starts = [sum(counts[:i]) for i in range(len(counts))]
@@ -169,7 +169,7 @@ class Recording:
         )
         looked_up: list[tuple[int, int]] = []
 
-        def table(pool: FramePool, wanted: tuple[int, ...]) -> Tensor:
+        def table(pool: PaddedFrames, wanted: tuple[int, ...]) -> Tensor:
             begin, start = len(looked_up), slots.starts[slots.pools.index(pool)]
             looked_up.extend((role[start + slot], start) for slot in wanted)
             looked_up.extend([(0, 0)] * (-len(looked_up) % 4))  # kernels know that a table begins at 16 bytes

@@ -10,16 +10,11 @@ With the answers the same layer serves whole clips and chunks, one rank and many
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import torch
 from torch import Tensor, nn
 
-from wanvae_app.padded import FramePool, PaddedFrames
+from wanvae_app.padded import PaddedFrames
 from wanvae_app.shard import WHOLE, Shard, joined
-
-Pool = TypeVar("Pool", bound=FramePool)
 
 
 class Stream:
@@ -29,7 +24,7 @@ class Stream:
         self.shard = shard
         self.first = True  # nothing of the clip has been coded yet
         self._past: dict[nn.Module, Tensor] = {}
-        self._pools: dict[object, Any] = {}
+        self._pools: dict[object, PaddedFrames] = {}
 
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
         """x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
@@ -58,7 +53,7 @@ class Stream:
         return self.past(layer, x, past) if past else x
 
     @property
-    def pools(self) -> list[FramePool]:
+    def pools(self) -> list[PaddedFrames]:
         """All frames of the clip."""
         return list(self._pools.values())
 
@@ -71,16 +66,12 @@ class Stream:
         for pool in self.pools:
             pool.restart()
 
-    def pool(self, key: object, make: Callable[[], Pool]) -> Pool:
-        """The clip's frames of one kind, made when somebody first asks."""
-        if key not in self._pools:
-            self._pools[key] = make()
-        return self._pools[key]
-
     def padded(self, x: Tensor, channels: int) -> PaddedFrames:
         """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share, whichever
         type of 16 bits they read (see `PaddedFrames.seen_as`)."""
         height, width = x.shape[3:]
         dtype = torch.float16 if x.dtype.itemsize == 2 else x.dtype
         key = (height, width, channels, dtype)
-        return self.pool(key, lambda: PaddedFrames(height, width, channels, dtype, x.device))
+        if key not in self._pools:
+            self._pools[key] = PaddedFrames(height, width, channels, dtype, x.device)
+        return self._pools[key]

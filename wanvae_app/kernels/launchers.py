@@ -21,7 +21,7 @@ from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
 from wanvae_app.kernels.transform import transform_borders_kernel, transform_kernel
 from wanvae_app.kernels.winograd import POINTS, num_products
-from wanvae_app.padded import FramePool, Padded, PaddedFrames
+from wanvae_app.padded import Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def transform_borders(frames: Padded, slots: Slots, num_frames: int) -> None:
     )  # fmt: skip
 
 
-def blank(frames: FramePool, slots: Slots) -> None:
+def blank(frames: PaddedFrames, slots: Slots) -> None:
     """Zeros into frames of 16-bit numbers, an even count of them each."""
     count = frames.data[0].nbytes // 4
     if not frames.data.is_meta:
@@ -179,32 +179,39 @@ def pixels(x: Tensor) -> Tensor:
     return out
 
 
-def multiply(taps: Tensor, frames: Padded, slots: Slots, products: FramePool, into: Slots) -> None:
-    """Each pixel of padded frames times all taps [N, C], into `products` [frames, N, pitch]."""
+def multiply(taps: Tensor, frames: Padded, slot: Slots) -> Tensor:
+    """Each pixel of one padded frame times all taps [N, C]: [N, pitch], of which (H + 2) (W + 2) are pixels."""
     _, height, width, c = frames.data.shape
     n, rows = len(taps), height * width
+    products = taps.new_empty(n, -(-rows // 16) * 16)
     if taps.is_meta:
-        return
+        return products
     depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
     source = TensorDescriptor(frames.data, [len(frames.data) * rows, c], [c, 1], [128, depth])
     weight = TensorDescriptor(taps, [n, c], [c, 1], [128, depth])
-    taps_kernel[(triton.cdiv(rows, 128), triton.cdiv(n, 128), len(slots))](
-        source, weight, frames.table(slots), products.data, products.table(into), rows, products.data.shape[2],
+    taps_kernel[(triton.cdiv(rows, 128), triton.cdiv(n, 128))](
+        source, weight, frames.table(slot), products, rows, products.shape[1],
         C=c, N=n, BM=128, BN=128, BK=depth, STAGES=3, num_warps=8,
     )  # fmt: skip
+    return products
 
 
-def sum_shifted(products: FramePool, slots: Slots, bias: Tensor, out: Tensor) -> None:
-    """What the taps of a convolution contribute, [27 N, pixels] a frame, added up: out [T, H, W, N]."""
-    num_frames, height, width, n = out.shape
-    assert out.is_contiguous() and len(slots) == num_frames + 2, (out.shape, slots)
+def sum_shifted(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) -> None:
+    """One frame of a causal 3x3x3 convolution, [H, W, N], of what its taps contribute to three, [27 N, pitch].
+
+    `due` [2, H, W, N] float32 is what earlier frames contribute to this one and the next; afterwards, to the next two.
+    """
+    height, width, n = out.shape
+    assert out.is_contiguous() and due.is_contiguous() and due.shape == (2, *out.shape), (
+        out.shape,
+        due.shape,
+    )
     if out.is_meta:
         return
     block = triton.next_power_of_2(n)
     pixels = 1024 // block
-    head_kernel[(triton.cdiv(height * width, pixels), num_frames)](
-        products.data, products.table(slots), bias, out, num_frames, height, width, products.data.shape[2],
-        N=n, BM=pixels, BN=block, num_warps=4,
+    head_kernel[(triton.cdiv(height * width, pixels),)](
+        products, bias, due, out, height, width, products.shape[1], N=n, BM=pixels, BN=block, num_warps=4,
     )  # fmt: skip
 
 

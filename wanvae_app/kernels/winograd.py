@@ -220,8 +220,8 @@ DEV void {name}(float (&p)[REGS], {kind}, u64 b, int add_to) {{
     text += multiply("multiply", "u32 (&a)[4]", "{" + four + "}", values, 4, ", 0")
     text += multiply("multiply_shared", "u64 a", f"%{regs}", '"l"(a)', 1, ", 0, 0")
     folder = Path(__file__).parent
-    values = {**kind._asdict(), "PAIR": not kind.shares_pixels, "STAGES": kind.stages}
-    head = "".join(f"#define {name} {int(value)}\n" for name, value in values.items())
+    macros = {**kind._asdict(), "PAIR": not kind.shares_pixels, "STAGES": kind.stages}
+    head = "".join(f"#define {name} {int(value)}\n" for name, value in macros.items())
     hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", "winograd.cu"))
     return head + hopper + kernel.replace("//MULTIPLY", text)
 
