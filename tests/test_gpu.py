@@ -47,9 +47,11 @@ def clips(vae: WanVAE, num_latents: int, height: int, width: int) -> tuple[Tenso
     return torch.randn(1, config.z_dim, num_latents, height, width, dtype=torch.float64), x
 
 
-def both(vae: WanVAE, z: Tensor, x: Tensor, chunk: int = 1, shard: Shard = WHOLE) -> tuple[Tensor, Tensor]:
-    """Decoded and encoded, in float64 on the CPU."""
-    config, sizes = vae.config, chunk_sizes(z.shape[2], chunk)
+def both(
+    vae: WanVAE, z: Tensor, x: Tensor, chunk: int = 1, shard: Shard = WHOLE, sizes: list[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Decoded and encoded, `chunk` latent frames at a time or in these `sizes`, in float64 on the CPU."""
+    config, sizes = vae.config, sizes or chunk_sizes(z.shape[2], chunk)
     counts = [config.num_frames(sizes[0]), *(config.temporal_factor * n for n in sizes[1:])]
     frames = torch.cat(list(decode_chunks(vae, z.split(sizes, 2), shard)), 2)
     latents = torch.cat(list(encode_chunks(vae, x.split(counts, 2), shard)), 2)
@@ -113,7 +115,7 @@ def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:
         group.link.reserve(group.agree, vae.config, (1, 13, 22), vae.dtype)
     for _ in range(3):  # from the second time on from recordings
         mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), 1, shard)
-    return [shard.dim, *mine, *both(vae, z, x, 1), *both(vae, z, x, 2)] if group.rank == 0 else [0, *mine]
+    return [shard.dim, *mine, *both(vae, z, x), *both(vae, z, x, sizes=[2, 2])] if group.rank == 0 else [0, *mine]
 
 
 @pytest.mark.parametrize("size", SIZES[1:] or [2])
