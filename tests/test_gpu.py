@@ -115,7 +115,11 @@ def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:
         group.link.reserve(group.agree, vae.config, (1, 13, 22), vae.dtype)
     for _ in range(3):  # from the second time on from recordings
         mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), 1, shard)
-    return [shard.dim, *mine, *both(vae, z, x), *both(vae, z, x, sizes=[2, 2])] if group.rank == 0 else [0, *mine]
+    return (
+        [shard.dim, *mine, *both(vae, z, x), *both(vae, z, x, sizes=[2, 2])]
+        if group.rank == 0
+        else [0, *mine]
+    )
 
 
 @pytest.mark.parametrize("size", SIZES[1:] or [2])

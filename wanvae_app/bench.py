@@ -21,6 +21,7 @@ import torch
 
 from wanvae_app.case import Case
 from wanvae_app.checkpoint import choose_dtype, load_vae
+from wanvae_app.codec import default_chunk
 from wanvae_app.config import PRESETS
 from wanvae_app.figures import Result
 from wanvae_app.group import Group
@@ -48,7 +49,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--case", action="append", help="KIND:HEIGHTxWIDTHxFRAMES; may be given several times"
     )
-    parser.add_argument("--chunk", type=int, default=1, help="latent frames per chunk (default 1)")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        help="latent frames per chunk (default: the page's, 2 on the fast path and 1 elsewhere)",
+    )
     parser.add_argument("--dtype", default="auto", help="auto, bf16, fp16, fp32, fp64")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--repeat", type=int, default=3, help="warm repetitions; the median counts")
@@ -77,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--no-diffusers", action="store_true", help="do not time diffusers beside it")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     args = parser.parse_args(argv)
-    if min(args.chunk, args.repeat) < 1:
+    if args.repeat < 1 or (args.chunk is not None and args.chunk < 1):
         raise ValueError(f"--chunk {args.chunk} --repeat {args.repeat}: give 1 or more.")
 
     group = Group.join(args.device)
@@ -86,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--ranks {counts[-1]}: there are {group.size} ranks; start torchrun with more.")
     dtype = choose_dtype(args.dtype, group.device)
     gpu = group.device.type == "cuda"
+    chunk = args.chunk or default_chunk(group.device, dtype)
     sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO)]
     rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
     group.agree([0.0])
@@ -101,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
         vae = _make(source, dtype, group.device)
         for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
             case = Case.parse(text, vae.config)
-            entry = [measure(group, vae, case, args.chunk, count, args.repeat) for count in counts]
+            entry = [measure(group, vae, case, chunk, count, args.repeat) for count in counts]
             alone = entry[0]
             for result in entry:
                 if group.size > 1:
@@ -119,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
             if group.rank == 0 and args.project:
                 price = args.exchange_us / 1e6 if exchange is None else exchange
                 alone.projections = [
-                    project(group, vae, case, args.chunk, n, args.repeat, price, alone.seconds)
+                    project(group, vae, case, chunk, n, args.repeat, price, alone.seconds)
                     for n in args.project
                 ]
             group.agree([0.0])

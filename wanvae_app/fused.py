@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.kernels import launchers, winograd
+from wanvae_app.kernels import enlarge, launchers, winograd
 from wanvae_app.padded import PaddedFrames
 from wanvae_app.prepared import bias_of, folded, matrix_of, prepare
 from wanvae_app.stream import Stream
@@ -169,12 +169,17 @@ def upsampled(
         shortcut = launchers.Shortcut(_rows(skip), time, time - 1 if stream.first else 0)
     del x, pixels, some, skip  # that memory need not wait for the last frame
 
-    def enlarge() -> Tensor:
+    def enlarged() -> Tensor:
         nonlocal shortcut
         stream.shard.fill_borders(frames.data, frames.table(ready))
-        out = launchers.convolve(
-            prepare(conv, folded), bias_of(conv), (1, 2, 2), frames, ready, up=2, shortcut=shortcut
-        )
+        if enlarge.serves(frames.data, conv.out_channels, shortcut):
+            out = enlarge.convolve(
+                prepare(conv, enlarge.prepare, "enlarge"), bias_of(conv), frames, ready, shortcut
+            )
+        else:
+            out = launchers.convolve(
+                prepare(conv, folded), bias_of(conv), (1, 2, 2), frames, ready, up=2, shortcut=shortcut
+            )
         pool.give_back(ready)
         if shortcut is not None:
             shortcut = shortcut.after(len(ready))
@@ -188,14 +193,14 @@ def upsampled(
             seen = window[start : start + step + 2]
             count = 2 * (len(seen) - 2)
             if ready and len(ready) + count > at_once:
-                yield enlarge()
+                yield enlarged()
                 ready = ()
             doubled = pool.take(count)
             for half, (matrix, bias) in enumerate(halves):
                 launchers.convolve(matrix, bias, (3, 1, 1), frames, seen, into=(frames, doubled[half::2]))
             ready += doubled
         pool.advance(time_conv, window)
-    yield enlarge()
+    yield enlarged()
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from wanvae_app.codec import default_chunk
 from wanvae_app.gallery import ASSETS, LATENT_TYPES, VIDEO_TYPES, find_samples, gallery_cards, header
 from wanvae_app.intake import MAX_CHUNK, SCALINGS, describe, make_run
 from wanvae_app.jobs import Jobs
@@ -91,7 +92,13 @@ def build_page(jobs: Jobs, results: Results, samples: Path = ASSETS / "samples")
                     elem_id="parallel",
                 )
                 chunk = gr.Slider(
-                    1, MAX_CHUNK, 1, step=1, label="Latent frames per chunk", elem_id="chunk", buttons=[]
+                    1,
+                    MAX_CHUNK,
+                    default_chunk(jobs.group.device, jobs.vae.dtype),
+                    step=1,
+                    label="Latent frames per chunk",
+                    elem_id="chunk",
+                    buttons=[],
                 )
                 scaling = gr.Radio(SCALINGS, value="Auto", label="Latent scaling", elem_id="scaling")
                 with gr.Row(elem_id="actions"):

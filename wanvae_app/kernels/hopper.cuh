@@ -1,5 +1,6 @@
-// What Hopper GPUs have and CUDA C++ has no words for: barriers, the copy engine, clusters, 16-bit numbers in pairs.
-// `winograd.py` puts this in front of `winograd.cu`. HALF: 16-bit numbers other than those multiplied are fp16, not bf16.
+// What Hopper GPUs have and CUDA C++ has no words for: barriers, the copy engine, clusters, 16-bit numbers in pairs; and
+// how kernels lay out their shared memory. `nvrtc.py` puts this in front of them. HALF: 16-bit numbers (in Winograd's
+// kernel those that are not multiplied) are fp16, not bf16.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -87,3 +88,17 @@ DEV float wide(u32 low) {  // the number in the low 16 bits
 }
 DEV void all_but_last_done() { asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory"); }
 DEV void all_done() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+
+// Pixels of 8 x 16 places and those around them, 32 channels each: four such tiles are one step's, in two buffers. Then
+// a ring of stages, each with four matrices of weights [BN, 32] or with 8 x 16 results of BN channels.
+constexpr int TH = 8, TW = 16, PITCH = TW + 2, HALO = (TH + 2) * PITCH;
+constexpr int FRAME = (HALO * 64 + 511) / 512 * 512, A_BYTES = 4 * FRAME;  // bytes
+constexpr int PART = BN * 64, B_BYTES = 4 * PART;
+constexpr int A_AT = 0, B_AT = A_AT + 2 * A_BYTES;
+constexpr int G = BN / 8;  // groups of eight channels
+
+// This warp needs a stage no more: all who fill it are told.
+DEV void release(u32 empty, int lane) {
+    if (PAIR ? lane < 2 : lane == 0) PAIR ? bar_arrive_at(empty, lane) : bar_arrive(empty);
+}
+

@@ -17,6 +17,47 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+# What `hopper.cuh` says, too.
+ROWS, COLUMNS = 8, 16  # pixels of a block
+DEPTH = 32  # channels in per step
+THREADS = 384
+MEMORY = 227 * 1024  # bytes of shared memory that a block may have
+
+
+def kernel_text(file: str, macros: dict[str, Any], width: int, element: str) -> str:
+    """A kernel's text with these macros, and with the tensor cores' instructions for `width` channels out: m64 n k16,
+    of pixels in registers (`multiply`) or in shared memory (`multiply_shared`), of f16 or bf16."""
+    regs, folder = width // 2, Path(__file__).parent
+    sums = ", ".join(f"%{i}" for i in range(regs))
+    outputs = ", ".join(f'"+f"(p[{i}])' for i in range(regs))
+
+    def multiply(name: str, argument: str, operands: list[str], form: str, last: str) -> str:
+        count = regs + len(operands)
+        return f"""
+DEV void {name}(float (&p)[REGS], {argument}, u64 b, int add_to) {{
+    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + 1}, 0;\\n"
+        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.{element}.{element} "
+        "{{{sums}}}, {form}, %{count}, p, 1, 1{last};\\n}}"
+        : {outputs} : {", ".join(operands)}, "l"(b), "r"(add_to));
+}}
+"""
+
+    four = ", ".join(f"%{regs + i}" for i in range(4))
+    instructions = f"constexpr int REGS = {regs};"
+    instructions += multiply(
+        "multiply", "u32 (&a)[4]", [f'"r"(a[{i}])' for i in range(4)], f"{{{four}}}", ", 0"
+    )
+    instructions += multiply("multiply_shared", "u64 a", ['"l"(a)'], f"%{regs}", ", 0, 0")
+    head = "".join(f"#define {name} {int(value)}\n" for name, value in macros.items())
+    hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", file))
+    return head + hopper + instructions + kernel
+
+
+def shared_memory(width: int, stages: int) -> int:
+    """Bytes that a block uses for pixels, for weights or results in so many stages, and for its barriers."""
+    frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
+    return 1024 + 8 * frame + stages * 256 * width + 16 * (2 + stages)
+
 
 @lru_cache
 def cubin(text: str, name: str) -> bytes:

@@ -5,6 +5,7 @@ Measured on an H100; it changes how fast a result comes, never what it means.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -58,6 +59,20 @@ def choose_tile(
 def processors_of(device: torch.device) -> int:
     """How many multiprocessors the device has; a Hopper GPU's, where there is none."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+def split(n: int, costs: Mapping[int, float], places: int = 0, processors: int = 132) -> tuple[int, int]:
+    """Channels of a block and how many blocks take n: those that are done first at so many places of 8 x 16 pixels, or
+    where there are many. `costs` says what a block of so many channels takes; two blocks that take the same channels of
+    two places are a cluster, and each takes one of its multiprocessors."""
+    pairs = -(-places // 2)
+
+    def cost(width: int) -> float:
+        blocks = -(-n // width)
+        return costs[width] * (-(-pairs * blocks // (processors // 2)) if places else blocks)
+
+    width = min(costs, key=cost)
+    return width, -(-n // width)
 
 
 def fits_one_tile(n: int) -> bool:

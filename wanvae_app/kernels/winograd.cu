@@ -38,19 +38,12 @@
 // HALF (type of bias, residual, gamma and out is fp16, not bf16), PAIR (a cluster takes two places, not the two blocks
 // of channels that a norm is over), STAGES, multiply(), multiply_shared(), REGS.
 
-constexpr int TH = 8, TW = 16, PITCH = TW + 2, HALO = (TH + 2) * PITCH;
-constexpr int FRAME = (HALO * 64 + 511) / 512 * 512;  // bytes of one frame's pixels, 32 channels each
-constexpr int A_BYTES = 4 * FRAME, PART = BN * 64, B_BYTES = 4 * PART;
-constexpr int A_AT = 0, B_AT = A_AT + 2 * A_BYTES;
 constexpr int SUM_AT = B_AT + STAGES * B_BYTES;  // without PAIR: float [2][2 blocks][2][128]
 constexpr int BAR_AT = SUM_AT + (PAIR ? 0 : 2 * 2 * 2 * 128 * 4);
 // Whether the next products wait in the tensor cores' queue: it takes registers that the widest blocks do not have.
 constexpr bool QUEUE = FOUR || BN < 96;
-constexpr int G = BN / 8;  // groups of eight channels
 constexpr int PER = FOUR ? 4 : 2;  // frames of a tile
 constexpr float A = 11.f / 16, B = 23.f / 16;  // see `winograd.POINTS`
-
-//MULTIPLY
 
 // The four products of one tap and 16 channels, under way when this returns.
 DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to) {
@@ -85,11 +78,6 @@ DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
         d[1][i] = add(one, two);
         d[2][i] = sub(two, one);
     }
-}
-
-// This warp needs a stage no more: all who fill it are told.
-DEV void release(u32 empty, int lane) {
-    if (PAIR ? lane < 2 : lane == 0) PAIR ? bar_arrive_at(empty, lane) : bar_arrive(empty);
 }
 
 // Which of a tile's frames leave after the first pass, and after the second.

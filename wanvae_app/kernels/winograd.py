@@ -10,22 +10,18 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from wanvae_app.kernels import nvrtc
+from wanvae_app.kernels import nvrtc, tiles
+from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, MEMORY, ROWS, THREADS
 from wanvae_app.padded import Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
-ROWS, COLUMNS = 8, 16  # pixels of a block
-DEPTH = 32  # channels in per step
-THREADS = 384
-MEMORY = 227 * 1024  # bytes of shared memory that a block may have
 # What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
 COSTS = {2: {96: 1.0, 64: 0.74, 32: 0.5}, 4: {64: 1.0, 32: 0.74}}
 POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
@@ -50,17 +46,8 @@ def prepare(weight: Tensor, per: int = 2) -> Tensor:
 
 
 def split(n: int, per: int = 2, places: int = 0, processors: int = 132) -> tuple[int, int]:
-    """Channels of a block and how many blocks take n: those that are done first at so many places of 8 x 16 pixels, or
-    where there are many."""
-    pairs = -(-places // 2)
-
-    def cost(width: int) -> float:
-        blocks = -(-n // width)
-        rounds = -(-pairs * blocks // (processors // 2)) if places else blocks
-        return rounds * COSTS[per][width]
-
-    width = min(COSTS[per], key=cost)
-    return width, -(-n // width)
+    """Channels of a block and how many blocks take n, for `per` frames at a time: see `tiles.split`."""
+    return tiles.split(n, COSTS[per], places, processors)
 
 
 def norms(n: int) -> bool:
@@ -149,12 +136,12 @@ def convolve(
     table = frames.table(slots)
     pointers = [table, bias, bias if gamma is None else gamma, into[0].table(into[1]) if into else table]
     across, down = -(-width // COLUMNS), -(-height // ROWS)
-    processors = torch.cuda.get_device_properties(data.device).multi_processor_count
+    processors = tiles.processors_of(data.device)
     places = across * down * (num_frames // per)
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
     kind = Kind(channels, blocks, per == 4, residual is not None, norm, half)
     # Of a cluster's two blocks each takes a place, or half of one's channels.
-    tiles = places if kind.shares_pixels else -(-places // 2) * blocks
+    count = places if kind.shares_pixels else -(-places // 2) * blocks
     # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
     maps = [
         nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
@@ -162,9 +149,9 @@ def convolve(
         nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
         nvrtc.tensor_map(target, (32, 8, 2, 1)),
     ]
-    numbers = (num_frames, height, width, c, n, across, tiles)
+    numbers = (num_frames, height, width, c, n, across, count)
     arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
-    grid = min(tiles, processors // 2) * 2  # each cluster takes one tile after another
+    grid = min(count, processors // 2) * 2  # each cluster takes one tile after another
     nvrtc.launch(_kernel(kind, data.device), grid, THREADS, kind.memory(), data.device, arguments)
     return out
 
@@ -187,43 +174,18 @@ class Kind(NamedTuple):
     @property
     def stages(self) -> int:
         """Taps whose weights are under way, or frames whose results are: as many as there is room for."""
-        return max(stages for stages in range(2, 13) if self.memory(stages) <= MEMORY)
+        return max(stages for stages in range(5, 13) if self.memory(stages) <= MEMORY)
 
     def memory(self, stages: int = 0) -> int:
         """Bytes of shared memory that a block uses, as laid out in `winograd.cu`."""
-        frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
         sums = 2 * 2 * 2 * 128 * 4 if self.shares_pixels else 0
-        stages = stages or self.stages
-        return 1024 + 8 * frame + stages * 256 * self.BN + sums + 16 * (2 + stages) + 64
+        return nvrtc.shared_memory(self.BN, stages or self.stages) + sums + 64
 
 
 def source_text(kind: Kind) -> str:
-    """The kernel's text, with the instruction for this many channels."""
-    width = kind.BN
-    regs = width // 2
-    sums = ", ".join(f"%{i}" for i in range(regs))
-    outputs = ", ".join(f'"+f"(p[{i}])' for i in range(regs))
-
-    def multiply(name: str, kind: str, form: str, operand: str, count: int, last: str) -> str:
-        return f"""
-DEV void {name}(float (&p)[REGS], {kind}, u64 b, int add_to) {{
-    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{regs + count + 1}, 0;\\n"
-        "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16 "
-        "{{{sums}}}, {form}, %{regs + count}, p, 1, 1{last};\\n}}"
-        : {outputs} : {operand}, "l"(b), "r"(add_to));
-}}
-"""
-
-    four = ", ".join(f"%{regs + i}" for i in range(4))
-    values = ", ".join(f'"r"(a[{i}])' for i in range(4))
-    text = f"constexpr int REGS = {regs};"
-    text += multiply("multiply", "u32 (&a)[4]", "{" + four + "}", values, 4, ", 0")
-    text += multiply("multiply_shared", "u64 a", f"%{regs}", '"l"(a)', 1, ", 0, 0")
-    folder = Path(__file__).parent
+    """The kernel's text."""
     macros = {**kind._asdict(), "PAIR": not kind.shares_pixels, "STAGES": kind.stages}
-    head = "".join(f"#define {name} {int(value)}\n" for name, value in macros.items())
-    hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", "winograd.cu"))
-    return head + hopper + kernel.replace("//MULTIPLY", text)
+    return nvrtc.kernel_text("winograd.cu", macros, kind.BN, "f16")
 
 
 @lru_cache

@@ -1,0 +1,110 @@
+"""Compiles and starts `enlarge.cu`: a picture enlarged twice and convolved 3x3, on Hopper GPUs.
+
+The plain equal is in `layers.Upsample`; elsewhere, and for the few shapes that this one does not take, it is
+`launchers.convolve` with up = 2.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wanvae_app.kernels import nvrtc, winograd
+from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, MEMORY, ROWS, THREADS
+from wanvae_app.kernels.tiles import processors_of, split
+from wanvae_app.padded import Padded
+from wanvae_app.prepared import folded
+
+if TYPE_CHECKING:
+    from wanvae_app.kernels.launchers import Shortcut
+
+# What a block of so many channels takes, of what the first one does (measured on an H100).
+COSTS = {64: 1.0, 96: 1.55, 32: 0.74}
+
+
+def prepare(weight: Tensor) -> Tensor:
+    """Weights [N, C, 3, 3] for the picture as it was, of four phases and the four taps of each: [4 taps, 4, N, C]."""
+    n, c = weight.shape[:2]
+    return folded(weight).view(4, n, 4, c).permute(2, 0, 1, 3).contiguous()
+
+
+def serves(data: Tensor, n: int, shortcut: Shortcut | None) -> bool:
+    """Whether the kernel takes these padded frames [slots, H + 2, W + 2, C], for n channels."""
+    copies = 0 if shortcut is None else shortcut.pixels.shape[3] // n
+    return data.is_cuda and winograd.works(data.device) and data.shape[3] >= 32 and n >= 32 and copies <= 2
+
+
+def convolve(
+    weights: Tensor, bias: Tensor, frames: Padded, slots: tuple[int, ...], shortcut: Shortcut | None = None
+) -> Tensor:
+    """The 3x3 convolution of padded frames enlarged to twice their size, plus `shortcut`: [T, 2 H, 2 W, N].
+
+    `weights` come from `prepare`, `slots` are those of the T frames.
+    """
+    data = frames.data
+    _, rows, columns, c = data.shape
+    num_frames, height, width, n = len(slots), rows - 2, columns - 2, bias.shape[0]
+    assert data.dtype == weights.dtype == bias.dtype, (data.dtype, weights.dtype, bias.dtype)
+    skip, time, start = shortcut or (bias[None], 1, 0)
+    if shortcut is not None:
+        assert skip.is_contiguous() and start + num_frames <= time * len(skip), (
+            skip.shape,
+            start,
+            num_frames,
+        )
+        assert skip.shape[1:3] == (height, width) and skip.shape[3] in (n, 2 * n), (
+            skip.shape,
+            height,
+            width,
+            n,
+        )
+    out = torch.empty(num_frames, 2 * height, 2 * width, n, dtype=bias.dtype, device=data.device)
+    processors = processors_of(data.device)
+    across, places = -(-width // COLUMNS), -(-width // COLUMNS) * -(-height // ROWS) * num_frames
+    channels, blocks = split(n, COSTS, places, processors)
+    kind = Kind(channels, blocks, skip.shape[-1] // n if shortcut else 0, time, bias.dtype == torch.float16)
+    phases = [out[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
+    # Read as [slots, H + 2, W + 2, C] and [taps, phases, N, C]; what lies beyond is read as zero.
+    maps = [
+        nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
+        nvrtc.tensor_map(weights, (DEPTH, channels, 2, 1)),
+        *(nvrtc.tensor_map(phase, (32, 8, 2, 1)) for phase in phases),
+    ]
+    tiles = -(-places // 2) * blocks
+    numbers = (num_frames, height, width, c, n, start, across, tiles)
+    pointers = (frames.table(slots), bias, skip)
+    arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
+    grid = min(tiles, processors // 2) * 2  # each cluster takes one tile after another
+    nvrtc.launch(_kernel(kind, data.device), grid, THREADS, kind.memory(), data.device, arguments)
+    return out
+
+
+class Kind(NamedTuple):
+    """What `enlarge.cu` is compiled for."""
+
+    BN: int
+    NB: int
+    CHANNELS: int
+    TIME: int
+    HALF: bool
+
+    @property
+    def stages(self) -> int:
+        """Taps whose weights are under way, or phases whose results are: as many as there is room for."""
+        return max(stages for stages in range(5, 13) if self.memory(stages) <= MEMORY)
+
+    def memory(self, stages: int = 0) -> int:
+        """Bytes of shared memory that a block uses."""
+        return nvrtc.shared_memory(self.BN, stages or self.stages)
+
+
+@lru_cache
+def _kernel(kind: Kind, device: torch.device) -> ctypes.c_void_p:
+    """The compiled kernel in this device's context."""
+    macros = {**kind._asdict(), "PAIR": 1, "STAGES": kind.stages}
+    text = nvrtc.kernel_text("enlarge.cu", macros, kind.BN, "f16" if kind.HALF else "bf16")
+    return nvrtc.load(nvrtc.cubin(text, "enlarge"), b"enlarge_kernel", kind.memory(), device)
