@@ -90,6 +90,8 @@ def test_convolution(c: int, n: int, shape: tuple[int, int, int]) -> None:
     expected = plain_conv(x, weight, bias, (0, 1, 1))
     taps = (3, 3, 3)
     assert distance(launchers.convolve(matrix, bias, taps, frames, slots), expected) < TOLERANCE
+    found = launchers.convolve(matrix.chunk(3, 1)[2], bias, (1, 3, 3), frames, slots[2:])
+    assert distance(found, plain_conv(x[2:], weight[:, :, 2:], bias, (0, 1, 1))) < TOLERANCE
     found = launchers.convolve(matrix, bias, taps, frames, slots, residual=residual)
     assert distance(found, expected + residual.double()) < TOLERANCE
     launchers.convolve(matrix, bias, taps, frames, slots, residual=residual, in_place=True)

@@ -61,9 +61,9 @@ def convolve(
 ) -> Tensor:
     """The convolution of padded frames: [T, up H, up W, N], or `into` padded frames whose data it returns.
 
-    `weight` is [up^2 N, kt kh kw C], `slots` are those of the kt - 1 past frames and of the T present ones;
-    `residual` [T, up H, up W, N] is added, and with `in_place` is where the sum goes: whoever writes a number has read
-    its own before, and nobody else's. With `gamma` [N], silu(norm(result)) is stored in place of the result.
+    `weight` is [up^2 N, kt kh kw C], or such columns of a wider matrix; `slots` are those of the kt - 1 past frames and
+    of the T present ones; `residual` [T, up H, up W, N] is added, and with `in_place` is where the sum goes: whoever
+    writes a number has read its own before, and nobody else's. With `gamma` [N], silu(norm(result)) is stored instead.
     With up = 2 a `shortcut` may be added, too.
     """
     kt, kh, kw = taps
@@ -90,7 +90,7 @@ def convolve(
         return out
     source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
     weights = [
-        TensorDescriptor(weight, list(weight.shape), [weight.shape[1], 1], [part, tile.depth])
+        TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [part, tile.depth])
         for part in (tile.channels, second or 16)
     ]
     grid = (
