@@ -51,8 +51,8 @@ def test_blocks_hold_all_channels(n: int) -> None:
     for places in (1, 30, 105, 3600):
         width, blocks = enlarge.split(n, enlarge.COSTS, places)
         assert n <= width * blocks < n + 96
-        kind = enlarge.Kind(width, blocks, 2, 1, False)
-        assert kind.stages >= 5 and kind.memory() <= 227 * 1024  # four of them are taken by results
+        kernel = enlarge.kernel_for(width, 2, 1, torch.bfloat16)
+        assert kernel.stages >= 5 and kernel.memory() <= 227 * 1024  # four of them are taken by results
 
 
 @needs_hopper

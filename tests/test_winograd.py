@@ -87,8 +87,8 @@ def test_blocks_hold_all_channels(n: int, per: int) -> None:
         width, blocks = winograd.split(n, per, places)
         assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
         for norm in (False, True)[: 1 + (per == 2 and not places and winograd.norms(n))]:
-            kind = winograd.Kind(width, blocks, per == 4, True, norm, False)
-            assert kind.stages >= 5 and kind.memory() <= winograd.MEMORY
+            kernel = winograd.kernel_for(width, blocks, per, True, norm, False)
+            assert kernel.stages >= 5 and kernel.memory() <= 227 * 1024
 
 
 def test_few_tiles_are_shared_evenly() -> None:

@@ -123,6 +123,7 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     for index in range(num_frames):  # one at a time: products are larger than frames
         products = launchers.multiply(matrix, frames, slots[index : index + 1])
         launchers.sum_shifted(products, bias_of(conv), due[0].movedim(0, -1), out[index])
+        del products  # before there are others
     pool.give_back(slots)
     return _picture(out)
 

@@ -8,9 +8,8 @@
 // cores read from shared memory at an offset of their phase and tap. As in `winograd.cu`, two blocks of a cluster take two
 // places and share the weights, and results leave through the ring that weights come in.
 //
-// Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels), CHANNELS and TIME (see
-// `launchers.Shortcut`: CHANNELS of the shortcut for one of the result's, 1 or 2, or 0 for no shortcut), HALF, PAIR (1),
-// STAGES, multiply_shared(), REGS.
+// Set by the host: BN (channels of a block, a multiple of 32), CHANNELS and TIME (see `launchers.Shortcut`: CHANNELS of the
+// shortcut for one of the result's, 1 or 2, or 0 for no shortcut), HALF, PAIR (1), STAGES, multiply_shared(), REGS.
 
 constexpr int BAR_AT = B_AT + STAGES * B_BYTES;
 
@@ -26,7 +25,7 @@ enlarge_kernel(
     const u16* shortcut,                      // [T', H, W, CHANNELS N]
     int T, int H, int W, int C, int N,
     int start,                                // which of the TIME T' frames that the shortcut becomes is the first
-    int columns, int tiles                    // tiles side by side; of all clusters
+    int across, int columns, int tiles        // blocks along the channels; tiles side by side; tiles of all clusters
 ) {
     extern __shared__ unsigned char memory[];
     u32 base;
@@ -43,7 +42,7 @@ enlarge_kernel(
     cluster_sync();
 // Which channels, frame and pixels a tile is: neighbours share what they read.
 #define PLACE \
-    const int n0 = tile % NB * BN, where = tile / NB * 2 + rank, t = where % T, place = where / T;
+    const int n0 = tile % across * BN, where = tile / across * 2 + rank, t = where % T, place = where / T;
     if (group == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 256) {

@@ -7,14 +7,13 @@ The plain equal is in `layers.Upsample`; elsewhere, and for the few shapes that 
 from __future__ import annotations
 
 import ctypes
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from wanvae_app.kernels import nvrtc, winograd
-from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, MEMORY, ROWS, THREADS
+from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
 from wanvae_app.kernels.tiles import processors_of, split
 from wanvae_app.padded import Padded
 from wanvae_app.prepared import folded
@@ -64,9 +63,10 @@ def convolve(
         )
     out = torch.empty(num_frames, 2 * height, 2 * width, n, dtype=bias.dtype, device=data.device)
     processors = processors_of(data.device)
-    across, places = -(-width // COLUMNS), -(-width // COLUMNS) * -(-height // ROWS) * num_frames
+    side_by_side = -(-width // COLUMNS)
+    places = side_by_side * -(-height // ROWS) * num_frames
     channels, blocks = split(n, COSTS, places, processors)
-    kind = Kind(channels, blocks, skip.shape[-1] // n if shortcut else 0, time, bias.dtype == torch.float16)
+    kernel = kernel_for(channels, skip.shape[-1] // n if shortcut else 0, time, bias.dtype)
     phases = [out[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
     # Read as [slots, H + 2, W + 2, C] and [taps, phases, N, C]; what lies beyond is read as zero.
     maps = [
@@ -75,36 +75,15 @@ def convolve(
         *(nvrtc.tensor_map(phase, (32, 8, 2, 1)) for phase in phases),
     ]
     tiles = -(-places // 2) * blocks
-    numbers = (num_frames, height, width, c, n, start, across, tiles)
+    numbers = (num_frames, height, width, c, n, start, blocks, side_by_side, tiles)
     pointers = (frames.table(slots), bias, skip)
     arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
-    grid = min(tiles, processors // 2) * 2  # each cluster takes one tile after another
-    nvrtc.launch(_kernel(kind, data.device), grid, THREADS, kind.memory(), data.device, arguments)
+    kernel.start(min(tiles, processors // 2), data.device, arguments)  # each takes one tile after another
     return out
 
 
-class Kind(NamedTuple):
-    """What `enlarge.cu` is compiled for."""
-
-    BN: int
-    NB: int
-    CHANNELS: int
-    TIME: int
-    HALF: bool
-
-    @property
-    def stages(self) -> int:
-        """Taps whose weights are under way, or phases whose results are: as many as there is room for."""
-        return max(stages for stages in range(5, 13) if self.memory(stages) <= MEMORY)
-
-    def memory(self, stages: int = 0) -> int:
-        """Bytes of shared memory that a block uses."""
-        return nvrtc.shared_memory(self.BN, stages or self.stages)
-
-
-@lru_cache
-def _kernel(kind: Kind, device: torch.device) -> ctypes.c_void_p:
-    """The compiled kernel in this device's context."""
-    macros = {**kind._asdict(), "PAIR": 1, "STAGES": kind.stages}
-    text = nvrtc.kernel_text("enlarge.cu", macros, kind.BN, "f16" if kind.HALF else "bf16")
-    return nvrtc.load(nvrtc.cubin(text, "enlarge"), b"enlarge_kernel", kind.memory(), device)
+def kernel_for(width: int, channels: int, time: int, dtype: torch.dtype) -> nvrtc.Kernel:
+    """`enlarge.cu` for blocks of this width, with a shortcut of so many channels for one and so many frames for one."""
+    half = dtype == torch.float16
+    macros = {"CHANNELS": channels, "TIME": time, "HALF": half, "PAIR": True}
+    return nvrtc.Kernel("enlarge", width, "f16" if half else "bf16", tuple(macros.items()))

@@ -10,7 +10,7 @@ import os
 import sys
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,16 +24,35 @@ THREADS = 384
 MEMORY = 227 * 1024  # bytes of shared memory that a block may have
 
 
-def kernel_text(file: str, macros: dict[str, Any], width: int, element: str) -> str:
-    """A kernel's text with these macros, and with the tensor cores' instructions for `width` channels out: m64 n k16,
-    of pixels in registers (`multiply`) or in shared memory (`multiply_shared`), of f16 or bf16."""
-    regs, folder = width // 2, Path(__file__).parent
-    sums = ", ".join(f"%{i}" for i in range(regs))
-    outputs = ", ".join(f'"+f"(p[{i}])' for i in range(regs))
+class Kernel(NamedTuple):
+    """A kernel of this folder, `name`_kernel in `name`.cu, for certain shapes."""
 
-    def multiply(name: str, argument: str, operands: list[str], form: str, last: str) -> str:
-        count = regs + len(operands)
-        return f"""
+    name: str
+    width: int  # channels out of a block
+    element: str  # f16 or bf16: what it multiplies
+    macros: tuple[tuple[str, int], ...]
+    more: int = 0  # bytes of shared memory beyond those that `hopper.cuh` lays out
+
+    @property
+    def stages(self) -> int:
+        """Taps whose weights are under way, or tiles of results on their way out: as many as there is room for."""
+        return max(stages for stages in range(5, 13) if self.memory(stages) <= MEMORY)
+
+    def memory(self, stages: int = 0) -> int:
+        """Bytes of shared memory that a block uses: pixels, weights or results in so many stages, barriers."""
+        frame, stages = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512, stages or self.stages
+        return 1024 + 8 * frame + stages * 256 * self.width + 16 * (2 + stages) + self.more
+
+    def text(self) -> str:
+        """What is compiled: the macros, and the tensor cores' instructions for this width, m64 n k16, of pixels in
+        registers (`multiply`) or in shared memory (`multiply_shared`)."""
+        width, element, regs, folder = self.width, self.element, self.width // 2, Path(__file__).parent
+        sums = ", ".join(f"%{i}" for i in range(regs))
+        outputs = ", ".join(f'"+f"(p[{i}])' for i in range(regs))
+
+        def multiply(name: str, argument: str, operands: list[str], form: str, last: str) -> str:
+            count = regs + len(operands)
+            return f"""
 DEV void {name}(float (&p)[REGS], {argument}, u64 b, int add_to) {{
     asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + 1}, 0;\\n"
         "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.{element}.{element} "
@@ -42,21 +61,39 @@ DEV void {name}(float (&p)[REGS], {argument}, u64 b, int add_to) {{
 }}
 """
 
-    four = ", ".join(f"%{regs + i}" for i in range(4))
-    instructions = f"constexpr int REGS = {regs};"
-    instructions += multiply(
-        "multiply", "u32 (&a)[4]", [f'"r"(a[{i}])' for i in range(4)], f"{{{four}}}", ", 0"
-    )
-    instructions += multiply("multiply_shared", "u64 a", ['"l"(a)'], f"%{regs}", ", 0, 0")
-    head = "".join(f"#define {name} {int(value)}\n" for name, value in macros.items())
-    hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", file))
-    return head + hopper + instructions + kernel
+        four = ", ".join(f"%{regs + i}" for i in range(4))
+        instructions = f"constexpr int REGS = {regs};"
+        instructions += multiply(
+            "multiply", "u32 (&a)[4]", [f'"r"(a[{i}])' for i in range(4)], f"{{{four}}}", ", 0"
+        )
+        instructions += multiply("multiply_shared", "u64 a", ['"l"(a)'], f"%{regs}", ", 0, 0")
+        macros = (("BN", width), ("STAGES", self.stages), *self.macros)
+        head = "".join(f"#define {name} {int(value)}\n" for name, value in macros)
+        hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", f"{self.name}.cu"))
+        return head + hopper + instructions + kernel
+
+    def start(self, clusters: int, device: torch.device, arguments: list[Any]) -> None:
+        """Start clusters of two blocks on PyTorch's current stream; `arguments` are ctypes' values."""
+        packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
+        stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
+        function, memory = _function(self, device), self.memory()
+        with torch.cuda.device(device):
+            _enter(device)
+            grid = 2 * clusters, 1, 1
+            _check(_driver().cuLaunchKernel(function, *grid, THREADS, 1, 1, memory, stream, packed, None))
 
 
-def shared_memory(width: int, stages: int) -> int:
-    """Bytes that a block uses for pixels, for weights or results in so many stages, and for its barriers."""
-    frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
-    return 1024 + 8 * frame + stages * 256 * width + 16 * (2 + stages)
+@lru_cache
+def _function(kernel: Kernel, device: torch.device) -> ctypes.c_void_p:
+    """The compiled kernel in the device's context, allowed its shared memory."""
+    driver, module, found = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
+    compiled = cubin(kernel.text(), kernel.name)
+    with torch.cuda.device(device):
+        _enter(device)
+        _check(driver.cuModuleLoadData(ctypes.byref(module), compiled))
+        _check(driver.cuModuleGetFunction(ctypes.byref(found), module, f"{kernel.name}_kernel".encode()))
+        _check(driver.cuFuncSetAttribute(found, 8, kernel.memory()))  # MAX_DYNAMIC_SHARED_SIZE_BYTES
+    return found
 
 
 @lru_cache
@@ -97,33 +134,6 @@ def compile_text(nvrtc: ctypes.CDLL, text: str, name: str) -> bytes:
     _check(nvrtc.nvrtcGetCUBIN(program, compiled))
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return compiled.raw
-
-
-def load(compiled: bytes, function: bytes, memory: int, device: torch.device) -> ctypes.c_void_p:
-    """A function of a cubin in the device's context, allowed so much shared memory."""
-    driver, module, found = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
-    with torch.cuda.device(device):
-        _enter(device)
-        _check(driver.cuModuleLoadData(ctypes.byref(module), compiled))
-        _check(driver.cuModuleGetFunction(ctypes.byref(found), module, function))
-        _check(driver.cuFuncSetAttribute(found, 8, memory))  # MAX_DYNAMIC_SHARED_SIZE_BYTES
-    return found
-
-
-def launch(
-    function: ctypes.c_void_p,
-    grid: int,
-    threads: int,
-    memory: int,
-    device: torch.device,
-    arguments: list[Any],
-) -> None:
-    """Start the function on PyTorch's current stream; `arguments` are ctypes' values."""
-    packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
-    stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
-    with torch.cuda.device(device):
-        _enter(device)
-        _check(_driver().cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, memory, stream, packed, None))
 
 
 def tensor_map(x: Tensor, box: tuple[int, ...]) -> Any:

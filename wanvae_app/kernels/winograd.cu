@@ -34,9 +34,9 @@
 // multiply. The tensor cores then read them from shared memory themselves, at a tap's offset: the 64 pixels of a group
 // are eight rows of eight, each row one group of a matrix descriptor, and the swizzle goes by the address.
 //
-// Set by the host: BN (channels of a block, a multiple of 32), NB (blocks along the channels), FOUR, RESIDUAL, NORM,
-// HALF (type of bias, residual, gamma and out is fp16, not bf16), PAIR (a cluster takes two places, not the two blocks
-// of channels that a norm is over), STAGES, multiply(), multiply_shared(), REGS.
+// Set by the host: BN (channels of a block, a multiple of 32), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma
+// and out is fp16, not bf16), PAIR (a cluster takes two places, not the two blocks of channels that a norm is over),
+// STAGES, multiply(), multiply_shared(), REGS.
 
 constexpr int SUM_AT = B_AT + STAGES * B_BYTES;  // without PAIR: float [2][2 blocks][2][128]
 constexpr int BAR_AT = SUM_AT + (PAIR ? 0 : 2 * 2 * 2 * 128 * 4);
@@ -84,9 +84,9 @@ DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
 DEV int frame_of(int t, int f, bool ends) { return t + (!FOUR ? f : ends ? 3 * f : 1 + f); }
 
 // Which channels, frames and pixels a tile is: neighbours share what they read.
-DEV int where_of(int tile, int rank) { return PAIR ? tile / NB * 2 + rank : tile; }
+DEV int where_of(int tile, int rank, int blocks) { return PAIR ? tile / blocks * 2 + rank : tile; }
 #define PLACE \
-    const int where = where_of(tile, rank), n0 = (PAIR ? tile % NB : rank) * BN; \
+    const int where = where_of(tile, rank, across), n0 = (PAIR ? tile % across : rank) * BN; \
     const int t = where % groups * PER, place = where / groups;
 
 extern "C" __global__ void __launch_bounds__(384, 1)
@@ -101,7 +101,7 @@ winograd_kernel(
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
     int T, int H, int W, int C, int N,
-    int columns, int tiles                // tiles side by side; of all clusters
+    int across, int columns, int tiles    // blocks along the channels; tiles side by side; tiles of all clusters
 ) {
     extern __shared__ unsigned char memory[];
     u32 base;

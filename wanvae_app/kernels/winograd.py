@@ -10,13 +10,12 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from wanvae_app.kernels import nvrtc, tiles
-from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, MEMORY, ROWS, THREADS
+from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
 from wanvae_app.padded import Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
@@ -139,9 +138,9 @@ def convolve(
     processors = tiles.processors_of(data.device)
     places = across * down * (num_frames // per)
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
-    kind = Kind(channels, blocks, per == 4, residual is not None, norm, half)
+    kernel = kernel_for(channels, blocks, per, residual is not None, norm, half)
     # Of a cluster's two blocks each takes a place, or half of one's channels.
-    count = places if kind.shares_pixels else -(-places // 2) * blocks
+    count = places if norm and blocks > 1 else -(-places // 2) * blocks
     # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
     maps = [
         nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
@@ -149,46 +148,15 @@ def convolve(
         nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
         nvrtc.tensor_map(target, (32, 8, 2, 1)),
     ]
-    numbers = (num_frames, height, width, c, n, across, count)
+    numbers = (num_frames, height, width, c, n, blocks, across, count)
     arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
-    grid = min(count, processors // 2) * 2  # each cluster takes one tile after another
-    nvrtc.launch(_kernel(kind, data.device), grid, THREADS, kind.memory(), data.device, arguments)
+    kernel.start(min(count, processors // 2), data.device, arguments)  # each takes one tile after another
     return out
 
 
-class Kind(NamedTuple):
-    """What `winograd.cu` is compiled for."""
-
-    BN: int
-    NB: int
-    FOUR: bool
-    RESIDUAL: bool
-    NORM: bool
-    HALF: bool
-
-    @property
-    def shares_pixels(self) -> bool:
-        """Whether two blocks take one place together, because a norm is over both's channels."""
-        return self.NORM and self.NB > 1
-
-    @property
-    def stages(self) -> int:
-        """Taps whose weights are under way, or frames whose results are: as many as there is room for."""
-        return max(stages for stages in range(5, 13) if self.memory(stages) <= MEMORY)
-
-    def memory(self, stages: int = 0) -> int:
-        """Bytes of shared memory that a block uses, as laid out in `winograd.cu`."""
-        sums = 2 * 2 * 2 * 128 * 4 if self.shares_pixels else 0
-        return nvrtc.shared_memory(self.BN, stages or self.stages) + sums + 64
-
-
-def source_text(kind: Kind) -> str:
-    """The kernel's text."""
-    macros = {**kind._asdict(), "PAIR": not kind.shares_pixels, "STAGES": kind.stages}
-    return nvrtc.kernel_text("winograd.cu", macros, kind.BN, "f16")
-
-
-@lru_cache
-def _kernel(kind: Kind, device: torch.device) -> ctypes.c_void_p:
-    """The compiled kernel in this device's context."""
-    return nvrtc.load(nvrtc.cubin(source_text(kind), "winograd"), b"winograd_kernel", kind.memory(), device)
+def kernel_for(width: int, blocks: int, per: int, residual: bool, norm: bool, half: bool) -> nvrtc.Kernel:
+    """`winograd.cu` for blocks of this width; a norm over two blocks' channels takes both of them at once."""
+    joined = norm and blocks > 1
+    macros = {"FOUR": per == 4, "RESIDUAL": residual, "NORM": norm, "HALF": half, "PAIR": not joined}
+    sums = 2 * 2 * 2 * 128 * 4 if joined else 0
+    return nvrtc.Kernel("winograd", width, "f16", tuple(macros.items()), 64 + sums)
