@@ -9,7 +9,7 @@
 // places and share the weights, and results leave through the ring that weights come in.
 //
 // Set by the host: BN (channels of a block, a multiple of 32), CHANNELS and TIME (see `launchers.Shortcut`: CHANNELS of the
-// shortcut for one of the result's, 1 or 2, or 0 for no shortcut), HALF, PAIR (1), STAGES, multiply_shared(), REGS.
+// shortcut for one of the result's, 1 or 2, or 0 for no shortcut), HALF, PAIR (1), STAGES, multiply(), REGS.
 
 constexpr int BAR_AT = B_AT + STAGES * B_BYTES;
 
@@ -98,8 +98,8 @@ enlarge_kernel(
                     for (int k = 0; k < 2; ++k)
 #pragma unroll
                         for (int j = 0; j < 4; ++j)
-                            multiply_shared(acc[j], pixels + ((tap / 2 + j / 2) * PITCH + tap % 2 + j % 2) * 4 + 2 * k,
-                                            w + j * (PART >> 4) + 2 * k, k > 0 || begun);
+                            multiply(acc[j], pixels + ((tap / 2 + j / 2) * PITCH + tap % 2 + j % 2) * 4 + 2 * k,
+                                     w + j * (PART >> 4) + 2 * k, k > 0 || begun);
                     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                     if (tap == 0 && leaving) {  // the last results have left
                         if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");

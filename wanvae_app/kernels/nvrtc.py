@@ -44,33 +44,23 @@ class Kernel(NamedTuple):
         return 1024 + 8 * frame + stages * 256 * self.width + 16 * (2 + stages) + self.more
 
     def text(self) -> str:
-        """What is compiled: the macros, and the tensor cores' instructions for this width, m64 n k16, of pixels in
-        registers (`multiply`) or in shared memory (`multiply_shared`)."""
+        """What is compiled: the macros, and the tensor cores' instruction for this width, m64 n k16."""
         width, element, regs, folder = self.width, self.element, self.width // 2, Path(__file__).parent
         sums = ", ".join(f"%{i}" for i in range(regs))
         outputs = ", ".join(f'"+f"(p[{i}])' for i in range(regs))
-
-        def multiply(name: str, argument: str, operands: list[str], form: str, last: str) -> str:
-            count = regs + len(operands)
-            return f"""
-DEV void {name}(float (&p)[REGS], {argument}, u64 b, int add_to) {{
-    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{count + 1}, 0;\\n"
+        instruction = f"""
+constexpr int REGS = {regs};
+DEV void multiply(float (&p)[REGS], u64 a, u64 b, int add_to) {{
+    asm volatile("{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{regs + 2}, 0;\\n"
         "wgmma.mma_async.sync.aligned.m64n{width}k16.f32.{element}.{element} "
-        "{{{sums}}}, {form}, %{count}, p, 1, 1{last};\\n}}"
-        : {outputs} : {", ".join(operands)}, "l"(b), "r"(add_to));
+        "{{{sums}}}, %{regs}, %{regs + 1}, p, 1, 1, 0, 0;\\n}}"
+        : {outputs} : "l"(a), "l"(b), "r"(add_to));
 }}
 """
-
-        four = ", ".join(f"%{regs + i}" for i in range(4))
-        instructions = f"constexpr int REGS = {regs};"
-        instructions += multiply(
-            "multiply", "u32 (&a)[4]", [f'"r"(a[{i}])' for i in range(4)], f"{{{four}}}", ", 0"
-        )
-        instructions += multiply("multiply_shared", "u64 a", ['"l"(a)'], f"%{regs}", ", 0, 0")
         macros = (("BN", width), ("STAGES", self.stages), *self.macros)
         head = "".join(f"#define {name} {int(value)}\n" for name, value in macros)
         hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", f"{self.name}.cu"))
-        return head + hopper + instructions + kernel
+        return head + hopper + instruction + kernel
 
     def start(self, clusters: int, device: torch.device, arguments: list[Any]) -> None:
         """Start clusters of two blocks on PyTorch's current stream; `arguments` are ctypes' values."""

@@ -7,9 +7,10 @@
 //   m3 = (d1 - d3) * g2
 // Four 3x3 convolutions in place of six. A block computes 8 x 16 pixels of both frames for BN channels. One thread
 // keeps the copy engine busy: it fetches 10 x 18 pixels of four frames for 32 channels, then for each of the nine
-// taps the four products' weights. Two groups of four warps each take 64 pixels: they read what a tap sees from
-// shared memory at any offset, add and subtract in registers, and multiply from there. So the neighbourhood of a
-// pixel crosses the L2 cache once, not nine times, and while one group transforms, the other one multiplies.
+// taps the four products' weights. Three warps add and subtract these pixels where they lie. Two groups of four warps
+// each have 8 x 8 pixels multiplied: the tensor cores read what a tap sees from shared memory themselves. A matrix
+// descriptor takes eight rows of eight pixels at any offset, because the swizzle goes by the address. So the neighbourhood
+// of a pixel crosses the L2 cache once, not nine times, and is transformed once.
 //
 // What limits the chip is power, so two blocks share weights wherever they can: a cluster takes the same channels of
 // two places, each of its blocks fetches half of a step's weights, and the copy engine writes that half into both.
@@ -30,46 +31,34 @@
 // they stand; y1 and y2 leave. A second pass adds m4 and m5 to y0 and y3, 64 channels at a time: like the first, a step
 // takes four frames' pixels, and for each tap four products' weights.
 //
-// Transforming in every block costs power as well, so whoever writes the frames does it: they are what the products
-// multiply. The tensor cores then read them from shared memory themselves, at a tap's offset: the 64 pixels of a group
-// are eight rows of eight, each row one group of a matrix descriptor, and the swizzle goes by the address.
+// Six frames do not fit a step, so whoever writes them transforms them: what is read is what the products multiply.
 //
 // Set by the host: BN (channels of a block, a multiple of 32), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma
 // and out is fp16, not bf16), PAIR (a cluster takes two places, not the two blocks of channels that a norm is over),
-// STAGES, multiply(), multiply_shared(), REGS.
+// STAGES, multiply(), REGS.
 
 constexpr int SUM_AT = B_AT + STAGES * B_BYTES;  // without PAIR: float [2][2 blocks][2][128]
 constexpr int BAR_AT = SUM_AT + (PAIR ? 0 : 2 * 2 * 2 * 128 * 4);
-// Whether the next products wait in the tensor cores' queue: it takes registers that the widest blocks do not have.
-constexpr bool QUEUE = FOUR || BN < 96;
 constexpr int PER = FOUR ? 4 : 2;  // frames of a tile
 constexpr float A = 11.f / 16, B = 23.f / 16;  // see `winograd.POINTS`
 
-// The four products of one tap and 16 channels, under way when this returns.
-DEV void products(float (&acc)[4][REGS], u32 (&u)[4][4], u64 weights, int add_to) {
-    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#pragma unroll
-    for (int j = 0; j < 4; ++j) multiply(acc[j], u[j], weights + j * (PART >> 4), add_to);
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-// Those of one tap and 32 channels, or with `ends` the two of 64, of pixels that are products' already.
-DEV void products_of(float (&acc)[4][REGS], u64 pixels, u64 weights, int add_to, bool ends) {
+// The four products of one tap and 32 channels, or with `ends` two of 64, under way when this returns.
+DEV void products(float (&acc)[4][REGS], u64 pixels, u64 weights, int add_to, bool ends) {
     asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
     for (int k = 0; k < 2; ++k)
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-            multiply_shared(acc[ends ? (j & 1) * 3 : j], pixels + j * (FRAME >> 4) + 2 * k,
-                            weights + j * (PART >> 4) + 2 * k, k > 0 || (ends && j > 1) || add_to);
+            multiply(acc[ends ? (j & 1) * 3 : j], pixels + j * (FRAME >> 4) + 2 * k, weights + j * (PART >> 4) + 2 * k,
+                     k > 0 || (ends && j > 1) || add_to);
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-// What a tap sees in four frames, transformed. chunk: 16 * (0 to 3), of 64 bytes a pixel.
-DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
-    u32 at = base + row * 64 + (chunk ^ ((row << 3) & 0x30));
+// Eight channels of a pixel in four frames, at the same place in each one's tile, become what four products multiply.
+DEV void transform(u32 at) {
+    u32 d[4][4];
 #pragma unroll
-    for (int j = 0; j < 4; ++j) read(d[j], at + j * FRAME);
+    for (int j = 0; j < 4; ++j) load_words(d[j], at + j * FRAME);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
         const u32 one = d[1][i], two = d[2][i];
@@ -78,6 +67,8 @@ DEV void look(u32 (&d)[4][4], u32 base, int row, int chunk) {
         d[1][i] = add(one, two);
         d[2][i] = sub(two, one);
     }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) store_words(at + j * FRAME, d[j]);
 }
 
 // Which of a tile's frames leave after the first pass, and after the second.
@@ -108,11 +99,11 @@ winograd_kernel(
     asm("{\n.reg .u64 p;\ncvta.to.shared.u64 p, %1;\ncvt.u32.u64 %0, p;\n}" : "=r"(base) : "l"(memory));
     base = (base + 1023) & ~1023u;
     const u32 full_a = base + BAR_AT, empty_a = full_a + 16, full_b = empty_a + 16, empty_b = full_b + 8 * STAGES;
-    const u32 met = empty_b + 8 * STAGES;
+    const u32 met = empty_b + 8 * STAGES, ready_a = met + 64;
     const int group = threadIdx.x / 128, blocks = (C + 31) / 32, groups = T / PER;
     const int more = FOUR ? (C + 63) / 64 : 0;  // blocks of the second pass
     if (threadIdx.x == 0) {
-        for (int i = 0; i < 2; ++i) bar_init(full_a + 8 * i, 1), bar_init(empty_a + 8 * i, 8);
+        for (int i = 0; i < 2; ++i) bar_init(full_a + 8 * i, 1), bar_init(ready_a + 8 * i, 3), bar_init(empty_a + 8 * i, 8);
         for (int i = 0; i < STAGES; ++i) bar_init(full_b + 8 * i, 1), bar_init(empty_b + 8 * i, PAIR ? 16 : 8);
         for (int i = 0; i < 8; ++i) bar_init(met + 8 * i, 2);
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -121,7 +112,7 @@ winograd_kernel(
     cluster_sync();
     const int rank = blockIdx.x % 2;
     if (group == 2) {
-        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 256) {
             int a = 0, b = 0;  // fetches so far
             for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
@@ -159,80 +150,58 @@ winograd_kernel(
                         }
                 }
             }
+        } else if (!FOUR && threadIdx.x >= 288) {  // three warps
+            int a = 0;
+            for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2)
+                for (int block = 0; block < blocks; ++block, ++a) {
+                    bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
+                    const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
+                    for (int i = threadIdx.x - 288; i < HALO * 4; i += 96) transform(pixels + i * 16);
+                    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+                    __syncwarp();
+                    if ((threadIdx.x & 31) == 0) bar_arrive(ready_a + 8 * (a & 1));
+                }
         }
     } else {
-        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
         const int lane = threadIdx.x & 31;
         const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // its 2 x 8 pixels: a group has 8 x 8
         const int left_of = warp / 4 * 8, top = warp % 4 * 2;
-        const int row = (top + (lane >> 3 & 1)) * PITCH + left_of + (lane & 7), chunk = (lane & 16);
         const u64 desc = (2ull << 62) | (32ull << 32) | (1ull << 16) | ((base + B_AT) >> 4);
         const u64 desc_a = (2ull << 62) | (u64(PITCH * 4) << 32) | (1ull << 16) | ((base + A_AT + left_of * 64) >> 4);
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
         bool leaving = false;
         float acc[4][REGS];
-        u32 even[4][4], odd[4][4];  // while one is multiplied, the other one is made
         for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
 #pragma unroll
             for (int ends = 0; ends <= FOUR; ++ends) {
                 u32 last = 0;  // the stage before this one
                 for (int block = 0; block < (ends ? more : blocks); ++block, ++a) {
-                    bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
-#if !FOUR
-                    const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
-                    look(even, pixels, row, chunk);
-#endif
+                    const u64 pixels = desc_a + (a & 1) * (A_BYTES >> 4);
+                    bar_wait((FOUR ? full_a : ready_a) + 8 * (a & 1), a >> 1 & 1);
 #pragma unroll
                     for (int tap = 0; tap < 9; ++tap) {
-                        const u64 w = desc + stage * (B_BYTES >> 4);
                         const bool begun = tap > 0 || block > 0;
                         bar_wait(full_b + 8 * stage, phase);
-#if FOUR
-                        products_of(acc, desc_a + (a & 1) * (A_BYTES >> 4) + (tap / 3 * PITCH + tap % 3) * 4, w,
-                                    ends || begun, ends);
-#else
-                        products(acc, even, w, begun);
-#endif
+                        products(acc, pixels + (tap / 3 * PITCH + tap % 3) * 4, desc + stage * (B_BYTES >> 4), ends || begun,
+                                 ends);
                         if (tap == 0 && leaving) {  // the last results have left
-                            if (lane == 0) {
-                                asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
-                            }
+                            if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
                             __syncwarp();
                             release(empty_b + 8 * left, lane);
                             release(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1), lane);
                             leaving = false;
                         }
-                        if (QUEUE) {
-                            all_but_last_done();
-                            if (begun) release(empty_b + 8 * last, lane);
-                        }
-#if FOUR
+                        all_but_last_done();
+                        if (begun) release(empty_b + 8 * last, lane);
                         if (tap == 0 && block > 0 && lane == 0) bar_arrive(empty_a + 8 * (a & 1 ^ 1));
-#else
-                        look(odd, pixels, row + tap / 3 * PITCH + tap % 3, chunk + 32);
-                        if (!QUEUE) all_done();
-                        products(acc, odd, w + 2, 1);
-                        if (QUEUE) all_but_last_done();
-                        if (tap < 8) look(even, pixels, row + (tap + 1) / 3 * PITCH + (tap + 1) % 3, chunk);
-                        if (!QUEUE) {
-                            all_done();
-                            release(empty_b + 8 * stage, lane);
-                        }
-#endif
                         last = stage;
                         if (++stage == STAGES) stage = 0, phase ^= 1;
                     }
-#if !FOUR
-                    if (lane == 0) bar_arrive(empty_a + 8 * (a & 1));
-#endif
                 }
-                if (QUEUE) {
-                    all_done();
-                    release(empty_b + 8 * last, lane);
-                }
-#if FOUR
+                all_done();
+                release(empty_b + 8 * last, lane);
                 if (lane == 0) bar_arrive(empty_a + 8 * (a & 1 ^ 1));
-#endif
                 if (!ends) {
 #pragma unroll
                     for (int i = 0; i < REGS; ++i) {

@@ -159,4 +159,4 @@ def kernel_for(width: int, blocks: int, per: int, residual: bool, norm: bool, ha
     joined = norm and blocks > 1
     macros = {"FOUR": per == 4, "RESIDUAL": residual, "NORM": norm, "HALF": half, "PAIR": not joined}
     sums = 2 * 2 * 2 * 128 * 4 if joined else 0
-    return nvrtc.Kernel("winograd", width, "f16", tuple(macros.items()), 64 + sums)
+    return nvrtc.Kernel("winograd", width, "f16", tuple(macros.items()), 80 + sums)
