@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
 # What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
-COSTS = {2: {96: 1.0, 64: 0.74, 32: 0.5}, 4: {64: 1.0, 32: 0.74}}
+COSTS = {2: {96: 1.0, 64: 0.71, 32: 0.51}, 4: {64: 1.0, 32: 0.66}}
 POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
 
 
