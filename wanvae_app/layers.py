@@ -25,10 +25,10 @@ class CausalConv3d(nn.Conv3d):
         kt, kh, kw = self.kernel_size
         if (kt, kh, kw) == (3, 3, 3) and fused.serves(x):
             return fused.causal_conv(self, x, stream)
-        begins = stream.begins(x)
+        begins = stream.begins(self, x)
         x, weight = stream.window(self, x, kt - 1, kh // 2), self.weight
         padding = (0, *stream.shard.padding(kh // 2, kw // 2))
-        if begins and kh > 1:  # there is nothing but zeros before it: one tap in time will do
+        if begins and kh > 1:  # zeros alone before it: one tap in time will do
             x, weight = x[:, :, -1:], weight[:, :, -1:]
         return F.conv3d(x, weight, self.bias, self.stride, padding)
 

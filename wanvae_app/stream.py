@@ -26,9 +26,9 @@ class Stream:
         self._past: dict[nn.Module, Tensor] = {}
         self._pools: dict[object, PaddedFrames] = {}
 
-    def begins(self, x: Tensor) -> bool:
-        """Whether x [B C T H W] is the clip's first frame alone, with only zeros before it."""
-        return self.first and x.shape[2] == 1
+    def begins(self, layer: nn.Module, x: Tensor) -> bool:
+        """Whether x [B C T H W] is the first frame that the layer sees, and alone: there are only zeros before it."""
+        return x.shape[2] == 1 and layer not in self._past
 
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
         """x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""

@@ -27,7 +27,6 @@ class Window:
     ) -> None:
         self.stream = stream
         self.num_frames = x.shape[2]
-        self._begins = stream.begins(x)
         self._new: dict[nn.Module, tuple[int, ...]] = {}
         self._pools: dict[nn.Module, PaddedFrames] = {}
         self._frames: dict[nn.Module, SeenAs] = {}
@@ -89,7 +88,7 @@ class Window:
                 matrix = prepare(conv, lambda w: matrix_of(w).to(dtype), "half")
             matrix = matrix_of(conv.weight) if matrix is None else matrix
             taps, slots = (3, 3, 3), past + new
-            if self._begins:  # there is nothing but zeros before it: one tap in time will do
+            if self.num_frames == 1 and past == (0, 0):  # zeros alone before it: one tap in time will do
                 matrix, taps, slots = matrix.chunk(3, 1)[2], (1, 3, 3), new
             out = launchers.convolve(
                 matrix, bias_of(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
