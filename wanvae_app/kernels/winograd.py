@@ -59,8 +59,7 @@ def choose(n: int, num_frames: int) -> int:
 
     Four need frames that `launchers.transform` wrote, which only pays where there are many channels to make of them.
     """
-    width, blocks = split(n)
-    if num_frames % 2 or n < 64 or width * blocks > 1.2 * n:
+    if num_frames % 2 or n < 16:
         return 0
     return 4 if num_frames % 4 == 0 and n >= 256 else 2
 
