@@ -25,7 +25,7 @@ from wanvae_app.padded import PaddedFrames
 from wanvae_app.prepared import folded
 from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
-from wanvae_app.vae import WanVAE
+from wanvae_app.vae import Head, WanVAE
 
 launchers = pytest.importorskip("wanvae_app.kernels.launchers")  # no Triton for this platform
 GPU = torch.cuda.is_available()
@@ -208,6 +208,22 @@ def test_sum_of_shifted_products(n: int, shape: tuple[int, int, int]) -> None:
     for some, out in zip(products, found, strict=True):
         launchers.sum_shifted(some, bias, due, out)
     assert distance(found, expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("rows", [1, 2, 99])
+@torch.no_grad()
+def test_head_in_strips(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Norm, SiLU and a convolution to three channels, so many rows at a time, chunk after chunk."""
+    monkeypatch.setattr(fused, "PRODUCTS", rows * 81 * 9 * DTYPE.itemsize)
+    torch.manual_seed(rows)
+    layer, x = Head(16, 3), torch.randn(1, 16, 5, 5, 7)
+    plain, fast = Stream(), Stream()
+    launchers.elsewhere = False
+    expected = layer.double()(x.double(), plain)
+    launchers.elsewhere = not GPU
+    layer.to(DEVICE, DTYPE)
+    found = [layer(part.to(DEVICE, DTYPE), fast).cpu() for part in x.split([1, 2, 2], 2)]
+    assert distance(torch.cat(found, 2), expected) < 2 * TOLERANCE
 
 
 @pytest.mark.parametrize(("time", "channels"), [(1, 1), (1, 2), (1, 8), (2, 1), (2, 2), (2, 4), (3, 5)])

@@ -179,30 +179,31 @@ def pixels(x: Tensor) -> Tensor:
     return out
 
 
-def multiply(taps: Tensor, frames: Padded, slot: Slots) -> Tensor:
-    """Each pixel of one padded frame times all taps [N, C]: [N, pitch], of which (H + 2) (W + 2) are pixels."""
+def multiply(taps: Tensor, frames: Padded, slot: Slots, begin: int, end: int) -> Tensor:
+    """What rows begin to end (exclusive) of one frame see, all pixels of the padded frame around them, times all taps
+    [N, C]: [N, pitch], of which (end - begin + 2) (W + 2) are pixels."""
     _, height, width, c = frames.data.shape
-    n, rows = len(taps), height * width
+    n, rows = len(taps), (end - begin + 2) * width
     products = taps.new_empty(n, -(-rows // 16) * 16)
     if taps.is_meta:
         return products
     depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
-    source = TensorDescriptor(frames.data, [len(frames.data) * rows, c], [c, 1], [128, depth])
+    source = TensorDescriptor(frames.data, [len(frames.data) * height * width, c], [c, 1], [128, depth])
     weight = TensorDescriptor(taps, [n, c], [c, 1], [128, depth])
     taps_kernel[(triton.cdiv(rows, 128), triton.cdiv(n, 128))](
-        source, weight, frames.table(slot), products, rows, products.shape[1],
+        source, weight, frames.table(slot), products, height * width, begin * width, products.shape[1],
         C=c, N=n, BM=128, BN=128, BK=depth, STAGES=3, num_warps=8,
     )  # fmt: skip
     return products
 
 
 def sum_shifted(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) -> None:
-    """One frame of a causal 3x3x3 convolution, [H, W, N], of what its taps contribute to three, [27 N, pitch].
+    """Rows of one frame of a causal 3x3x3 convolution, [H, W, N], of what its taps contribute to three, [27 N, pitch].
 
     `due` [2, H, W, N] float32 is what earlier frames contribute to this one and the next; afterwards, to the next two.
     """
     height, width, n = out.shape
-    assert out.is_contiguous() and due.is_contiguous() and due.shape == (2, *out.shape), (
+    assert out.is_contiguous() and due[0].is_contiguous() and due.shape == (2, *out.shape), (
         out.shape,
         due.shape,
     )
@@ -211,7 +212,8 @@ def sum_shifted(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) -> Non
     block = triton.next_power_of_2(n)
     pixels = 1024 // block
     head_kernel[(triton.cdiv(height * width, pixels),)](
-        products, bias, due, out, height, width, products.shape[1], N=n, BM=pixels, BN=block, num_warps=4,
+        products, bias, due, out, height, width, products.shape[1], due.stride(0),
+        N=n, BM=pixels, BN=block, num_warps=4,
     )  # fmt: skip
 
 
