@@ -118,7 +118,6 @@ enlarge_kernel(
             all_done();
             release(empty_b + 8 * last, lane);
             if (lane == 0) bar_arrive(empty_a + 8 * (a & 1 ^ 1));
-            // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
             PLACE
             const int y = place / columns * TH + top, x = place % columns * TW + left_of;
             left = stage;
@@ -127,14 +126,14 @@ enlarge_kernel(
                 u32 results[2];  // where this thread's first pixel lies in the buffers of both phases
 #pragma unroll
                 for (int dx = 0; dx < 2; ++dx) {
-                    results[dx] = base + B_AT + stage * B_BYTES + (warp * 16 + g) * 64 + c * 2;
+                    results[dx] = first_result(base, stage, warp, lane);
                     bar_wait(full_b + 8 * stage, phase);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
 #pragma unroll
                 for (int j = 0; j < G; ++j) {
                     const int n = n0 + 8 * j + c;
-                    const u32 b = n < N ? __ldg((const u32*)(bias + n)) : 0;
+                    const u32 b = two_of(bias, n0, j, N, lane);
 #pragma unroll
                     for (int h = 0; h < 2; ++h) {
                         u32 one = 0, two = 0;  // the shortcut's channels for these two of the result's
@@ -156,8 +155,7 @@ enlarge_kernel(
                                 const int mine = (((start + t) % TIME * 2 + dy) * 2 + dx) * 2 / (4 * TIME) * 16;
                                 p += wide(one >> mine & 0xffff), q += wide(two >> mine & 0xffff);
                             }
-                            // Swizzled as the copy engine does.
-                            store_word(results[dx] + j / 4 * 8192 + h * 512 + (((j & 3) ^ (g >> 1 & 3)) << 4), pack(p, q));
+                            store_word(results[dx] + further(j, h, lane), pack(p, q));
                         }
                     }
                 }
@@ -165,12 +163,9 @@ enlarge_kernel(
                 __syncwarp();
                 if (lane == 0) {
 #pragma unroll
-                    for (int dx = 0; dx < 2; ++dx) {
-                        const u32 from = base + B_AT + (left + 2 * dy + dx) % STAGES * B_BYTES + warp * 1024;
-#pragma unroll
-                        for (int q = 0; q < BN / 32; ++q)
-                            store(dy ? dx ? &target11 : &target10 : dx ? &target01 : &target00, from + q * 8192, n0 + 32 * q, x, y, t);
-                    }
+                    for (int dx = 0; dx < 2; ++dx)
+                        send(dy ? dx ? &target11 : &target10 : dx ? &target01 : &target00, base,
+                             (left + 2 * dy + dx) % STAGES, warp, n0, x, y, t);
                     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                 }
             }

@@ -59,8 +59,9 @@ DEV void multiply(float (&p)[REGS], u64 a, u64 b, int add_to) {{
 """
         macros = (("BN", width), ("STAGES", self.stages), *self.macros)
         head = "".join(f"#define {name} {int(value)}\n" for name, value in macros)
-        hopper, kernel = ((folder / name).read_text() for name in ("hopper.cuh", f"{self.name}.cu"))
-        return head + hopper + instruction + kernel
+        files = ("hopper.cuh", "results.cuh", f"{self.name}.cu")
+        hopper, results, kernel = ((folder / name).read_text() for name in files)
+        return head + hopper + instruction + results + kernel
 
     def start(self, clusters: int, device: torch.device, arguments: list[Any]) -> None:
         """Start clusters of two blocks on PyTorch's current stream; `arguments` are ctypes' values."""

@@ -222,113 +222,25 @@ winograd_kernel(
                 // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
                 PLACE
                 const int y = place / columns * TH + top, x = place % columns * TW + left_of;
-                const int g = lane >> 2, c = (lane & 3) * 2;
                 u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
                 left = stage;
 #pragma unroll
                 for (int f = 0; f < 2; ++f) {
-                    results[f] = base + B_AT + stage * B_BYTES + (warp * 16 + g) * 64 + c * 2;
+                    results[f] = first_result(base, stage, warp, lane);
                     bar_wait(full_b + 8 * stage, phase);
                     if (++stage == STAGES) stage = 0, phase ^= 1;
                 }
-// Eight channels j of a pixel, h rows further down: swizzled as the copy engine does.
-#define AT(j, h) ((j) / 4 * 8192 + (h) * 512 + ((((j) & 3) ^ (g >> 1 & 3)) << 4))
                 float scale[2][2] = {{0, 0}, {0, 0}};
-#pragma unroll
-                for (int j = 0; j < G; ++j) {
-                    const int n = n0 + 8 * j + c;
-                    const u32 b = n < N ? __ldg((const u32*)(bias + n)) : 0;
-#pragma unroll
-                    for (int f = 0; f < 2; ++f)
-#pragma unroll
-                        for (int h = 0; h < 2; ++h) {
-                            float (&sum)[REGS] = f ? second : first;
-                            float &p = sum[4 * j + 2 * h], &q = sum[4 * j + 2 * h + 1];
-                            p += wide(b & 0xffff), q += wide(b >> 16);
-#if RESIDUAL
-                            const u32 r = load_word(results[f] + AT(j, h));
-                            p += wide(r & 0xffff), q += wide(r >> 16);
-#endif
-                            if (NORM) scale[f][h] += p * p + q * q;
-                        }
-                }
-#if NORM
-#pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    float& sum = scale[i >> 1][i & 1];
-                    sum += __shfl_xor_sync(~0u, sum, 1);
-                    sum += __shfl_xor_sync(~0u, sum, 2);
-                }
-#endif
+                complete(first, second, scale, results, bias, n0, N, lane);
 #if !PAIR
-                {   // The other blocks' sums: each warp hands its own to the same warp of all blocks, and waits for theirs.
-                    const u32 sums = base + SUM_AT + (round & 1) * (2 * 2 * 128 * 4);
-                    if ((lane & 3) == 0) {
-                        const u32 to = sums + (rank * 256 + warp * 16 + g) * 4;
-#pragma unroll
-                        for (int peer = 0; peer < 2; ++peer)
-#pragma unroll
-                            for (int i = 0; i < 4; ++i)
-                                asm volatile("{\n.reg .u32 p;\nmapa.shared::cluster.u32 p, %0, %1;\n"
-                                             "st.shared::cluster.f32 [p], %2;\n}"
-                                             ::"r"(to + (i >> 1) * 512 + (i & 1) * 32), "r"(peer), "f"(scale[i >> 1][i & 1])
-                                             : "memory");
-                    }
-                    __syncwarp();
-                    if (lane < 2) {
-                        asm volatile("fence.acq_rel.cluster;" ::: "memory");
-                        bar_arrive_at(met + 8 * warp, lane);
-                    }
-                    bar_wait_cluster(met + 8 * warp, round & 1);
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        float total = 0;
-#pragma unroll
-                        for (int peer = 0; peer < 2; ++peer) {
-                            float part;
-                            asm volatile("ld.shared.f32 %0, [%1];" : "=f"(part)
-                                : "r"(sums + (peer * 256 + (i >> 1) * 128 + (i & 1) * 8 + warp * 16 + g) * 4) : "memory");
-                            total += part;
-                        }
-                        scale[i >> 1][i & 1] = total;
-                    }
-                }
+                add_peers(scale, base + SUM_AT + (round & 1) * (2 * 2 * 128 * 4), met + 8 * warp, round & 1, rank, warp, lane);
 #endif
-#if NORM
-#pragma unroll
-                for (int i = 0; i < 4; ++i) scale[i >> 1][i & 1] = rsqrtf(scale[i >> 1][i & 1] / N + 1e-24f);
-#endif
-#pragma unroll
-                for (int j = 0; j < G; ++j) {
-#if NORM
-                    const int n = n0 + 8 * j + c;
-                    const u32 b = n < N ? __ldg((const u32*)(gamma + n)) : 0;
-#endif
-#pragma unroll
-                    for (int f = 0; f < 2; ++f)
-#pragma unroll
-                        for (int h = 0; h < 2; ++h) {
-                            const float p = (f ? second : first)[4 * j + 2 * h];
-                            const float q = (f ? second : first)[4 * j + 2 * h + 1];
-#if NORM
-                            const float s = scale[f][h];
-                            store_word(results[f] + AT(j, h),
-                                       half2(silu(p * s * wide(b & 0xffff)), silu(q * s * wide(b >> 16))));
-#else
-                            store_word(results[f] + AT(j, h), pack(p, q));
-#endif
-                        }
-                }
-                asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-                __syncwarp();
+                activate(first, second, scale, results, gamma, n0, N, lane);
                 if (lane == 0) {
 #pragma unroll
-                    for (int f = 0; f < 2; ++f) {
-                        const u32 from = base + B_AT + (left + f >= STAGES ? 0 : left + f) * B_BYTES + warp * 1024;
-                        const int frame = NORM ? out_slots[t + f] : frame_of(t, f, ends);
-#pragma unroll
-                        for (int q = 0; q < BN / 32; ++q) store(&target, from + q * 8192, n0 + 32 * q, x, y, frame);
-                    }
+                    for (int f = 0; f < 2; ++f)
+                        send(&target, base, left + f >= STAGES ? 0 : left + f, warp, n0, x, y,
+                             NORM ? out_slots[t + f] : frame_of(t, f, ends));
                     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                 }
                 leaving = true;
