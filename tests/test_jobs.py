@@ -198,7 +198,7 @@ def test_one_rank_without_room_refuses_for_all() -> None:
     refused, smaller = on_ranks(2, ask_for_too_much, one_byte_short)
     assert refused[0] == "failed" and refused[2:] == (0, 0), "nothing has run"
     assert refused[1].startswith("Rank 1 would need 0.0 GiB for this and has 0.0 GiB free; ")
-    assert refused[1].endswith("; 1 latent frames per chunk would fit.")
+    assert refused[1].endswith("; 1 latent frame per chunk would fit.")
     assert smaller[0] == "finished" and smaller[2] == 25
 
 

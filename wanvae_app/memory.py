@@ -160,7 +160,7 @@ def refusal(
     shorter = [c for c in (chunk // 2, chunk // 4, 1) if 0 < c < chunk and need(c, size, rank) <= free]
     larger = [n for n in (2, 4, 8, 16, 32) if n > size and need(chunk, n, n // 2) <= free]
     if shorter:
-        advice = f"{shorter[0]} latent frames per chunk would"
+        advice = f"{shorter[0]} latent frame{'s' * (shorter[0] > 1)} per chunk would"
     elif larger:
         advice = f"{larger[0]} ranks would"
     return (
