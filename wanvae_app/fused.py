@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from wanvae_app.layers import PixelNorm, ResidualBlock
 
 
-PRODUCTS = (
-    24 << 20
-)  # bytes of the last convolution's products at a time: those stay in the GPU's second cache
+PRODUCTS = 24 << 20  # bytes of the last convolution's products at a time: a GPU's second cache holds them
 
 
 def serves(x: Tensor, *channels: int) -> bool:
