@@ -59,23 +59,32 @@ def test_frames_are_those_of_one_rank(size: int) -> None:
         assert np.array_equal(frames, expected)
 
 
-def round_trip(jobs: Jobs) -> tuple[np.ndarray, torch.Tensor]:
-    run = jobs.new_run(source=some_video(13), chunk=2)
-    jobs.submit(run)
-    finish(run)
-    assert run.state == "finished", run.message
-    assert run.encode_seconds > 0 and run.decode_seconds > 0
-    assert {a.phase for a in run.activity} == {"encode", "decode"}
-    return pixels(run), run.latent
+def round_trips(jobs: Jobs) -> list[tuple[np.ndarray, torch.Tensor]]:
+    """One whose chunks are decoded as they come, and one for which there is not the memory."""
+    found = []
+    for enough in (True, False):
+        if not enough:
+            jobs_module.refusal = lambda *what, by_turns: "no room" if by_turns else ""
+        run = jobs.new_run(source=some_video(13), chunk=2)
+        jobs.submit(run)
+        finish(run)
+        assert run.state == "finished", run.message
+        assert run.encode_seconds > 0 and run.decode_seconds > 0
+        steps = [(a.phase, a.chunk) for a in run.activity if a.rank == 0]
+        encoded, decoded = ([(phase, chunk) for chunk in range(3)] for phase in ("encode", "decode"))
+        by_turns = [step for pair in zip(encoded, decoded, strict=True) for step in pair]
+        assert steps == (by_turns if enough else encoded + decoded)
+        found.append((pixels(run), run.latent))
+    return found
 
 
 def test_a_round_trip_is_that_of_one_rank() -> None:
     vae = tiny_vae(torch.float64)
     video = from_uint8(torch.from_numpy(some_video(13).read(0, 13)), torch.float64)
     expected = torch.cat(list(encode_chunks(vae, [video])), 2)
-    frames, latent = on_ranks(2, round_trip)
-    assert latent.dtype == torch.float64 and (latent - expected).norm() <= 1e-12 * expected.norm()
-    assert np.array_equal(frames, decoded(vae, expected))
+    for frames, latent in on_ranks(2, round_trips):
+        assert latent.dtype == torch.float64 and (latent - expected).norm() <= 1e-12 * expected.norm()
+        assert np.array_equal(frames, decoded(vae, expected))
 
 
 # Stop
@@ -100,9 +109,9 @@ def stop_and_go(jobs: Jobs) -> list[tuple[str, int]]:
 
 
 def test_stop_ends_a_run_on_all_ranks_and_the_next_one_works() -> None:
-    stopped, encoding, after = on_ranks(2, stop_and_go)
-    assert stopped[0] == encoding[0] == "stopped"
-    assert 0 < stopped[1] < 49 and encoding[1] == 0
+    stopped, there_and_back, after = on_ranks(2, stop_and_go)
+    assert stopped[0] == there_and_back[0] == "stopped"
+    assert 0 < stopped[1] < 49 and 0 < there_and_back[1] < 49
     assert after == ("finished", 5)
 
 

@@ -115,6 +115,17 @@ def test_a_refusal_says_what_would_fit() -> None:
     assert refused(2**20, chunk=1).endswith("a smaller picture would fit")
 
 
+def test_two_at_once_need_both_memories() -> None:
+    def refused(free: int, by_turns: bool) -> str:
+        what = NARROW, ("encode", "decode"), (8, 32, 32), 4, torch.bfloat16, 1, 0, free
+        return refusal(*what, by_turns=by_turns)
+
+    each = [activation_bytes(NARROW, kind, 8, 32, 32, 4, torch.bfloat16) for kind in ("encode", "decode")]
+    both, larger = round(HEAP * sum(each)), round(HEAP * max(each))
+    assert refused(both, True) == refused(larger, False) == ""
+    assert refused(both - 1, True) and refused(larger - 1, False)
+
+
 def test_free_memory_is_plausible() -> None:
     free = free_bytes(torch.device("cpu"))
     assert free is None or 2**20 < free < 2**50

@@ -134,23 +134,26 @@ def refusal(
     rank: int,
     free: int | None,
     device: torch.device = CPU,
+    by_turns: bool = False,
 ) -> str:
     """Why `rank` of `size` cannot take its part in a clip, in a sentence, and what would fit; "" if it can.
 
-    `kinds` are the steps of the job, "encode" and "decode"; `shape` is the latent's T, H, W.
+    `kinds` are the steps of the job, "encode" and "decode", one after the other or `by_turns`; `shape` is the latent's
+    T, H, W.
     """
     num_latents, height, width = shape
 
     def need(chunk: int, size: int, rank: int) -> int:
         arguments = (num_latents, height, width, chunk, dtype, size, rank, device)
-        most = max(activation_bytes(config, kind, *arguments) for kind in kinds)
+        each = [activation_bytes(config, kind, *arguments) for kind in kinds]
+        most = sum(each) if by_turns else max(each)
         return round(HEAP * most) if device.type == "cpu" else most
 
     # Far from the limit nothing is simulated: 30 times the largest activation is twice what was ever seen.
     frames = config.temporal_factor * min(chunk, num_latents)
     widest = max(config.base_dim, config.decoder_base_dim) // config.patch_size**2
     pixels = frames * height * width * config.output_factor**2
-    if free is None or 30 * pixels * widest * dtype.itemsize < free / 2:
+    if free is None or 30 * pixels * widest * dtype.itemsize * (1 + by_turns) < free / 2:
         return ""
     needed = need(chunk, size, rank)
     if needed <= free:

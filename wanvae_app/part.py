@@ -79,6 +79,8 @@ class Part:
         begun = time.monotonic()
         if step.phase == "encode":
             latent = next(self._encoder)
+            if step.stop == self.job.shape[1]:
+                self._encoder.close()  # its memory is for the decoder now
             self._latents.append(latent)
             wide = torch.promote_types(latent.dtype, torch.float32)
             whole = gather(self.group, self.shard, latent.to(wide), self._latent_shape(step), self.shard.dim)
@@ -89,7 +91,7 @@ class Part:
             self._outbox.put(to_uint8(next(self._decoder)))
         event = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
         before, self._begun = self._begun, _Begun(step, begun, event, self.shard.note_wait())
-        if event is None or step.phase == "encode":
+        if event is None or step.phase == "encode" or self.job.by_turns:
             return self._wait()
         done = self._wait_for(before)
         self._check()

@@ -147,10 +147,13 @@ def seconds(run: Run) -> float | None:
 
 
 def rate(run: Run) -> float | None:
-    """Decoded frames per second so far: from the start of decoding to the newest frame."""
+    """Decoded frames per second so far: from the start to the newest frame, without what encoding took until then."""
     if run.started is None or not len(run.frames):
         return None
-    spent = run.frames.times[-1] - run.started - (run.encode_seconds or 0.0)
+    newest = run.frames.times[-1] - run.started
+    before = [a for a in run.activity if a.phase == "encode" and a.rank == 0 and a.start < newest]
+    encoding = sum(a.compute_seconds + a.wait_seconds for a in before)
+    spent = newest - (encoding if run.activity else run.encode_seconds or 0.0)
     return len(run.frames) / spent if spent > 0 else None
 
 

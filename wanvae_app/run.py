@@ -41,6 +41,7 @@ class Job:
     shape: tuple[int, int, int, int]  # of the latent: C T H W
     chunk: int  # latent frames at a time
     parallel: bool  # False: rank 0 works alone, the others only agree
+    by_turns: bool = False  # a roundtrip: each chunk is decoded once it is encoded, not after all of them
 
     @property
     def phases(self) -> tuple[str, ...]:
@@ -54,7 +55,7 @@ class Job:
             for chunk, size in enumerate(chunk_sizes(self.shape[1], self.chunk)):
                 steps.append(Step(phase, chunk, start, start + size))
                 start += size
-        return steps
+        return sorted(steps, key=lambda step: step.chunk) if self.by_turns else steps
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ class _Work:
                 report.verdict = max(report.verdict, Verdict.STOP)
             verdict, reports = self._agree(report)
             if self.run is not None and last is not None:
-                record(self.run, last, step, reports, time.monotonic() - self.start)
+                record(self.run, last, step, reports)
             if verdict != Verdict.GO or step is None:
                 break
             report, last = self._attempt(step)
@@ -95,7 +95,7 @@ class _Work:
             report, last = self._attempt(None)  # the frames that are still on their way
             verdict, reports = self._agree(report)
             if self.run is not None and last is not None:
-                record(self.run, last, None, reports, time.monotonic() - self.start)
+                record(self.run, last, None, reports)
             verdict = max(verdict, stopped)
         if verdict == Verdict.FAILED:
             reason = self.group.reason()
@@ -125,9 +125,8 @@ class _Work:
         group, job, vae = self.group, self.job, self.vae
         size = group.size if job.parallel else 1
         free = free_bytes(group.device)
-        reason = refusal(
-            vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype, size, group.rank, free, group.device
-        )
+        what = vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype
+        reason = refusal(*what, size, group.rank, free, group.device, job.by_turns)
         if not reason:
             return Report()
         group.announce(reason[:1].upper() + reason[1:])
@@ -161,8 +160,8 @@ class _Work:
         return Report(Verdict.GO, True, *times, float(peak_bytes(self.group.device))), done.step
 
 
-def record(run: Run, last: Step, next_step: Step | None, reports: list[Report], now: float) -> None:
-    """Write into the run what the ranks reported of the step `last`; `now` is seconds since the start."""
+def record(run: Run, last: Step, next_step: Step | None, reports: list[Report]) -> None:
+    """Write into the run what the ranks reported of the step `last`."""
     if any(report.verdict == Verdict.FAILED for report in reports):
         return
     for rank, report in enumerate(reports):
@@ -172,9 +171,12 @@ def record(run: Run, last: Step, next_step: Step | None, reports: list[Report], 
     before = run.peak_bytes or [0] * len(reports)
     peaks = [max(peak, int(report.peak_bytes)) for peak, report in zip(before, reports, strict=True)]
     run.done[last.phase] = last.stop
-    if last.phase == "encode" and (next_step is None or next_step.phase != "encode"):
-        run.encode_seconds = now
-    run.change(peak_bytes=peaks, phase=next_step.phase if next_step is not None else last.phase)
+    if last.phase == "encode":
+        mine = reports[0].compute_seconds + reports[0].wait_seconds
+        run.encode_seconds = (run.encode_seconds or 0.0) + mine
+    # By turns, it is decoding once the first chunk is decoded.
+    begun = run.phase == "decode" or (next_step or last).phase == "decode"
+    run.change(peak_bytes=peaks, phase="decode" if begun else "encode")
 
 
 def _where(step: Step | None) -> str:

@@ -23,7 +23,7 @@ class Panel {
       link.removeAttribute("href");
     }
     this.find(".psnr").hidden = true;
-    this.progress(0, 0, 0);
+    this.progress(0, 0);
   }
 
   // A line that stays until the next one; tone is "", "good" or "bad".
@@ -56,17 +56,17 @@ class Panel {
     const [encoded, latents] = run.phases.encode ?? [0, 0];
     // Encoding takes about half as long as decoding.
     const share = latents ? 1 / 3 : 0;
-    this.progress(latents ? (share * encoded) / latents : 0, ((1 - share) * run.frames) / run.num_frames, share);
+    this.progress(latents ? (share * encoded) / latents : 0, ((1 - share) * run.frames) / run.num_frames);
     this.timeline.add(run.activity, run.elapsed, Math.max(run.ranks, run.peak.length));
     this.files(run);
     this.runs(run);
   }
 
-  progress(encoded, decoded, share) {
+  progress(encoded, decoded) {
     const bar = this.find(".progress");
     bar.querySelector(".encode").style.width = `${100 * encoded}%`;
     bar.querySelector(".decode").style.width = `${100 * decoded}%`;
-    bar.querySelector(".decode").style.left = `${100 * share}%`;
+    bar.querySelector(".decode").style.left = `${100 * encoded}%`;
     bar.setAttribute("aria-valuenow", Math.round(100 * (encoded + decoded)));
   }
 
