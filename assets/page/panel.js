@@ -123,9 +123,9 @@ function describe(run) {
       return ["Waiting", run.message === "Waiting." ? "Next in line." : run.message];
     case "running":
       if (run.stopping) return ["Stopping", "at the end of the present chunk."];
-      return run.phase === "encode"
-        ? ["Encoding", `${done} of ${total} latent frames, on ${where}.`]
-        : ["Decoding", `${run.frames} of ${run.num_frames} frames, on ${where}.`];
+      if (run.phase === "encode") return ["Encoding", `${done} of ${total} latent frames, on ${where}.`];
+      return [run.phases.encode?.[0] < total ? "Encoding and decoding" : "Decoding",
+        `${run.frames} of ${run.num_frames} frames, on ${where}.`];
     case "writing":
       return ["Decoded", `${run.frames} frames in ${seconds(run.elapsed)}; writing the files to download.`, "good"];
     case "finished":
