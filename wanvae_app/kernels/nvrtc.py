@@ -36,11 +36,15 @@ class Kernel(NamedTuple):
     @property
     def stages(self) -> int:
         """Taps whose weights are under way, or tiles of results on their way out: as many as there is room for."""
-        return max(stages for stages in range(5, 13) if self.memory(stages) <= MEMORY)
+        return min((MEMORY - self._memory(0)) // (self._memory(1) - self._memory(0)), 12)
 
-    def memory(self, stages: int = 0) -> int:
-        """Bytes of shared memory that a block uses: pixels, weights or results in so many stages, barriers."""
-        frame, stages = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512, stages or self.stages
+    def memory(self) -> int:
+        """Bytes of shared memory that a block uses."""
+        return self._memory(self.stages)
+
+    def _memory(self, stages: int) -> int:
+        """Bytes for pixels, for weights or results in so many stages, and for barriers."""
+        frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
         return 1024 + 8 * frame + stages * 256 * self.width + 16 * (2 + stages) + self.more
 
     def text(self) -> str:
