@@ -75,7 +75,7 @@ def failing(fault: str, function: Any) -> Any:
 
 def take(self: Part, step: Step, original: Any = Part.take) -> Any:
     """One chunk, with whatever is ordered before it."""
-    now["chunk"] = self.job.steps().index(step) + 1
+    now["chunk"] = step.chunk + 1
     hold = RIG / f"hold-{RANK}-{now['chunk']}"
     held = RIG / f"held-{RANK}-{now['chunk']}"
     if hold.exists():
