@@ -64,7 +64,7 @@ def round_trips(jobs: Jobs) -> list[tuple[np.ndarray, torch.Tensor]]:
     found = []
     for enough in (True, False):
         if not enough:
-            jobs_module.refusal = lambda *what, by_turns: "no room" if by_turns else ""
+            work.refusal = lambda *what, by_turns: "no room" if by_turns else ""  # on rank 0 alone
         run = jobs.new_run(source=some_video(13), chunk=2)
         jobs.submit(run)
         finish(run)

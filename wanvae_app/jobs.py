@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -18,7 +18,6 @@ from wanvae_app.codec import warm_up
 from wanvae_app.errors import describe
 from wanvae_app.frames import FrameLog
 from wanvae_app.group import Group, GroupLost
-from wanvae_app.memory import free_bytes, refusal
 from wanvae_app.run import Job, Run, shape_of_latent, shape_of_video
 from wanvae_app.shard import Shard
 from wanvae_app.shelf import Shelf, record
@@ -191,8 +190,6 @@ class Jobs:
             return None if self._closing else self._turns.next()
 
     def _do(self, run: Run) -> None:
-        if len(run.job.phases) > 1:
-            run.job = replace(run.job, by_turns=self._holds_both(run.job))
         run.change(state="running", message="Encoding." if run.phase == "encode" else "Decoding.")
         self.group.post({"job": asdict(run.job)})
         verdict, reason = run_job(self.group, self.vae, run.job, run)
@@ -207,12 +204,6 @@ class Jobs:
         else:
             run.change(state="writing", message="Writing the files to download.")
             self._writer.put(run, self._finish)
-
-    def _holds_both(self, job: Job) -> bool:
-        """Whether there is room for an encoder's and a decoder's past at once, so that decoding need not wait."""
-        what = self.vae.config, job.phases, job.shape[1:], job.chunk, self.vae.dtype
-        size, device = self.group.size if job.parallel else 1, self.group.device
-        return not refusal(*what, size, 0, free_bytes(device), device, by_turns=True)
 
     def _lose(self, reason: str) -> None:
         with self._lock:

@@ -54,6 +54,7 @@ class Part:
         self._last_end = 0.0
         self._waited = shard.seconds_waited
         self._latents: list[Tensor] = []  # this rank's, encoded and not yet decoded
+        self._encodes = "encode" in job.phases  # there is still something to encode
         self._outbox = FrameSender(group) if run is None else FrameCollector(group, shard, self._deliver)
         steps = job.steps()
         encoder = encode_chunks(vae, self._source(s for s in steps if s.phase == "encode"), shard)
@@ -74,13 +75,15 @@ class Part:
     def take(self, step: Step) -> Done | None:
         """Begin one chunk, and wait for the one before: ranks agree on the next chunk while their devices work.
 
-        Returns what is done now. On a CPU, and where the result goes through the host, that is the chunk itself.
+        Returns what is done now. On a CPU, and while there is more to encode, whose result goes through the host, that
+        is the chunk itself.
         """
         begun = time.monotonic()
         if step.phase == "encode":
             latent = next(self._encoder)
             if step.stop == self.job.shape[1]:
                 self._encoder.close()  # its memory is for the decoder now
+                self._encodes = False
             self._latents.append(latent)
             wide = torch.promote_types(latent.dtype, torch.float32)
             whole = gather(self.group, self.shard, latent.to(wide), self._latent_shape(step), self.shard.dim)
@@ -91,7 +94,7 @@ class Part:
             self._outbox.put(to_uint8(next(self._decoder)))
         event = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
         before, self._begun = self._begun, _Begun(step, begun, event, self.shard.note_wait())
-        if event is None or step.phase == "encode" or self.job.by_turns:
+        if event is None or step.phase == "encode" or self._encodes:
             return self._wait()
         done = self._wait_for(before)
         self._check()

@@ -41,21 +41,21 @@ class Job:
     shape: tuple[int, int, int, int]  # of the latent: C T H W
     chunk: int  # latent frames at a time
     parallel: bool  # False: rank 0 works alone, the others only agree
-    by_turns: bool = False  # a roundtrip: each chunk is decoded once it is encoded, not after all of them
 
     @property
     def phases(self) -> tuple[str, ...]:
         return ("encode", "decode") if self.kind == "roundtrip" else ("decode",)
 
-    def steps(self) -> list[Step]:
-        """All chunks in the order in which every rank takes them."""
+    def steps(self, by_turns: bool = False) -> list[Step]:
+        """All chunks in the order in which every rank takes them; `by_turns` each is decoded once it is encoded, not
+        after all of them."""
         steps = []
         for phase in self.phases:
             start = 0
             for chunk, size in enumerate(chunk_sizes(self.shape[1], self.chunk)):
                 steps.append(Step(phase, chunk, start, start + size))
                 start += size
-        return sorted(steps, key=lambda step: step.chunk) if self.by_turns else steps
+        return sorted(steps, key=lambda step: step.chunk) if by_turns else steps
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class _Work:
         report, last = Report(), None
         if not release(self.vae, unless=self.part.key if self.part is not None else None):
             report = self._look_ahead()  # else what it takes is there already
+        by_turns = len(self.job.phases) > 1 and self._holds_both()
         reset_peak(self.group.device)
         if self.job.parallel and self.group.link is not None:
             chunk = (self.job.chunk, *self.job.shape[2:])
@@ -81,7 +82,7 @@ class _Work:
         self.start = time.monotonic()
         if self.run is not None:
             self.run.change(started=self.start)
-        for step in [*self.job.steps(), None]:
+        for step in [*self.job.steps(by_turns), None]:
             if self.run is not None and self.run.stop_requested:
                 report.verdict = max(report.verdict, Verdict.STOP)
             verdict, reports = self._agree(report)
@@ -120,17 +121,24 @@ class _Work:
 
     def _look_ahead(self) -> Report:
         """Refuse a job that will not fit into this rank's memory, before anything is done."""
-        if self.part is None:
-            return Report()
-        group, job, vae = self.group, self.job, self.vae
-        size = group.size if job.parallel else 1
-        free = free_bytes(group.device)
-        what = vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype
-        reason = refusal(*what, size, group.rank, free, group.device, job.by_turns)
+        reason = self._refusal()
         if not reason:
             return Report()
-        group.announce(reason[:1].upper() + reason[1:])
+        self.group.announce(reason[:1].upper() + reason[1:])
         return Report(Verdict.FAILED)
+
+    def _holds_both(self) -> bool:
+        """Whether all ranks have room for an encoder's and a decoder's past at once: decoding need not wait then."""
+        return all(
+            numbers == [0.0] for numbers in self.group.agree([float(bool(self._refusal(by_turns=True)))])
+        )
+
+    def _refusal(self, by_turns: bool = False) -> str:
+        if self.part is None:
+            return ""
+        group, job, vae = self.group, self.job, self.vae
+        what = vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype, group.size if job.parallel else 1
+        return refusal(*what, group.rank, free_bytes(group.device), group.device, by_turns=by_turns)
 
     def _attempt(self, step: Step | None) -> tuple[Report, Step | None]:
         """Take one step, or with None the last: see the frames off. Returns what to report, and the chunk that it is

@@ -28,9 +28,7 @@ enlarge_kernel(
     int across, int columns, int tiles        // blocks along the channels; tiles side by side; tiles of all clusters
 ) {
     extern __shared__ unsigned char memory[];
-    u32 base;
-    asm("{\n.reg .u64 p;\ncvta.to.shared.u64 p, %1;\ncvt.u32.u64 %0, p;\n}" : "=r"(base) : "l"(memory));
-    base = (base + 1023) & ~1023u;
+    const u32 base = aligned(memory);
     const u32 full_a = base + BAR_AT, empty_a = full_a + 16, full_b = empty_a + 16, empty_b = full_b + 8 * STAGES;
     const int group = threadIdx.x / 128, blocks = (C + 31) / 32, rank = blockIdx.x % 2;
     if (threadIdx.x == 0) {

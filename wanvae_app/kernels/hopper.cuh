@@ -9,6 +9,12 @@ struct alignas(64) Map { u64 opaque[16]; };
 
 #define DEV static __device__ __forceinline__
 
+// Where a block's shared memory begins, at a multiple of 1024 bytes.
+DEV u32 aligned(const unsigned char* memory) {
+    u32 base;
+    asm("{\n.reg .u64 p;\ncvta.to.shared.u64 p, %1;\ncvt.u32.u64 %0, p;\n}" : "=r"(base) : "l"(memory));
+    return (base + 1023) & ~1023u;
+}
 DEV void bar_init(u32 bar, u32 count) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(bar), "r"(count));
 }

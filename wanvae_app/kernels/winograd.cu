@@ -85,8 +85,8 @@ __cluster_dims__(2, 1, 1)
 winograd_kernel(
     const __grid_constant__ Map frames,   // padded frames fp16 [slots, H + 2, W + 2, C], box [1, 10, 18, 32]
     const __grid_constant__ Map weights,  // fp16 [9 taps, 4 or 6 products, N, C], box [1, 2, BN, 32]
-    const __grid_constant__ Map shortcut, // residual [T, H, W, N], box [1, 8, 16, 32]
-    const __grid_constant__ Map target,   // [T, H, W, N], or with NORM the insides of padded frames; box [1, 1, 16, 32]
+    const __grid_constant__ Map shortcut, // residual [T, H, W, N], box [1, 8, 8, 32]
+    const __grid_constant__ Map target,   // [T, H, W, N], or with NORM the insides of padded frames; box [1, 2, 8, 32]
     const int* slots,                     // [T + 2]: where past and present frames lie; FOUR: [T / 4, 6] products'
     const u16* bias,                      // [N]
     const u16* gamma,                     // [N]
@@ -95,9 +95,7 @@ winograd_kernel(
     int across, int columns, int tiles    // blocks along the channels; tiles side by side; tiles of all clusters
 ) {
     extern __shared__ unsigned char memory[];
-    u32 base;
-    asm("{\n.reg .u64 p;\ncvta.to.shared.u64 p, %1;\ncvt.u32.u64 %0, p;\n}" : "=r"(base) : "l"(memory));
-    base = (base + 1023) & ~1023u;
+    const u32 base = aligned(memory);
     const u32 full_a = base + BAR_AT, empty_a = full_a + 16, full_b = empty_a + 16, empty_b = full_b + 8 * STAGES;
     const u32 met = empty_b + 8 * STAGES, ready_a = met + 64;
     const int group = threadIdx.x / 128, blocks = (C + 31) / 32, groups = T / PER;
