@@ -216,6 +216,8 @@ def is_first_start() -> bool:
 
 def end_torchrun() -> None:
     """Kill it, before it tries the same a hundred times and buries the reason; the other ranks end with it."""
+    # Several ranks may do this at once: one that the others ended first would leave torchrun alive to restart it.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = Path(f"/proc/{os.getppid()}")
     try:
         command = (parent / "cmdline").read_bytes()
@@ -226,11 +228,12 @@ def end_torchrun() -> None:
         return  # no Linux
     if b"torchrun" not in command and b"torch.distributed" not in command:
         return  # it is dead already, and this is whoever took its children over
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(parent.name), signal.SIGKILL)  # first: it must not see a rank end
     for pid in map(int, started.split()):
         if pid != os.getpid():  # a rank that is still importing has not asked to end with torchrun
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
-    os.kill(int(parent.name), signal.SIGKILL)  # last: with it this rank ends, too
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""The launcher: its help, one sentence for what cannot work, and what it hands to torchrun."""
+"""The launcher: its help, one sentence for what cannot work, what it hands to torchrun, and how that is ended."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,41 @@ def test_refused_before_any_rank_starts(command: list[list[str]], tmp_path: Path
     with pytest.raises(SystemExit, match="--vae: vae.pth is not a .* by its content"):
         launch.main(["--cpu", "1", "--port", str(launch._free_port()), "--vae", str(tmp_path / "vae.pth")])
     assert command == []
+
+
+GIVING_UP_TOGETHER = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # until both have sent theirs
+import os, subprocess, sys, time
+from pathlib import Path
+folder, me = Path(sys.argv[1]), sys.argv[2]
+if me == "torchrun":
+    ranks = [subprocess.Popen([sys.executable, __file__, folder, rank]) for rank in "01"]
+    print([rank.wait() for rank in ranks])
+    sys.exit("it saw its ranks end")
+import app
+kill = os.kill
+def both(what):
+    (folder / (what + me)).touch()
+    end = time.monotonic() + 30
+    while not ((folder / (what + "0")).exists() and (folder / (what + "1")).exists()):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+def kill_at_once(pid, number):
+    both("ready")
+    kill(pid, number)
+    both("sent")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+os.kill = kill_at_once
+app.end_torchrun()
+"""
+
+
+def test_ranks_that_give_up_together_end_torchrun(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(GIVING_UP_TOGETHER)
+    found = subprocess.run(
+        [sys.executable, script, tmp_path, "torchrun"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert found.returncode == -signal.SIGKILL, found.stdout + found.stderr
