@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,8 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from wanvae_app.launch import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START = 90.0  # seconds; a loaded machine imports slowly
@@ -129,10 +130,3 @@ def wait_for(condition: Callable[[], object], timeout: float, app: App | None = 
         assert seconds < timeout, f"not within {timeout:g} s; the log:\n{app.log() if app else ''}"
         time.sleep(0.02)
     return time.monotonic() - start
-
-
-def free_port() -> int:
-    """A port that is free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

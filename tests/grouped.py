@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import pickle
 import queue
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from wanvae_app.group import Group
+from wanvae_app.launch import free_port
 
 
 def run_group(
@@ -22,9 +22,7 @@ def run_group(
     """function(group, *args) on `size` ranks; what each returned, by rank. Raises what any raised."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", "wanvae_app.codec"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     results = context.Queue()
     processes = [
         context.Process(target=_rank, args=(rank, size, port, device, function, args, results), daemon=True)

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from app_runner import ROOT, App, free_port, wait_for
+from app_runner import ROOT, App, wait_for
 from gradio_client import Client, handle_file
+
+from wanvae_app.launch import free_port
 
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"  # 256x256x17
 START, RESTART, JOB = 60.0, 60.0, 45.0  # seconds within which it must be there

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from app_runner import free_port
 
 import app
 from wanvae_app import launch
+from wanvae_app.launch import free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ["--gpus", "--cpu", "--port", "--host", "--vae", "--dtype", "--share", "--auth", "--nnodes", "--node-rank",
@@ -72,7 +72,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 def test_two_ranks_on_a_cpu(command: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    launch.main(["--port", str(launch._free_port()), "--dtype", "fp32"])
+    launch.main(["--port", str(free_port()), "--dtype", "fp32"])
     (found,) = command
     assert found[found.index("--nproc-per-node") + 1] == "2"
     assert found[found.index("--device") + 1] == "cpu" and found[found.index("--dtype") + 1] == "fp32"
@@ -80,8 +80,8 @@ def test_two_ranks_on_a_cpu(command: list[list[str]], monkeypatch: pytest.Monkey
 
 def test_every_gpu(command: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    launch.main(["--port", str(launch._free_port())])
-    launch.main(["--port", str(launch._free_port()), "--gpus", "3"])
+    launch.main(["--port", str(free_port())])
+    launch.main(["--port", str(free_port()), "--gpus", "3"])
     assert [found[found.index("--nproc-per-node") + 1] for found in command] == ["8", "3"]
     with pytest.raises(SystemExit, match="PyTorch finds 8 GPUs here; give --gpus 8"):
         launch.main(["--gpus", "9"])
@@ -110,7 +110,7 @@ def test_refused_before_any_rank_starts(command: list[list[str]], tmp_path: Path
             launch.main(["--cpu", "1", "--port", str(taken.getsockname()[1])])
     (tmp_path / "vae.pth").write_text("nothing")
     with pytest.raises(SystemExit, match="--vae: vae.pth is not a .* by its content"):
-        launch.main(["--cpu", "1", "--port", str(launch._free_port()), "--vae", str(tmp_path / "vae.pth")])
+        launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", str(tmp_path / "vae.pth")])
     assert command == []
 
 

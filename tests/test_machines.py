@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app_runner import ROOT, free_port, wait_for
+from app_runner import ROOT, wait_for
 from gradio_client import Client, handle_file
+
+from wanvae_app.launch import free_port
 
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import socket
 import sys
 from pathlib import Path
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
     command += ["--max-restarts", str(MAX_RESTARTS), "--nnodes", str(args.nnodes)]
     if args.nnodes == 1:
-        command += ["--master-addr", "127.0.0.1", "--master-port", str(args.master_port or _free_port())]
+        command += ["--master-addr", "127.0.0.1", "--master-port", str(args.master_port or free_port())]
     else:
         command += ["--node-rank", str(args.node_rank), "--master-addr", args.master_addr]
         command += ["--master-port", str(args.master_port or 29500)]
@@ -141,10 +142,17 @@ def check_port(host: str, port: int) -> None:
             ) from error
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def free_port() -> int:
+    """A port of this machine that is free just now, and below those (from 32768) that connections are given of
+    themselves: not even this app's own will take it before it is used."""
+    for port in random.sample(range(10000, 32768), 1000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("none of a thousand ports from 10000 to 32767 is free")
 
 
 if __name__ == "__main__":

@@ -171,20 +171,24 @@ class FrameCollector:
             del chunk
 
     def _assemble(self, chunk: _Chunk) -> np.ndarray:
+        dim = self._shard.dim - 2
         if self._stream is None:
             for work in chunk.works:
                 work.wait()
             # NumPy, because torch would set a second team of threads against the one that decodes.
-            return np.concatenate([part.numpy() for part in chunk.parts], self._shard.dim - 2)
+            return np.concatenate([part.numpy() for part in chunk.parts], dim)
         # A stream beside the one that decodes: the copy to the host overlaps with the next chunk.
         with torch.cuda.stream(self._stream):
             for work in chunk.works:
                 work.wait()
             if chunk.ready is not None:
                 self._stream.wait_event(chunk.ready)
-            whole = torch.cat(chunk.parts, self._shard.dim - 2)
-            pixels = torch.empty(whole.shape, dtype=whole.dtype, pin_memory=True)
-            pixels.copy_(whole, non_blocking=True)
+            length = sum(part.shape[dim] for part in chunk.parts)
+            shape = [length if i == dim else n for i, n in enumerate(chunk.parts[0].shape)]
+            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+            for index, frame in enumerate(pixels):  # one at a time: the device holds no second copy of all
+                whole = torch.cat([part[index] for part in chunk.parts], dim - 1)
+                frame.copy_(whole, non_blocking=True)
             self._stream.synchronize()
         if self._group.broken:  # an aborted receive returns as if it had succeeded
             raise RuntimeError("the connection was aborted")

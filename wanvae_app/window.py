@@ -84,12 +84,13 @@ class Window:
             slots = new[:count] if count else past + new
             out = winograd.convolve(products, bias_of(conv), frames, slots, residual, gamma, into, in_place)
         else:
-            if matrix is None and dtype != conv.weight.dtype:
-                matrix = prepare(conv, lambda w: matrix_of(w).to(dtype), "half")
-            matrix = matrix_of(conv.weight) if matrix is None else matrix
             taps, slots = (3, 3, 3), past + new
             if self.num_frames == 1 and past == (0, 0):  # zeros alone before it: one tap in time will do
-                matrix, taps, slots = matrix.chunk(3, 1)[2], (1, 3, 3), new
+                matrix = matrix_of(conv.weight) if matrix is None else matrix
+                matrix = matrix.chunk(3, 1)[2].to(dtype)  # not kept: a clip has one such frame
+                taps, slots = (1, 3, 3), new
+            elif matrix is None:
+                matrix = prepare(conv, lambda w: matrix_of(w).to(dtype), f"matrix {dtype}")
             out = launchers.convolve(
                 matrix, bias_of(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
             )
