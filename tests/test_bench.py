@@ -95,7 +95,7 @@ def test_rows_and_tokens_are_counted_by_hand() -> None:
     third = 4 * 6 * 8 + 4 * 8
     finest = 4 * (6 * 4 + 4)
     numbers = 2 * coarse + 4 * second + 8 * third + 16 * finest
-    tokens = 4 * 2 * 16  # keys and values of 2x2 pixels
+    tokens = 4 * 16  # 2x2 pixels, of which the others make keys and values
     assert chunk.token_bytes == 4 * tokens
     assert chunk.num_bytes - chunk.token_bytes == 4 * numbers
     assert chunk.num_exchanges == 1 + 10 + 1 + 6 + 1 + 6 + 1 + 6 + 1

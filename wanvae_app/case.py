@@ -131,7 +131,7 @@ def count_traffic(
     """What this rank tells the others in each chunk of a case, counted by running chunks without data.
 
     On the plain path it is the least possible: a 3x3 convolution needs one row of the new frames, as wide as the
-    picture, from each neighbour that its taps reach, attention everyone's keys and values once. The fast path's
+    picture, from each neighbour that its taps reach, attention everyone's pixels once. The fast path's
     rows have the padding of its frames, and where it takes them a few frames at a time it asks more often.
     """
     with torch.device("meta"):

@@ -87,11 +87,16 @@ class Attention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        frames = _per_frame(x)
-        q, kv = (
-            self.to_qkv(self.norm(frames)).flatten(2).transpose(1, 2).split([x.shape[1], 2 * x.shape[1]], 2)
-        )
-        k, v = stream.shard.everyone(kv).chunk(2, 2)  # BT tokens C
+        frames, c = _per_frame(x), x.shape[1]
+        weight, bias = self.to_qkv.weight.flatten(1), bias_of(self.to_qkv)
+        tokens = self.norm(frames).flatten(2).transpose(1, 2)  # BT tokens C
+        # What keys and values are made of travels, which is half as much; to make them all costs next to nothing.
+        seen = stream.shard.everyone(tokens)
+        if seen is tokens:
+            q, k, v = F.linear(tokens, weight, bias).chunk(3, 2)
+        else:
+            q = F.linear(tokens, weight[:c], bias[:c])
+            k, v = F.linear(seen, weight[c:], bias[c:]).chunk(2, 2)
         if fused.attends(q):
             out = fused.launchers.attend(q, k, v)
         else:

@@ -140,7 +140,7 @@ class Link:
     ) -> None:
         """Set memory aside for the tokens of `shape` latents, T, H, W, at a time; on all ranks at once."""
         num_tokens, width = math.prod(shape), max(config.encoder_dims[-1], config.decoder_dims[0])
-        num_words = num_tokens * 2 * width * dtype.itemsize // 8  # keys and values
+        num_words = num_tokens * width * dtype.itemsize // 8
         if self._tokens is not None and self._tokens[0].numel() >= num_words:
             return
         self._tokens, memory = None, None

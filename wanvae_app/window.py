@@ -13,6 +13,7 @@ from wanvae_app.kernels import launchers, winograd
 from wanvae_app.kernels.tiles import fits_one_tile
 from wanvae_app.padded import PaddedFrames, SeenAs
 from wanvae_app.prepared import bias_of, matrix_of, prepare
+from wanvae_app.shard import COLUMNS
 from wanvae_app.stream import Stream
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Window:
         self.stream = stream
         self.num_frames = x.shape[2]
         self._new: dict[nn.Module, tuple[int, ...]] = {}
+        self._edges: dict[nn.Module, launchers.Edges] = {}
         self._pools: dict[nn.Module, PaddedFrames] = {}
         self._frames: dict[nn.Module, SeenAs] = {}
         self._half = {conv for norm, conv in convs if holds(norm, conv, x)}
@@ -55,7 +57,12 @@ class Window:
         frames, slots = self._open(conv)
         if self._together[conv] == 4:
             assert norm is not None, conv
-            launchers.transform(x, norm.gamma, frames, self._pools[conv].past(conv) + slots)
+            if self.stream.shard.num_ranks > 1:
+                pool = self.stream.edges(x[None].movedim(-1, 1), x.shape[3])
+                edge_slots, columns = pool.take(self.num_frames), self.stream.shard.dim == COLUMNS
+                self._edges[conv] = launchers.Edges(pool.seen_as(torch.float16), edge_slots, columns)
+            past = self._pools[conv].past(conv)
+            launchers.transform(x, norm.gamma, frames, past + slots, self._edges.get(conv))
         else:
             launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
 
@@ -72,9 +79,13 @@ class Window:
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
         past, together, shard = pool.past(conv), self._together[conv], self.stream.shard
         count = winograd.num_products(self.num_frames) if together == 4 else 0
-        shard.fill_borders(frames.data, frames.table(new[count:]))
-        if count and shard.num_ranks > 1:
-            launchers.transform_borders(frames, past + new, self.num_frames)
+        edges = self._edges.pop(conv, None)
+        if edges is not None:
+            shard.fill_borders(edges.frames.data, edges.frames.table(edges.slots))
+            launchers.transform_borders(frames, past + new, edges)
+            edges.frames.pool.give_back(edges.slots)
+        else:
+            shard.fill_borders(frames.data, frames.table(new[count:]))
         dtype = frames.data.dtype
         gamma = into = None
         if then is not None and self._norms(conv, then[1]):
@@ -113,10 +124,7 @@ class Window:
 
     def _count(self, conv: nn.Conv3d) -> int:
         """How many frames are written for conv; the last two of them, or of its past and them, are its past then."""
-        if self._together[conv] < 4:
-            return self.num_frames
-        kept = self.num_frames if self.stream.shard.num_ranks > 1 else 2
-        return winograd.num_products(self.num_frames) + kept
+        return winograd.num_products(self.num_frames) + 2 if self._together[conv] == 4 else self.num_frames
 
 
 def holds(norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> bool:

@@ -21,7 +21,7 @@ from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
 from wanvae_app.kernels.transform import transform_borders_kernel, transform_kernel
 from wanvae_app.kernels.winograd import POINTS, num_products
-from wanvae_app.padded import Padded, PaddedFrames
+from wanvae_app.padded import Padded, PaddedFrames, SeenAs
 
 log = logging.getLogger(__name__)
 
@@ -127,38 +127,54 @@ def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots) -> Non
     )  # fmt: skip
 
 
-def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots) -> None:
+class Edges(NamedTuple):
+    """What a rank's neighbours need of its new frames: the first and last row of each, in padded frames two rows high
+    [slots, 4, W + 2, C]; or the first and last column, in frames two columns wide [slots, H + 2, 4, C]."""
+
+    frames: SeenAs
+    slots: Slots
+    columns: bool
+
+
+def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, edges: Edges | None = None) -> None:
     """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
 
     `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
-    frames as they are, or of all T: then of the others only their edges, for `transform_borders`.
+    frames as they are. What their neighbours need of all T goes into `edges`.
     """
     num_frames, height, width, c = x.shape
-    kept = len(slots) - 2 - num_products(num_frames)
     assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
-    assert kept in (2, num_frames), (len(slots), num_frames)
+    assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
     assert into.data.stride(0) < 2**31, "places in a frame are counted in 32 bits"
     if x.is_meta:
         return
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 512 // width_of_tile)
+    table = into.table(slots)
     transform_kernel[(triton.cdiv(height * width, pixels),)](
-        x, gamma, into.data, into.table(slots), num_frames, height, width,
-        c, A=POINTS[0], B=POINTS[1], EDGES=kept > 2, BM=pixels, BC=width_of_tile,
+        x, gamma, into.data, table, edges.frames.data if edges else into.data,
+        edges.frames.table(edges.slots) if edges else table, num_frames, height, width,
+        c, A=POINTS[0], B=POINTS[1], CUT=1 + edges.columns if edges else 0, BM=pixels, BC=width_of_tile,
         num_warps=max(1, width_of_tile // 512),
     )  # fmt: skip
 
 
-def transform_borders(frames: Padded, slots: Slots, num_frames: int) -> None:
-    """The borders of what `transform` made, after the neighbours' rows have come into those of all T frames."""
+def transform_borders(frames: Padded, slots: Slots, edges: Edges) -> None:
+    """The borders of what `transform` made, after the neighbours' rows have come into those of `edges`."""
     _, rows, columns, c = frames.data.shape
-    assert len(slots) == 2 + num_products(num_frames) + num_frames, (len(slots), num_frames)
+    num_frames = len(edges.slots)
+    assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
     if frames.data.is_meta:
         return
+    length, step, final = (
+        (rows, columns, columns - 1) if edges.columns else (columns, 1, (rows - 1) * columns)
+    )
+    edge_step, edge_final = (4, 3) if edges.columns else (1, 3 * columns)
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 512 // width_of_tile)
-    transform_borders_kernel[(triton.cdiv(2 * (rows - 2 + columns), pixels), num_frames // 4)](
-        frames.data, frames.table(slots), num_frames, rows - 2, columns - 2,
+    transform_borders_kernel[(triton.cdiv(2 * length, pixels), num_frames // 4)](
+        frames.data, frames.table(slots), edges.frames.data, edges.frames.table(edges.slots), num_frames, length,
+        step, final, rows * columns, edge_step, edge_final, 4 * length,
         c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=max(1, width_of_tile // 512),
     )  # fmt: skip
 

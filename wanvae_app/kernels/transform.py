@@ -1,7 +1,9 @@
 """Frames as `winograd.cu` reads them for four at a time: norm, SiLU and the transform of F(4, 3) along time.
 
-Of four frames in, d2 to d5, and the two before, d0 and d1, it makes what the six products multiply. Where a neighbour's
-rows belong into the borders, these are made afterwards, of the frames' own borders: so only those travel.
+Of four frames in, d2 to d5, and the two before, d0 and d1, it makes what the six products multiply. The borders that
+neighbours' rows belong into are made afterwards: so rows travel as they are, four and not six. Frames are not kept for
+it, but for the last two. A rank's own first and last rows lie in frames that are two rows high, its edges; so do, in
+their borders, the rows that come. (Or columns, where the picture is cut along these: two columns wide.)
 """
 
 from __future__ import annotations
@@ -44,24 +46,50 @@ def _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A: tl.const
     _put(frames, slots + 5, frame, place, d5 - (A * A + B * B) * d3 + A * A * B * B * d1, mask)
 
 
+@triton.jit
+def _put_edges(edges, slot, frame, place, across, v, mask, both):
+    """v, of a rank's first or last row, into its edges; where there is but one row it is both."""
+    _put(edges, slot, frame, place, v, mask)
+    if both:
+        _put(edges, slot, frame, place + across, v, mask)
+
+
 @triton.jit(do_not_specialize=["T", "H", "W"])
 def transform_kernel(
     x,  # [T, H, W, C], four frames after four frames
     gamma,  # [C]
     frames,  # padded frames [frames, H + 2, W + 2, C]
-    slots,  # int32: of 2 past frames, of T / 4 * 6 for products, and of the last two or, with EDGES, of all T frames
+    slots,  # int32: of 2 past frames, of T / 4 * 6 for products, and of the last two frames
+    edges,  # with CUT, padded frames [frames, 4, W + 2, C] or [frames, H + 2, 4, C]
+    edge_slots,  # int32 [T]
     T, H, W,
     C: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-    EDGES: tl.constexpr,  # of the frames before the last two, only the pixels at the edges are kept
+    CUT: tl.constexpr,  # 0: the picture is not cut; 1: along its rows; 2: along its columns
     BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     c = tl.arange(0, BC)[None, :]
     mask = (m < H * W)[:, None] & (c < C)
-    edge = mask & ((m < W) | (m >= (H - 1) * W) | (m % W == 0) | (m % W == W - 1))[:, None]
+    y = m // W
+    column = m % W
     stride = W + 2
     frame = ((H + 2) * stride).to(tl.int64) * C
-    place = ((m // W + 1) * stride + m % W + 1)[:, None] * C + c
+    place = ((y + 1) * stride + column + 1)[:, None] * C + c
+    if CUT == 1:
+        row, one = y, H == 1
+        last = row == H - 1
+        across = stride * C
+        edge_frame = (4 * stride).to(tl.int64) * C
+        edge_place = (column + 1)[:, None] * C + c
+    if CUT == 2:
+        row, one = column, W == 1
+        last = row == W - 1
+        across = C
+        edge_frame = (4 * (H + 2)).to(tl.int64) * C
+        edge_place = (y + 1)[:, None] * (4 * C) + c
+    if CUT:
+        edge_place += (tl.where(row == 0, 1, 2) * across)[:, None]
+        edge = mask & ((row == 0) | last)[:, None]
     weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
     DTYPE: tl.constexpr = frames.dtype.element_ty
     past = frames + place
@@ -69,58 +97,66 @@ def transform_kernel(
     d1 = tl.load(past + tl.load(slots + 1).to(tl.int64) * frame, mask, 0.0).to(tl.float32)
     x += m.to(tl.int64)[:, None] * C + c
     step = (H * W).to(tl.int64) * C
-    kept = slots + 2 + T // 4 * 6
     slots += 2
     for _ in range(0, T, 4):
         d2 = _normed(x, weight, mask, DTYPE, C)
         d3 = _normed(x + step, weight, mask, DTYPE, C)
         d4 = _normed(x + 2 * step, weight, mask, DTYPE, C)
         _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A, B)
-        if EDGES:
-            _put(frames, kept, frame, place, d2, edge)
-            _put(frames, kept + 1, frame, place, d3, edge)
-            _put(frames, kept + 2, frame, place, d4, edge)
+        if CUT:
+            _put_edges(edges, edge_slots, edge_frame, edge_place, across, d2, edge, one)
+            _put_edges(edges, edge_slots + 1, edge_frame, edge_place, across, d3, edge, one)
+            _put_edges(edges, edge_slots + 2, edge_frame, edge_place, across, d4, edge, one)
         d5 = _normed(x + 3 * step, weight, mask, DTYPE, C)
         _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A, B)
-        if EDGES:
-            _put(frames, kept + 3, frame, place, d5, edge)
-            kept += 4
+        if CUT:
+            _put_edges(edges, edge_slots + 3, edge_frame, edge_place, across, d5, edge, one)
+            edge_slots += 4
         d0 = d4
         d1 = d5
         slots += 6
         x += 4 * step
-    if EDGES:
-        kept -= 2
-    _put(frames, kept, frame, place, d0, mask)
-    _put(frames, kept + 1, frame, place, d1, mask)
+    _put(frames, slots, frame, place, d0, mask)
+    _put(frames, slots + 1, frame, place, d1, mask)
 
 
-@triton.jit(do_not_specialize=["T", "H", "W"])
+@triton.jit(
+    do_not_specialize=["T", "length", "step", "final", "frame", "edge_step", "edge_final", "edge_frame"]
+)
 def transform_borders_kernel(
-    frames,  # padded frames [frames, H + 2, W + 2, C]
-    slots,  # int32 [2 + T / 4 * 6 + T]: as of `transform_kernel` with EDGES
-    T, H, W,
+    frames,  # padded frames
+    slots,  # int32 [2 + T / 4 * 6 + 2]: as of `transform_kernel`
+    edges,  # padded frames, into whose borders neighbours' rows have come
+    edge_slots,  # int32 [T]
+    T, length,  # pixels of a border
+    step, final,  # in pixels: from one to the next; from the first rank's border to the last one's
+    frame, edge_step, edge_final, edge_frame,  # the same of edges; and pixels of a frame
     C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    stride = W + 2
-    # Along the upper border, the lower one, and both sides by turns.
     i = tl.program_id(0) * BM + tl.arange(0, BM)
     q = tl.program_id(1)
     c = tl.arange(0, BC)[None, :]
-    j = i - 2 * stride
-    y = tl.where(i < stride, 0, tl.where(j < 0, H + 1, 1 + j // 2))
-    x = tl.where(i < stride, i, tl.where(j < 0, i - stride, j % 2 * (W + 1)))
-    mask = (j < 2 * H)[:, None] & (c < C)
-    frame = ((H + 2) * stride).to(tl.int64) * C
-    place = (y * stride + x)[:, None] * C + c
-    new = slots + 2 + T // 4 * 6 + 4 * q
-    older = tl.where(q == 0, slots, new - 2)
-    d0 = tl.load(frames + tl.load(older).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    d1 = tl.load(frames + tl.load(older + 1).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    d2 = tl.load(frames + tl.load(new).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    d3 = tl.load(frames + tl.load(new + 1).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    d4 = tl.load(frames + tl.load(new + 2).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    d5 = tl.load(frames + tl.load(new + 3).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
+    side = i // length
+    i %= length
+    mask = (side < 2)[:, None] & (c < C)
+    place = (i * step + side * final)[:, None] * C + c
+    frame = frame.to(tl.int64) * C
+    edge_frame = edge_frame.to(tl.int64) * C
+    come = edges + (i * edge_step + side * edge_final)[:, None] * C + c
+    edge_slots += 4 * q
+    if q == 0:
+        d0 = tl.load(frames + tl.load(slots).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
+        d1 = tl.load(frames + tl.load(slots + 1).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
+    else:
+        d0 = tl.load(come + tl.load(edge_slots - 2).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
+        d1 = tl.load(come + tl.load(edge_slots - 1).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
+    d2 = tl.load(come + tl.load(edge_slots).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
+    d3 = tl.load(come + tl.load(edge_slots + 1).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
+    d4 = tl.load(come + tl.load(edge_slots + 2).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
+    d5 = tl.load(come + tl.load(edge_slots + 3).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
     slots += 2 + 6 * q
     _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A, B)
     _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A, B)
+    if q == T // 4 - 1:
+        _put(frames, slots + 6, frame, place, d4, mask)
+        _put(frames, slots + 7, frame, place, d5, mask)
