@@ -19,9 +19,10 @@ from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import blank_kernel, norm_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
-from wanvae_app.kernels.transform import transform_borders_kernel, transform_kernel
-from wanvae_app.kernels.winograd import POINTS, num_products
-from wanvae_app.padded import Padded, PaddedFrames, SeenAs
+from wanvae_app.kernels.transform import Edges as Edges
+from wanvae_app.kernels.transform import transform as transform
+from wanvae_app.kernels.transform import transform_borders as transform_borders
+from wanvae_app.padded import Padded, PaddedFrames
 
 log = logging.getLogger(__name__)
 
@@ -124,58 +125,6 @@ def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots) -> Non
     norm_kernel[(triton.cdiv(height * width, pixels), num_frames)](
         x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
         c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, num_warps=4,
-    )  # fmt: skip
-
-
-class Edges(NamedTuple):
-    """What a rank's neighbours need of its new frames: the first and last row of each, in padded frames two rows high
-    [slots, 4, W + 2, C]; or the first and last column, in frames two columns wide [slots, H + 2, 4, C]."""
-
-    frames: SeenAs
-    slots: Slots
-    columns: bool
-
-
-def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, edges: Edges | None = None) -> None:
-    """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
-
-    `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
-    frames as they are. What their neighbours need of all T goes into `edges`.
-    """
-    num_frames, height, width, c = x.shape
-    assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
-    assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
-    assert into.data.stride(0) < 2**31, "places in a frame are counted in 32 bits"
-    if x.is_meta:
-        return
-    width_of_tile = triton.next_power_of_2(c)
-    pixels = max(1, 512 // width_of_tile)
-    table = into.table(slots)
-    transform_kernel[(triton.cdiv(height * width, pixels),)](
-        x, gamma, into.data, table, edges.frames.data if edges else into.data,
-        edges.frames.table(edges.slots) if edges else table, num_frames, height, width,
-        c, A=POINTS[0], B=POINTS[1], CUT=1 + edges.columns if edges else 0, BM=pixels, BC=width_of_tile,
-        num_warps=max(1, width_of_tile // 512),
-    )  # fmt: skip
-
-
-def transform_borders(frames: Padded, slots: Slots, edges: Edges) -> None:
-    """The borders of what `transform` made, after the neighbours' rows have come into those of `edges`."""
-    _, rows, columns, c = frames.data.shape
-    num_frames = len(edges.slots)
-    assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
-    if frames.data.is_meta:
-        return
-    length, step, final = (
-        (rows, columns, columns - 1) if edges.columns else (columns, 1, (rows - 1) * columns)
-    )
-    edge_step, edge_final = (4, 3) if edges.columns else (1, 3 * columns)
-    width_of_tile = triton.next_power_of_2(c)
-    pixels = max(1, 512 // width_of_tile)
-    transform_borders_kernel[(triton.cdiv(2 * length, pixels), num_frames // 4)](
-        frames.data, frames.table(slots), edges.frames.data, edges.frames.table(edges.slots), num_frames, length,
-        step, final, rows * columns, edge_step, edge_final, 4 * length,
-        c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=max(1, width_of_tile // 512),
     )  # fmt: skip
 
 
