@@ -122,6 +122,27 @@ def running_app(log: Path, **options: object) -> Iterator[App]:
         app.stop()
 
 
+@contextmanager
+def launched(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """What `./launch.sh` with these options becomes, in a process group of its own. It is stopped at the end."""
+    command = [sys.executable, "-m", "wanvae_app.launch", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(15)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
 def wait_for(condition: Callable[[], object], timeout: float, app: App | None = None) -> float:
     """Poll until the condition holds; returns the seconds. AssertionError with the app's log if late."""
     start = time.monotonic()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from app_runner import launched, wait_for
 
 import app
 from wanvae_app import launch
@@ -150,3 +151,14 @@ def test_ranks_that_give_up_together_end_torchrun(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert found.returncode == -signal.SIGKILL, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_it_without_a_word(tmp_path: Path, number: signal.Signals) -> None:
+    log = tmp_path / "log"
+    with launched(log, "--cpu", "2", "--port", str(free_port())) as process:
+        wait_for(lambda: "Ready: " in log.read_text() or process.poll() is not None, 90)
+        os.killpg(process.pid, number)
+        assert process.wait(20) == 128 + number
+    started, ready = log.read_text().splitlines()
+    assert started == "Starting on 2 processes on the CPU..." and ready.startswith("Ready: ")

@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from app_runner import ROOT, wait_for
+from app_runner import ROOT, launched, wait_for
 from gradio_client import Client, handle_file
 
 from wanvae_app.launch import free_port
@@ -18,26 +16,11 @@ from wanvae_app.launch import free_port
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"
 
 
-@contextmanager
-def machine(rank: int, master_port: int, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "wanvae_app.launch", "--cpu", "1", "--port", str(port)]
-    command += ["--nnodes", "2", "--node-rank", str(rank)]
-    command += ["--master-addr", "127.0.0.1", "--master-port", str(master_port)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(15)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+def machine(
+    rank: int, master_port: int, port: int, log: Path
+) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    where = ["--nnodes", "2", "--node-rank", str(rank), "--master-addr", "127.0.0.1"]
+    return launched(log, "--cpu", "1", "--port", str(port), *where, "--master-port", str(master_port))
 
 
 def test_a_job_on_two_machines(tmp_path: Path) -> None:

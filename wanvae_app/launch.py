@@ -104,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
             check(args.vae)
         except ValueError as error:
             raise SystemExit(f"--vae: {error}") from error
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks)]
+    command = [sys.executable, "-m", "wanvae_app.torchrun", "--nproc-per-node", str(num_ranks)]
     command += ["--max-restarts", str(MAX_RESTARTS), "--nnodes", str(args.nnodes)]
     if args.nnodes == 1:
         command += ["--master-addr", "127.0.0.1", "--master-port", str(args.master_port or free_port())]
