@@ -46,8 +46,7 @@ class App:
         command += ["--nproc-per-node", str(num_ranks), "--max-restarts", str(max_restarts)]
         command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(script)]
         command += ["--device", "cpu", "--port", str(self.port), *arguments]
-        python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        env = {**os.environ, "PYTHONPATH": python_path, "TEST_MARK": self._mark, **(environment or {})}
+        env = surroundings(TEST_MARK=self._mark, **(environment or {}))
         env.pop("GRADIO_ANALYTICS_ENABLED", None)
         with log.open("wb") as file:
             self.process = subprocess.Popen(
@@ -126,10 +125,9 @@ def running_app(log: Path, **options: object) -> Iterator[App]:
 def launched(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """What `./launch.sh` with these options becomes, in a process group of its own. It is stopped at the end."""
     command = [sys.executable, "-m", "wanvae_app.launch", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with log.open("wb") as file:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=env, stdout=file, stderr=file, start_new_session=True
+            command, cwd=ROOT, env=surroundings(), stdout=file, stderr=file, start_new_session=True
         )
     try:
         yield process
@@ -141,6 +139,12 @@ def launched(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def surroundings(**more: str) -> dict[str, str]:
+    """The environment of a process that finds this repository and whatever this one finds, and `more`."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def wait_for(condition: Callable[[], object], timeout: float, app: App | None = None) -> float:

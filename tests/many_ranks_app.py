@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from app_runner import ROOT, App, wait_for
+from app_runner import ROOT, App, surroundings, wait_for
 from gradio_client import Client, handle_file
 
 from wanvae_app.launch import free_port
@@ -38,12 +38,11 @@ class Launched(App):
         self.url = f"http://127.0.0.1:{self.port}"
         self.log_path = log
         self._mark = uuid.uuid4().hex
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "PYTHONPATH": path, "TEST_MARK": self._mark}
         command = [sys.executable, "-m", "wanvae_app.launch", *where, "--port", str(self.port)]
         with log.open("wb") as file:
             self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command, cwd=ROOT, env=surroundings(TEST_MARK=self._mark), stdout=file,
+                stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from app_runner import launched, wait_for
+from app_runner import launched, surroundings, wait_for
 
 import app
 from wanvae_app import launch
@@ -148,7 +148,7 @@ def test_ranks_that_give_up_together_end_torchrun(tmp_path: Path) -> None:
     script.write_text(GIVING_UP_TOGETHER)
     found = subprocess.run(
         [sys.executable, script, tmp_path, "torchrun"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=False,
+        env=surroundings(), capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert found.returncode == -signal.SIGKILL, found.stdout + found.stderr
 
