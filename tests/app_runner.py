@@ -19,9 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from wanvae_app.launch import free_port
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # many_ranks_app.py is started without pytest, which does this
+
+from wanvae_app.launch import free_port  # noqa: E402
+
 START = 90.0  # seconds; a loaded machine imports slowly
 
 
