@@ -10,9 +10,13 @@ import torch
 from torch import Tensor
 
 from wanvae_app import link
+from wanvae_app import shard as shard_module
+from wanvae_app.kernels import launchers
 from wanvae_app.link import BLOCK, PROGRAMS, UNIT, Link, _Places
+from wanvae_app.padded import PaddedFrames
+from wanvae_app.shard import COLUMNS, ROWS, Shard
 
-pytest.importorskip("triton")
+triton = pytest.importorskip("triton")
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there the kernels run on GPUs, between them"
 )
@@ -47,9 +51,9 @@ class Alone(Link):
             pointers[f"came_{side}"][: words.numel()] = words.flatten()
             pointers[f"came_{side}_flags"][:] = 1
 
-    def told(self, side: str, turn: int, count: int) -> Tensor:
+    def told(self, side: str, turn: int, count: int, programs: int = 0) -> Tensor:
         pointers = self._places[turn].pointers
-        raised = (count * 8 // UNIT + BLOCK - 1) // BLOCK
+        raised = programs or (count * 8 // UNIT + BLOCK - 1) // BLOCK
         assert pointers[f"out_{side}_flags"].tolist() == [1] * raised + [0] * (PROGRAMS - raised)
         assert pointers[f"came_{side}_flags"].tolist() == [0] * raised + [1] * (PROGRAMS - raised)
         return pointers[f"out_{side}"][:count]
@@ -83,6 +87,46 @@ def test_borders(columns: bool, rank: int, shape: tuple[int, int, int, int]) -> 
     for side in ["before"] * (rank > 0) + ["after"] * (rank < 2):
         words = mine[side].view(torch.int64).flatten()
         assert torch.equal(neighbours.told(side, 0, words.numel()), words)
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(2, 4, 7, 16), (3, 1, 38, 24), (1, 298, 1, 8), (2, 3, 70, 384)])
+@pytest.mark.parametrize("norm", [True, False])
+def test_borders_of_frames_that_are_being_written(
+    columns: bool, rank: int, shape: tuple[int, int, int, int], norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launchers, "elsewhere", True)
+    num_frames, height, width, c = shape
+    neighbours = Alone(rank, 3)
+    shard = Shard(COLUMNS if columns else ROWS, (0, 1, 2, 3), rank, None, neighbours)
+    frames = PaddedFrames(height, width, c, torch.bfloat16, torch.device("cpu"))
+    slots = frames.take(num_frames + 1)[:0:-1]
+    frames.data.zero_()
+    x, gamma = torch.randn(shape).bfloat16(), torch.randn(c).bfloat16() if norm else None
+    launchers.activate(x, gamma, frames, slots)  # nobody there
+    expected = frames.data.clone()
+    lines = expected if not columns else expected.transpose(1, 2)
+    mine = {"before": lines[slots, 1, 1:-1].contiguous(), "after": lines[slots, -2, 1:-1].contiguous()}
+    theirs = {side: torch.randn(x.shape).bfloat16() for side, x in mine.items()}
+    for side, x_ in theirs.items():
+        neighbours.hear(side, [x_.view(torch.int64)])
+    if rank > 0:
+        lines[slots, 0, 1:-1] = theirs["before"]
+    if rank < 2:
+        lines[slots, -1, 1:-1] = theirs["after"]
+    frames.data[list(slots), 1:-1, 1:-1] = float("nan")
+    launchers.activate(x, gamma, frames, slots, shard)
+    assert torch.equal(frames.data, expected) and shard.turn == 1
+    sides = ["before"] * (rank > 0) + ["after"] * (rank < 2)
+    for side in sides:
+        words, programs = mine[side].view(torch.int64).flatten(), 4096 // triton.next_power_of_2(c)
+        raised = min(-(-num_frames * mine[side].shape[1] // programs), PROGRAMS)
+        assert torch.equal(neighbours.told(side, 0, words.numel(), raised), words)
+    assert shard.sent == sum(mine[side].nbytes for side in sides)
+    # A message longer than its place is not for one launch.
+    monkeypatch.setattr(shard_module, "CAPACITY", mine["before"].nbytes // UNIT - 1)
+    assert shard.neighbours(frames.data, num_frames) is None
 
 
 def test_a_message_longer_than_its_place(monkeypatch: pytest.MonkeyPatch) -> None:

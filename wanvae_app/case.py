@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from wanvae_app import fused
 from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
-from wanvae_app.link import Link
-from wanvae_app.shard import Shard
+from wanvae_app.link import Link, Neighbours
+from wanvae_app.shard import COLUMNS, Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
 
@@ -66,7 +66,7 @@ class Traffic:
 
     num_bytes: int = 0  # rows and tokens that it sends, to all of them together
     token_bytes: int = 0  # of these, tokens
-    num_exchanges: int = 0  # with the neighbours, of rows
+    num_exchanges: int = 0  # with the neighbours, of rows, that work waits for
 
 
 class Lonely(Shard):
@@ -87,6 +87,11 @@ class Lonely(Shard):
         row = frames[0].select(self.dim - 3, 0)
         self._tell(len(slots) * row.nbytes, len(slots) * row.nbytes)
 
+    def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
+        row = frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
+        self._tell(count * row.nbytes, count * row.nbytes, 0)  # behind pixels that are made meanwhile
+        return Neighbours(self.dim == COLUMNS, 0, {})
+
     def _swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         self._tell(first.nbytes, final.nbytes)
         return final.new_zeros(final.shape), first.new_zeros(first.shape)
@@ -101,10 +106,10 @@ class Lonely(Shard):
         others = (x.new_zeros(x.shape[0], row * rows, x.shape[2]) for rows in (begin, last - end))
         return torch.cat([next(others), x, next(others)], 1)
 
-    def _tell(self, before: int, behind: int) -> None:
+    def _tell(self, before: int, behind: int, exchanges: int = 1) -> None:
         if self.num_ranks > 1:
             sent = before * (self.rank > 0) + behind * (self.rank < self.num_ranks - 1)
-            self._add(Traffic(sent, 0, 1))
+            self._add(Traffic(sent, 0, exchanges))
 
     def _add(self, more: Traffic) -> None:
         self.sent += more.num_bytes

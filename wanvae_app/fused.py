@@ -117,8 +117,7 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     pool.reserve(0, num_frames)
     frames = pool.seen_as(dtype)
     slots = pool.take(num_frames)
-    launchers.activate(_rows(x), norm.gamma, frames, slots)
-    stream.shard.fill_borders(frames.data, frames.table(slots))
+    launchers.activate(_rows(x), norm.gamma, frames, slots, stream.shard)
     matrix = prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
     n = conv.out_channels
     out = torch.empty(num_frames, height, width, n, dtype=x.dtype, device=x.device)

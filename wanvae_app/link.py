@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,14 @@ PROGRAMS, BLOCK = 64, 1024  # at most so many programs, each of so many units at
 PATIENCE = 30.0  # seconds for the first exchange, for which kernels are compiled
 TIMED = True  # only the interpreter of tests has no clock
 MAX_RANKS = 16  # a rank cannot be ahead of another by more exchanges than lie between two of `gather`
+
+
+class Neighbours(NamedTuple):
+    """What a kernel is told that swaps one message with each neighbour by itself."""
+
+    columns: bool  # whether the picture is cut along these, or along its rows
+    programs: int  # at most so many send to a neighbour
+    arguments: dict[str, Any]  # of `halo_kernel`: places and flags; without any nobody is there
 
 
 class Link:
@@ -95,6 +103,14 @@ class Link:
         places = {"first": line, "final": (length - 2) * line, "above": 0, "below": (length - 1) * line}
         pieces = {"frame": height * width * c, "step": width * c, "run": run, "count": count}
         return self._exchange(frames, slots, {**places, **pieces}, len(slots) * run * count, turn, size)
+
+    def neighbours(self, columns: bool, turn: int, size: int) -> Neighbours:
+        """What a kernel needs that takes this exchange among the first `size` ranks upon itself."""
+        there = {"BEFORE": self.rank > 0, "AFTER": self.rank < size - 1, "TIMED": TIMED}
+        arguments = {
+            **self._places[turn % 2].pointers, "abort": self._abort, "waited": self._waited, **there
+        }  # fmt: skip
+        return Neighbours(columns, PROGRAMS, arguments)
 
     def swap(self, first: Tensor, final: Tensor, turn: int, size: int) -> tuple[Tensor, Tensor, int]:
         """Send `first` to the rank before and `final` to the rank behind; what they sent, in the shapes of `final` and
@@ -200,9 +216,8 @@ class Link:
         for begin in range(0, length, CAPACITY):
             end = min(length, begin + CAPACITY)
             halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2)](
-                frames.view(torch.int64), table, **layout, begin=begin, end=end, **self._places[turn % 2].pointers,
-                abort=self._abort, waited=self._waited, BEFORE=self.rank > 0, AFTER=self.rank < size - 1,
-                BLOCK=BLOCK, TIMED=TIMED, num_warps=8,
+                frames.view(torch.int64), table, **layout, begin=begin, end=end,
+                **self.neighbours(False, turn, size).arguments, BLOCK=BLOCK, num_warps=8,
             )  # fmt: skip
             turn += 1
         return turn

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wanvae_app.link import UNIT, Link
+from wanvae_app.link import CAPACITY, UNIT, Link, Neighbours
 
 ROWS, COLUMNS = 3, 4  # dimensions of B C T H W
 
@@ -166,6 +166,17 @@ class Shard:
             frames.select(dim, 0)[slots] = above.squeeze(dim)
         if self.rank < self.num_ranks - 1:
             frames.select(dim, length - 1)[slots] = below.squeeze(dim)
+
+    def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
+        """For a kernel that writes `count` of the padded frames [slots, H + 2, W + 2, C]: what it needs to send its
+        edges, and to fill the borders, by itself. None where it cannot: then it is for `fill_borders`.
+        """
+        edge = frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
+        if self.link is None or edge[0].nbytes % UNIT or count * edge.nbytes > CAPACITY * UNIT:
+            return None
+        self.turn += 1
+        self._count(count * edge.nbytes)
+        return self.link.neighbours(self.dim == COLUMNS, self.turn - 1, self.num_ranks)
 
     def _swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         """Send my first rows to the rank before and my final rows to the rank behind; get theirs, in the shapes of

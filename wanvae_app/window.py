@@ -64,7 +64,7 @@ class Window:
             past = self._pools[conv].past(conv)
             launchers.transform(x, norm.gamma, frames, past + slots, self._edges.get(conv))
         else:
-            launchers.activate(x, None if norm is None else norm.gamma, frames, slots)
+            launchers.activate(x, None if norm is None else norm.gamma, frames, slots, self.stream.shard)
 
     def convolve(
         self,
@@ -84,8 +84,6 @@ class Window:
             shard.fill_borders(edges.frames.data, edges.frames.table(edges.slots))
             launchers.transform_borders(frames, past + new, edges)
             edges.frames.pool.give_back(edges.slots)
-        else:
-            shard.fill_borders(frames.data, frames.table(new[count:]))
         dtype = frames.data.dtype
         gamma = into = None
         if then is not None and self._norms(conv, then[1]):
@@ -106,7 +104,9 @@ class Window:
                 matrix, bias_of(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
             )
         pool.advance(conv, past + new)
-        if then is not None and into is None:
+        if into is not None:
+            shard.fill_borders(into[0].data, into[0].table(into[1]))
+        elif then is not None:
             self.activate(*then, out)
         return out
 

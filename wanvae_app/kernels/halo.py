@@ -18,7 +18,7 @@ LOOKS = tl.constexpr(16384)
 
 
 @triton.jit
-def _wait(flag, abort, waited, first, TIMED: tl.constexpr):
+def wait(flag, abort, waited, first, TIMED: tl.constexpr):
     """Until *flag is 1, and lower it; or until the host raises *abort. The `first` program adds to *waited the
     nanoseconds that it took."""
     if TIMED:
@@ -58,7 +58,7 @@ def _side(
         tl.store(out + (u - begin)[:, None] * 2 + pair, v, mask)
     tl.debug_barrier()
     tl.atomic_xchg(out_flag + p, 1, sem="release", scope="sys")
-    _wait(came_flag + p, abort, waited, p == 0, TIMED)
+    wait(came_flag + p, abort, waited, p == 0, TIMED)
     for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
         u = start + tl.arange(0, BLOCK)
         mask = (u < end)[:, None]
@@ -125,4 +125,4 @@ def token_kernel(
         ours = tl.load(flags + rank).to(tl.pointer_type(tl.int32)) + peer * STRIDE + p
         tl.debug_barrier()
         tl.atomic_xchg(theirs, 1, sem="release", scope="sys")
-        _wait(ours, abort, waited, p == 0, TIMED)
+        wait(ours, abort, waited, p == 0, TIMED)

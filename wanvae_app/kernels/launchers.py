@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton
@@ -24,9 +24,18 @@ from wanvae_app.kernels.transform import transform as transform
 from wanvae_app.kernels.transform import transform_borders as transform_borders
 from wanvae_app.padded import Padded, PaddedFrames
 
+if TYPE_CHECKING:
+    from wanvae_app.link import Neighbours
+    from wanvae_app.shard import Shard
+
 log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
+PLACES = [
+    *(f"{way}_{side}{what}" for way in ("out", "came") for side in ("before", "after") for what in ("", "_flags")),
+    "abort",
+    "waited",
+]  # of `halo_kernel`
 SHARED_MEMORY = 200 * 1024  # bytes a program may use; consumer GPUs have less
 # Whether the kernels are used where there is no GPU: tests set it (TRITON_INTERPRET=1 lets Triton run on a CPU), and
 # who asks how much memory a clip will take (tensors without data are allocated, and nothing is launched).
@@ -112,19 +121,37 @@ def convolve(
     return out
 
 
-def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots) -> None:
+def activate(
+    x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, shard: Shard | None = None
+) -> None:
     """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames; zeros where these have more
-    channels."""
+    channels. With a shard the neighbours' rows come into the borders, over a link while pixels are made.
+    """
     num_frames, height, width, c = x.shape
     n = into.data.shape[3]
     assert x.is_contiguous() and c <= n, (x.shape, x.stride(), n)
-    if x.is_meta:
-        return
-    width_of_tile = triton.next_power_of_2(n)
+    neighbours = shard.neighbours(into.data, num_frames) if shard is not None else None
+    if not x.is_meta:
+        _activate(x, gamma, into, slots, neighbours)
+    if shard is not None and neighbours is None:
+        shard.fill_borders(into.data, into.table(slots))
+
+
+def _activate(
+    x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, neighbours: Neighbours | None
+) -> None:
+    num_frames, height, width, c = x.shape
+    n = into.data.shape[3]
+    width_of_tile, table = triton.next_power_of_2(n), into.table(slots)
     pixels = max(1, 4096 // width_of_tile)
-    norm_kernel[(triton.cdiv(height * width, pixels), num_frames)](
-        x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
-        c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, num_warps=4,
+    cut, edges, there = 0, 0, dict.fromkeys(PLACES, table) | {"BEFORE": False, "AFTER": False, "TIMED": False}
+    if neighbours is not None and neighbours.arguments:
+        cut, there = 1 + neighbours.columns, neighbours.arguments
+        length = height if neighbours.columns else width
+        edges = min(neighbours.programs, triton.cdiv(num_frames * length, pixels))
+    norm_kernel[(4 * edges + num_frames * triton.cdiv(height * width, pixels),)](
+        x, x if gamma is None else gamma, into.data, table, num_frames, height, width, edges, **there,
+        CUT=cut, C=c, N=n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, num_warps=4,
     )  # fmt: skip
 
 

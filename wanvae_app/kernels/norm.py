@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from wanvae_app.kernels.halo import wait
+
 
 @triton.jit
 def silu_norm(x, gamma, mask, C: tl.constexpr):
@@ -14,27 +16,103 @@ def silu_norm(x, gamma, mask, C: tl.constexpr):
     return v * tl.sigmoid(v)
 
 
-@triton.jit(do_not_specialize=["T", "H", "W"])
+@triton.jit
+def _pixels(x, gamma, pixel, inside, C: tl.constexpr, NORM: tl.constexpr, BN: tl.constexpr):
+    """Those pixels of x, which are `inside`, normed or as they are."""
+    c = tl.arange(0, BN)[None, :]
+    at = x + pixel.to(tl.int64)[:, None] * C + c
+    inside = inside[:, None] & (c < C)
+    if NORM:
+        return silu_norm(at, tl.load(gamma + c, c < C, 0.0).to(tl.float32), inside, C)
+    else:
+        return tl.load(at, inside, 0.0)
+
+
+@triton.jit
+def _send(
+    x, gamma, p, programs, count, length, frame, first, step, out, out_flags,
+    C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """The p-th part of `count` pixels at an edge, `length` in each frame, to a neighbour; and a flag behind it."""
+    c = tl.arange(0, BN)[None, :]
+    out = tl.multiple_of(out, 16)
+    for start in range(p * BM, count, programs * BM):
+        i = start + tl.arange(0, BM)
+        v = _pixels(x, gamma, i // length * frame + first + i % length * step, i < count, C, NORM, BN)
+        tl.store(out + i[:, None] * N + c, v.to(out.dtype.element_ty), (i < count)[:, None] & (c < N))
+    tl.debug_barrier()
+    tl.atomic_xchg(out_flags + p, 1, sem="release", scope="sys")
+
+
+@triton.jit
+def _receive(
+    into, slots, p, programs, count, length, frame, first, step, came, came_flags, abort, waited,
+    N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TIMED: tl.constexpr,
+):  # fmt: skip
+    """And the p-th part of those that a neighbour sends, when it is there, into a border."""
+    c = tl.arange(0, BN)[None, :]
+    came = tl.multiple_of(came, 16)
+    wait(came_flags + p, abort, waited, p == 0, TIMED)
+    for start in range(p * BM, count, programs * BM):
+        i = start + tl.arange(0, BM)
+        mask = (i < count)[:, None] & (c < N)
+        v = tl.load(came + i[:, None] * N + c, mask, volatile=True)
+        slot = tl.load(slots + i // length, i < count, 0).to(tl.int64)
+        tl.store(into + (slot * frame + first + i % length * step)[:, None] * N + c, v, mask)
+
+
+@triton.jit(do_not_specialize=["T", "H", "W", "edges"])
 def norm_kernel(
     x,  # [T, H, W, C]
     gamma,  # [C]
     into,  # padded frames [frames, H + 2, W + 2, N]; N may be more than C, and the rest becomes zeros
     into_slots,  # int32 [T]
     T, H, W,
+    edges,  # programs that send to each neighbour, the first ones of all, and that receive, the last: so nobody waits
+    out_before, out_after, out_before_flags, out_after_flags,  # as `halo_kernel`
+    came_before, came_after, came_before_flags, came_after_flags, abort, waited,
+    CUT: tl.constexpr,  # 0: the picture is not cut, or others see to its borders; 1: along its rows; 2: its columns
+    BEFORE: tl.constexpr, AFTER: tl.constexpr, TIMED: tl.constexpr,
     C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    t = tl.program_id(1)
-    c = tl.arange(0, BN)[None, :]
-    inside = (m < H * W)[:, None]
-    pixel = (t.to(tl.int64) * (H * W) + m)[:, None] * C + c
-    if NORM:
-        v = silu_norm(x + pixel, tl.load(gamma + c, c < C, 0.0).to(tl.float32), inside & (c < C), C)
-    else:
-        v = tl.load(x + pixel, inside & (c < C), 0.0)
+    p = tl.program_id(0) - 2 * edges
+    tiles = tl.cdiv(H * W, BM)
     stride = W + 2
-    place = tl.load(into_slots + t).to(tl.int64) * ((H + 2) * stride) + (m // W + 1) * stride + m % W + 1
-    tl.store(into + place[:, None] * N + c, v.to(into.dtype.element_ty), inside & (c < N))
+    frame = (H + 2) * stride
+    if CUT:
+        # Of an edge: how many pixels, from one to the next, and where the last edge begins; and of a border.
+        if CUT == 1:
+            length, step, final = W, 1, (H - 1) * W
+            start, across, behind = 1, 1, (H + 1) * stride + 1
+        else:
+            length, step, final = H, W, W - 1
+            start, across, behind = stride, stride, stride + W + 1
+        q = p - T * tiles
+        if p < -edges:
+            if BEFORE:
+                _send(x, gamma, p + 2 * edges, edges, T * length, length, H * W, 0, step,
+                      out_before.to(into.dtype), out_before_flags, C, N, NORM, BM, BN)  # fmt: skip
+        elif p < 0:
+            if AFTER:
+                _send(x, gamma, p + edges, edges, T * length, length, H * W, final, step,
+                      out_after.to(into.dtype), out_after_flags, C, N, NORM, BM, BN)  # fmt: skip
+        elif q >= edges:
+            if AFTER:
+                _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
+                         came_after.to(into.dtype), came_after_flags, abort, waited + 1,
+                         N, BM, BN, TIMED)  # fmt: skip
+        elif q >= 0:
+            if BEFORE:
+                _receive(into, into_slots, q, edges, T * length, length, frame, start, across,
+                         came_before.to(into.dtype), came_before_flags, abort, waited,
+                         N, BM, BN, TIMED)  # fmt: skip
+    if (p >= 0) & (p < T * tiles):
+        t = p // tiles
+        m = p % tiles * BM + tl.arange(0, BM)
+        c = tl.arange(0, BN)[None, :]
+        v = _pixels(x, gamma, t * (H * W) + m, m < H * W, C, NORM, BN)
+        place = tl.load(into_slots + t).to(tl.int64) * frame + (m // W + 1) * stride + m % W + 1
+        tl.store(into + place[:, None] * N + c, v.to(into.dtype.element_ty), (m < H * W)[:, None] & (c < N))
 
 
 @triton.jit(do_not_specialize=["count"])
