@@ -101,7 +101,7 @@ def norm_kernel(
                 _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
                          came_after.to(into.dtype), came_after_flags, abort, waited + 1,
                          N, BM, BN, TIMED)  # fmt: skip
-        elif q >= 0:  # noqa: SIM102
+        elif q >= 0:
             if BEFORE:
                 _receive(into, into_slots, q, edges, T * length, length, frame, start, across,
                          came_before.to(into.dtype), came_before_flags, abort, waited,
