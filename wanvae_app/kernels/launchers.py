@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
 PLACES = [
-    *(f"{way}_{side}{what}" for way in ("out", "came") for side in ("before", "after") for what in ("", "_flags")),
+    *(
+        f"{way}_{side}{what}"
+        for way in ("out", "came")
+        for side in ("before", "after")
+        for what in ("", "_flags")
+    ),
     "abort",
     "waited",
 ]  # of `halo_kernel`
@@ -121,9 +126,7 @@ def convolve(
     return out
 
 
-def activate(
-    x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, shard: Shard | None = None
-) -> None:
+def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, shard: Shard | None = None) -> None:
     """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames; zeros where these have more
     channels. With a shard the neighbours' rows come into the borders, over a link while pixels are made.
     """

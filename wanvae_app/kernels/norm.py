@@ -88,23 +88,21 @@ def norm_kernel(
             length, step, final = H, W, W - 1
             start, across, behind = stride, stride, stride + W + 1
         q = p - T * tiles
-        if p < -edges:
-            if BEFORE:
+        if BEFORE:
+            if p < -edges:
                 _send(x, gamma, p + 2 * edges, edges, T * length, length, H * W, 0, step,
                       out_before.to(into.dtype), out_before_flags, C, N, NORM, BM, BN)  # fmt: skip
-        elif p < 0:
-            if AFTER:
-                _send(x, gamma, p + edges, edges, T * length, length, H * W, final, step,
-                      out_after.to(into.dtype), out_after_flags, C, N, NORM, BM, BN)  # fmt: skip
-        elif q >= edges:
-            if AFTER:
-                _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
-                         came_after.to(into.dtype), came_after_flags, abort, waited + 1,
-                         N, BM, BN, TIMED)  # fmt: skip
-        elif q >= 0:
-            if BEFORE:
+            if (q >= 0) & (q < edges):
                 _receive(into, into_slots, q, edges, T * length, length, frame, start, across,
                          came_before.to(into.dtype), came_before_flags, abort, waited,
+                         N, BM, BN, TIMED)  # fmt: skip
+        if AFTER:
+            if (p >= -edges) & (p < 0):
+                _send(x, gamma, p + edges, edges, T * length, length, H * W, final, step,
+                      out_after.to(into.dtype), out_after_flags, C, N, NORM, BM, BN)  # fmt: skip
+            if q >= edges:
+                _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
+                         came_after.to(into.dtype), came_after_flags, abort, waited + 1,
                          N, BM, BN, TIMED)  # fmt: skip
     if (p >= 0) & (p < T * tiles):
         t = p // tiles
