@@ -1,5 +1,5 @@
 """Projection: how long a case would take on more ranks than there are, from one rank's slab alone and the price of
-an exchange. It is an estimate: that the ranks wait for each other's hiccups, for one, is not in it.
+an exchange that work waits for. It is an estimate: that the ranks wait for each other's hiccups, for one, is not in it.
 
     exchange = exchange_seconds(group) or 18e-6
     projection = project(group, vae, case, chunk, 8, repeat, exchange, alone.seconds)

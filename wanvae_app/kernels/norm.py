@@ -1,4 +1,9 @@
-"""Norm and SiLU of each pixel, or nothing at all, written into the padded frames that a convolution reads."""
+"""Norm and SiLU of each pixel, or nothing at all, written into the padded frames that a convolution reads.
+
+Where the picture is cut and ranks reach each other's memory, the same launch exchanges the edges, in the manner of
+`halo.py`: its first programs make and send them, its last ones take what has come meanwhile into the borders. The plain
+equal of that is `Shard.fill_borders` afterwards.
+"""
 
 from __future__ import annotations
 
