@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from wanvae_app import link
+from wanvae_app import link, places
 from wanvae_app import shard as shard_module
 from wanvae_app.kernels import launchers
-from wanvae_app.link import BLOCK, PROGRAMS, UNIT, Link, _Places
+from wanvae_app.link import BLOCK, Link
 from wanvae_app.padded import PaddedFrames
+from wanvae_app.places import PROGRAMS, UNIT, Places
 from wanvae_app.shard import COLUMNS, ROWS, Shard
 
 triton = pytest.importorskip("triton")
@@ -21,12 +22,14 @@ pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there the kernels run on GPUs, between them"
 )
 
+CPU = torch.device("cpu")
+
 
 class Handle:
     """The memory of some ranks, all in one process."""
 
-    def __init__(self, size: int, num_words: int) -> None:
-        self.memory = torch.zeros(size, num_words, dtype=torch.int64)
+    def __init__(self, size: int, num_words: int, device: torch.device) -> None:
+        self.memory = torch.zeros(size, num_words, dtype=torch.int64, device=device)
 
     def get_buffer(self, rank: int, sizes: tuple[int], dtype: torch.dtype) -> Tensor:
         return self.memory[rank]
@@ -35,15 +38,15 @@ class Handle:
 class Alone(Link):
     """Rank `rank` of `size`, whose neighbours have sent already."""
 
-    def __init__(self, rank: int, size: int) -> None:
-        num_words = 4 * link.CAPACITY * 2 + (4 + size) * PROGRAMS // 2
+    def __init__(self, rank: int, size: int, device: torch.device = CPU) -> None:
         self.rank, self.size = rank, size
-        self.handle = Handle(size, num_words)
-        self._places = [_Places(self.handle, rank, size, turn, num_words) for turn in (0, 1)]
-        self._table = torch.zeros(1, dtype=torch.int32)
-        self._nothing = torch.zeros(2, 2, dtype=torch.int64)
-        self._abort = torch.zeros(1, dtype=torch.int32)
-        self._waited = torch.zeros(2, dtype=torch.int64)
+        self.handle = Handle(size, places.num_words(size), device)
+        self._places = [Places(self.handle, rank, size, turn) for turn in (0, 1)]
+        self._table = torch.zeros(1, dtype=torch.int32, device=device)
+        self._nothing = torch.zeros(2, 2, dtype=torch.int64, device=device)
+        self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._waited = torch.zeros(2, dtype=torch.int64, device=device)
+        self._finished = torch.zeros(2, dtype=torch.int32, device=device)
 
     def hear(self, side: str, turns: list[Tensor]) -> None:
         for turn, words in enumerate(turns):
@@ -130,7 +133,7 @@ def test_borders_of_frames_that_are_being_written(
 
 
 def test_a_message_longer_than_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "CAPACITY", 256)
+    monkeypatch.setattr(places, "CAPACITY", 256)
     neighbours = Alone(1, 2)
     first, final, theirs = (torch.randn(5, 400) for _ in range(3))  # 500 units
     neighbours.hear("before", list(theirs.view(torch.int64).flatten().split(512)))
@@ -185,7 +188,7 @@ def test_tokens(rank: int) -> None:
     tokens = torch.randn(num_frames, 20, channels).bfloat16()
     everyone = torch.zeros(3, tokens.nbytes // 8, dtype=torch.int64)
     others._tokens = everyone[rank], torch.tensor([x.data_ptr() for x in everyone])
-    flags = others.handle.memory[:, 4 * link.CAPACITY * 2 :].view(torch.int32)[:, 4 * PROGRAMS :]
+    flags = others.handle.memory[:, 4 * places.CAPACITY * 2 :].view(torch.int32)[:, 4 * PROGRAMS :]
     flags = flags.unflatten(1, (-1, PROGRAMS))  # [of, raised by, program]
     others._token_flags = torch.tensor([x.data_ptr() for x in flags])
     for peer in {0, 1, 2} - {rank}:

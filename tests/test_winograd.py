@@ -10,9 +10,12 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from test_link import Alone
 from torch import Tensor
 
 from wanvae_app.padded import PaddedFrames
+from wanvae_app.places import Ahead
+from wanvae_app.shard import COLUMNS, ROWS, Shard
 
 winograd = pytest.importorskip("wanvae_app.kernels.winograd")
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
@@ -125,6 +128,63 @@ def test_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, 
 def test_many_tiles_for_each_multiprocessor(c: int, n: int) -> None:
     check(torch.bfloat16, c, n, (6, 130, 210), 2)
     check(torch.bfloat16, c, n, (8, 130, 210), 4)
+
+
+@needs_hopper
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("dim", [ROWS, COLUMNS])
+@pytest.mark.parametrize(("c", "n"), [(16, 96), (96, 192), (64, 24)])
+@pytest.mark.parametrize("shape", [(2, 1, 1), (2, 9, 40), (4, 24, 16), (2, 300, 500)])
+def test_edges_travel_before_all_is_done(
+    rank: int, dim: int, c: int, n: int, shape: tuple[int, int, int]
+) -> None:
+    """One side of the exchange: what the neighbours send is there already."""
+    num_frames, height, width = shape
+    bf16 = {"dtype": torch.bfloat16, "device": DEVICE}
+    x = torch.randn(num_frames + 2, height, width, c, **bf16)
+    weight = winograd.prepare(torch.randn(n, c, 3, 3, 3, **bf16) / (27 * c) ** 0.5)
+    bias, gamma = torch.randn(n, **bf16), torch.randn(n, **bf16)
+    frames, slots = frames_of(x)
+    into = PaddedFrames(height, width, n, torch.float16, DEVICE)
+    into.reserve(0, num_frames + 1)
+    new = into.take(num_frames + 1)[:0:-1]
+    neighbours = Alone(rank, 3, DEVICE)
+    shard = Shard(dim, (0, 1, 2, 3), rank, None, neighbours)
+
+    def exchange(ahead: Ahead | None) -> None:
+        into.data[1:, 1:-1, 1:-1] = 7
+        winograd.convolve(weight, bias, frames, slots, None, gamma, (into, new), ahead=ahead)
+        shard.fill_borders(into.data, into.table(new), ahead)
+
+    lines = into.data.movedim(dim - 2, 0)[:, list(new)]
+    theirs = {side: torch.randn_like(lines[0]) for side in ("before", "after")}
+    for side, line in theirs.items():
+        neighbours.hear(side, [line.contiguous().view(torch.int64)] * 2)
+    exchange(None)
+    expected = into.data.clone()
+    graph = torch.cuda.CUDAGraph()
+    for turn in range(4):
+        for side in theirs:
+            neighbours.hear(side, [theirs[side].contiguous().view(torch.int64)] * 2)
+            for place in neighbours._places:
+                place.pointers[f"out_{side}_flags"].zero_()
+        shard.turn = 0
+        ahead = shard.ahead()
+        assert ahead is not None
+        if turn < 2:
+            exchange(ahead)
+        elif turn == 2:
+            with torch.cuda.graph(graph):
+                exchange(ahead)
+        if turn >= 2:
+            graph.replay()
+        assert ahead.expected > 0 or turn == 3
+        torch.cuda.synchronize()
+        assert torch.equal(into.data, expected)
+        assert neighbours._finished.tolist() == [0, 0]
+        for side, at in [("before", 1)] * (rank > 0) + [("after", -2)] * (rank < 2):
+            mine = into.data.movedim(dim - 2, 0)[at, list(new)].contiguous().view(torch.int64).flatten()
+            assert torch.equal(neighbours.told(side, 0, mine.numel()), mine)
 
 
 @needs_hopper

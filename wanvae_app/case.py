@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from wanvae_app import fused
 from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
-from wanvae_app.link import Link, Neighbours
+from wanvae_app.link import Link
+from wanvae_app.places import Ahead, Neighbours
 from wanvae_app.shard import COLUMNS, Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
@@ -83,7 +84,10 @@ class Lonely(Shard):
     def seconds_waited(self) -> float:
         return 0.0
 
-    def fill_borders(self, frames: Tensor, slots: Tensor) -> None:
+    def ahead(self) -> Ahead | None:
+        return None
+
+    def fill_borders(self, frames: Tensor, slots: Tensor, ahead: Ahead | None = None) -> None:
         row = frames[0].select(self.dim - 3, 0)
         self._tell(len(slots) * row.nbytes, len(slots) * row.nbytes)
 

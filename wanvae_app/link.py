@@ -13,13 +13,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed import group as groups
 
+from wanvae_app import places
 from wanvae_app.config import WanConfig
+from wanvae_app.places import PROGRAMS, UNIT, Ahead, Neighbours, Places
 
 try:
     import triton
@@ -33,20 +35,10 @@ log = logging.getLogger(__name__)
 
 Agree = Callable[[Sequence[float]], list[list[float]]]  # `Group.agree`: everybody's report, by rank
 
-UNIT = 16  # bytes: what messages are counted in
-CAPACITY = 8 * 2**20 // UNIT  # units that travel one way in one exchange; a longer message takes several
-PROGRAMS, BLOCK = 64, 1024  # at most so many programs, each of so many units at a time
+BLOCK = 1024  # units that a program moves at a time
 PATIENCE = 30.0  # seconds for the first exchange, for which kernels are compiled
 TIMED = True  # only the interpreter of tests has no clock
 MAX_RANKS = 16  # a rank cannot be ahead of another by more exchanges than lie between two of `gather`
-
-
-class Neighbours(NamedTuple):
-    """What a kernel is told that swaps one message with each neighbour by itself."""
-
-    columns: bool  # whether the picture is cut along these, or along its rows
-    programs: int  # at most so many send to a neighbour
-    arguments: dict[str, Any]  # of `halo_kernel`: places and flags; without any nobody is there
 
 
 class Link:
@@ -59,18 +51,19 @@ class Link:
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
         self.rank, self.size = rank, size
         self._device = device
-        num_words = 4 * CAPACITY * 2 + (4 + self.size) * PROGRAMS // 2
-        self._memory = self._allocate(num_words).zero_()
+        self._memory = self._allocate(places.num_words(size)).zero_()
         torch.cuda.synchronize(device)  # before anybody can write there
         handle = self._open(self._memory)
-        self._places = [_Places(handle, rank, size, turn, num_words) for turn in (0, 1)]
-        flags = [_flags(handle, of, num_words).data_ptr() + 16 * PROGRAMS for of in range(size)]
-        self._token_flags = torch.tensor(flags, device=device)
+        self._places = [Places(handle, rank, size, turn) for turn in (0, 1)]
+        self._token_flags = torch.tensor(
+            [places.token_flags(handle, of, size) for of in range(size)], device=device
+        )
         self._tokens: tuple[Tensor, Tensor] | None = None  # this rank's, and where everyone's lie
         self._table = torch.zeros(1, dtype=torch.int32, device=self._device)
         self._nothing = torch.zeros(2, UNIT // 8, dtype=torch.int64, device=self._device)
         self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=True)
         self._waited = torch.zeros(2, dtype=torch.int64, device=self._device)
+        self._finished = torch.zeros(2, dtype=torch.int32, device=self._device)
 
     @classmethod
     def connect(cls, rank: int, size: int, device: torch.device, agree: Agree) -> Link | None:
@@ -94,15 +87,30 @@ class Link:
             return None
         return link
 
-    def fill_borders(self, frames: Tensor, slots: Tensor, columns: bool, turn: int, size: int) -> int:
+    def ahead(self, columns: bool, size: int) -> Ahead:
+        """What a kernel is told whose edges are to travel among the first `size` ranks before it is done."""
+        return Ahead(columns, self.rank > 0, self.rank < size - 1, self._finished)
+
+    def fill_borders(
+        self,
+        frames: Tensor,
+        slots: Tensor,
+        columns: bool,
+        turn: int,
+        size: int,
+        ahead: Ahead | None = None,
+    ) -> int:
         """Put the edge rows, or columns, of the neighbours among the first `size` ranks into the border of padded
-        frames [slots, H + 2, W + 2, C]. Takes the number of the exchange and returns that of the next."""
+        frames [slots, H + 2, W + 2, C]. Takes the number of the exchange and returns that of the next. The kernel that
+        was started last may be the one that went `ahead`."""
         _, height, width, c = frames.shape
         c = c * frames.element_size() // UNIT
         line, length, run, count = (c, width, c, height) if columns else (width * c, height, width * c, 1)
         places = {"first": line, "final": (length - 2) * line, "above": 0, "below": (length - 1) * line}
         pieces = {"frame": height * width * c, "step": width * c, "run": run, "count": count}
-        return self._exchange(frames, slots, {**places, **pieces}, len(slots) * run * count, turn, size)
+        return self._exchange(
+            frames, slots, {**places, **pieces}, len(slots) * run * count, turn, size, ahead
+        )
 
     def neighbours(self, columns: bool, turn: int, size: int) -> Neighbours:
         """What a kernel needs that takes this exchange among the first `size` ranks upon itself."""
@@ -206,18 +214,28 @@ class Link:
         torch.cuda.synchronize(self._device)
         agree([0.0])  # nobody's device writes into another's memory any more
         self._memory.zero_()
+        self._finished.zero_()
         torch.cuda.synchronize(self._device)
         self._abort[0] = 0
         agree([0.0])
 
     def _exchange(
-        self, frames: Tensor, table: Tensor, layout: dict[str, int], length: int, turn: int, size: int
+        self,
+        frames: Tensor,
+        table: Tensor,
+        layout: dict[str, int],
+        length: int,
+        turn: int,
+        size: int,
+        ahead: Ahead | None = None,
     ) -> int:
-        for begin in range(0, length, CAPACITY):
-            end = min(length, begin + CAPACITY)
+        for begin in range(0, length, places.CAPACITY):
+            end = min(length, begin + places.CAPACITY)
+            expected = ahead.expected if ahead is not None and begin == 0 else 0
             halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2)](
-                frames.view(torch.int64), table, **layout, begin=begin, end=end,
-                **self.neighbours(False, turn, size).arguments, BLOCK=BLOCK, num_warps=8,
+                frames.view(torch.int64), table, **layout, begin=begin, end=end, finished=self._finished,
+                expected=expected, EARLY=expected > 0, **self.neighbours(False, turn, size).arguments,
+                BLOCK=BLOCK, num_warps=8, **({"launch_pdl": True} if expected else {}),
             )  # fmt: skip
             turn += 1
         return turn
@@ -231,37 +249,6 @@ class Link:
         """Let all ranks write into each other's `memory`; the handle knows where it is."""
         assert groups.WORLD is not None
         return symmetric.rendezvous(memory, groups.WORLD.group_name)
-
-
-class _Places:
-    """Where the messages of every second exchange go, and where they come from."""
-
-    def __init__(self, handle: Any, rank: int, size: int, turn: int, num_words: int) -> None:
-        def place(of: int, side: int) -> Tensor:
-            start = (2 * turn + side) * CAPACITY * 2
-            return handle.get_buffer(of, (num_words,), torch.int64)[start : start + CAPACITY * 2]
-
-        def flags(of: int, side: int) -> Tensor:
-            start = (2 * turn + side) * PROGRAMS
-            return _flags(handle, of, num_words)[start : start + PROGRAMS]
-
-        # What goes to the rank before comes, there, from the rank behind. At the picture's edge nobody looks at it.
-        before, after = max(rank - 1, 0), min(rank + 1, size - 1)
-        self.pointers = {
-            "out_before": place(before, 1),
-            "out_after": place(after, 0),
-            "out_before_flags": flags(before, 1),
-            "out_after_flags": flags(after, 0),
-            "came_before": place(rank, 0),
-            "came_after": place(rank, 1),
-            "came_before_flags": flags(rank, 0),
-            "came_after_flags": flags(rank, 1),
-        }
-
-
-def _flags(handle: Any, rank: int, num_words: int) -> Tensor:
-    """The flags in a rank's memory, int32, behind the places of messages."""
-    return handle.get_buffer(rank, (num_words,), torch.int64)[4 * CAPACITY * 2 :].view(torch.int32)
 
 
 def _all(agree: Agree, able: bool) -> bool:

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wanvae_app.link import CAPACITY, UNIT, Link, Neighbours
+from wanvae_app.link import Link
+from wanvae_app.places import CAPACITY, UNIT, Ahead, Neighbours
 
 ROWS, COLUMNS = 3, 4  # dimensions of B C T H W
 
@@ -147,17 +148,23 @@ class Shard:
                 rows[:, :, :2, -1:], columns[:, :, :, 2:] = next_one[:, :, -2:], next_one
         return rows, columns
 
-    def fill_borders(self, frames: Tensor, slots: Tensor) -> None:
+    def ahead(self) -> Ahead | None:
+        """What a kernel is told that can make its edges before the rest; None where that is of no use."""
+        return self.link.ahead(self.dim == COLUMNS, self.num_ranks) if self.link is not None else None
+
+    def fill_borders(self, frames: Tensor, slots: Tensor, ahead: Ahead | None = None) -> None:
         """Put the neighbours' rows into the border of padded frames [slots, H + 2, W + 2, C], where they are.
 
-        Only the frames in `slots` travel. Borders at the picture's edge stay as they are.
+        Only the frames in `slots` travel. Borders at the picture's edge stay as they are. `ahead` is what the kernel
+        was told that has just been started to write the frames.
         """
         if self.num_ranks == 1:
             return
         dim = self.dim - 2
         length = frames.shape[dim]
         if self.link is not None and frames.shape[3] * frames.element_size() % UNIT == 0:
-            self.turn = self.link.fill_borders(frames, slots, self.dim == COLUMNS, self.turn, self.num_ranks)
+            columns = self.dim == COLUMNS
+            self.turn = self.link.fill_borders(frames, slots, columns, self.turn, self.num_ranks, ahead)
             self._count(len(slots) * frames[0].select(dim - 1, 0).nbytes)
             return
         first, final = (frames.select(dim, i)[slots].unsqueeze(dim) for i in (1, length - 2))

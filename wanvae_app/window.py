@@ -85,13 +85,16 @@ class Window:
             launchers.transform_borders(frames, past + new, edges)
             edges.frames.pool.give_back(edges.slots)
         dtype = frames.data.dtype
-        gamma = into = None
+        gamma = into = ahead = None
         if then is not None and self._norms(conv, then[1]):
             gamma, into = then[0].gamma, self._open(then[1])
         if together:
             products = prepare(conv, lambda w: winograd.prepare(w, together), f"winograd {together}")
             slots = new[:count] if count else past + new
-            out = winograd.convolve(products, bias_of(conv), frames, slots, residual, gamma, into, in_place)
+            ahead = shard.ahead() if into is not None else None
+            out = winograd.convolve(
+                products, bias_of(conv), frames, slots, residual, gamma, into, in_place, ahead
+            )
         else:
             taps, slots = (3, 3, 3), past + new
             if self.num_frames == 1 and past == (0, 0):  # zeros alone before it: one tap in time will do
@@ -105,7 +108,7 @@ class Window:
             )
         pool.advance(conv, past + new)
         if into is not None:
-            shard.fill_borders(into[0].data, into[0].table(into[1]))
+            shard.fill_borders(into[0].data, into[0].table(into[1]), ahead)
         elif then is not None:
             self.activate(*then, out)
         return out

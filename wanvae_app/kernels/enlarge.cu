@@ -100,7 +100,7 @@ enlarge_kernel(
                                      w + j * (PART >> 4) + 2 * k, k > 0 || begun);
                     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                     if (tap == 0 && leaving) {  // the last results have left
-                        if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+                        if (lane == 0) left_memory();
                         __syncwarp();
                         for (int i = 0; i < 4; ++i) release(empty_b + 8 * ((left + i) % STAGES), lane);
                         leaving = false;
@@ -169,7 +169,7 @@ enlarge_kernel(
             }
             leaving = true;
         }
-        if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+        if (lane == 0) arrived();
     }
     // Nobody leaves while others may still write here.
     __syncwarp();

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import globaltimer
+from triton.language.extra.cuda import gdc_wait, globaltimer
 
 # Looks at a flag, some 10 ms, before the first at the host's memory. Such reads take 0.9 us each, one after another:
 # 0.2 ms or more for the warps of all programs. A rank that is late for having looked makes its neighbour look.
@@ -44,10 +44,24 @@ def _at(u, table, frame, first, step, run, count):
 
 
 @triton.jit
+def _await_edges(finished, expected, programs):
+    """Until the kernel before this one, which may not be done, has counted so many parts of its edges; the last of all
+    programs that wait makes ready for the next time."""
+    while tl.atomic_add(finished, 0, sem="acquire", scope="gpu") < expected:
+        pass
+    if tl.atomic_add(finished + 1, 1, sem="acq_rel", scope="gpu") == programs - 1:
+        tl.store(finished, 0)
+        tl.store(finished + 1, 0)
+    tl.debug_barrier()
+
+
+@triton.jit
 def _side(
-    frames, table, frame, sent, kept, step, run, count, begin, end,
-    out, out_flag, came, came_flag, abort, waited, BLOCK: tl.constexpr, TIMED: tl.constexpr,
+    frames, table, frame, sent, kept, step, run, count, begin, end, finished, expected, programs,
+    out, out_flag, came, came_flag, abort, waited, EARLY: tl.constexpr, BLOCK: tl.constexpr, TIMED: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        _await_edges(finished, expected, programs)
     p = tl.program_id(0)
     pair = tl.arange(0, 2)[None, :]
     for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
@@ -69,7 +83,7 @@ def _side(
 
 @triton.jit(
     do_not_specialize=[
-        "frame", "first", "final", "above", "below", "step", "run", "count", "begin", "end"
+        "frame", "first", "final", "above", "below", "step", "run", "count", "begin", "end", "expected"
     ]
 )  # fmt: skip
 def halo_kernel(
@@ -78,25 +92,31 @@ def halo_kernel(
     frame, step, run, count,  # in units: from frame to frame, from piece to piece; how long and how many pieces are
     first, final, above, below,  # in units: the edge rows within a frame, and the border rows beside them
     begin, end,  # the units of the message that go this time
+    finished,  # with EARLY, int32 [2]: counted up by the kernel that writes the frames
+    expected,  # to this, when the edges are there
     out_before, out_after,  # in the peers' memory: where the message goes
     out_before_flags, out_after_flags,  # and the flags, int32, one for every program
     came_before, came_after, came_before_flags, came_after_flags,  # the same in this GPU's memory
     abort,  # int32 [1]
     waited,  # int64 [2]: nanoseconds, for the rank before and the rank behind
     BEFORE: tl.constexpr, AFTER: tl.constexpr,  # whether there is a rank before, and one behind
+    EARLY: tl.constexpr,  # started as a dependent of that kernel, while it works on the rest (see `winograd.cu`)
     BLOCK: tl.constexpr,
     TIMED: tl.constexpr,  # the interpreter has no clock
 ):  # fmt: skip
+    programs = tl.num_programs(0) * (2 if BEFORE and AFTER else 1)
     if tl.program_id(1) == 0:
         if BEFORE:
-            _side(frames, table, frame, first, above, step, run, count, begin, end,
+            _side(frames, table, frame, first, above, step, run, count, begin, end, finished, expected, programs,
                   out_before, out_before_flags, came_before, came_before_flags, abort, waited,
-                  BLOCK, TIMED)  # fmt: skip
+                  EARLY, BLOCK, TIMED)  # fmt: skip
     else:
         if AFTER:
-            _side(frames, table, frame, final, below, step, run, count, begin, end,
+            _side(frames, table, frame, final, below, step, run, count, begin, end, finished, expected, programs,
                   out_after, out_after_flags, came_after, came_after_flags, abort, waited + 1,
-                  BLOCK, TIMED)  # fmt: skip
+                  EARLY, BLOCK, TIMED)  # fmt: skip
+    if EARLY:
+        gdc_wait()  # what comes next may rely on all of it
 
 
 @triton.jit(do_not_specialize=["num_frames", "num_units", "frame", "place", "rank", "num_ranks"])

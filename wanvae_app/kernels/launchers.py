@@ -25,7 +25,7 @@ from wanvae_app.kernels.transform import transform_borders as transform_borders
 from wanvae_app.padded import Padded, PaddedFrames
 
 if TYPE_CHECKING:
-    from wanvae_app.link import Neighbours
+    from wanvae_app.places import Neighbours
     from wanvae_app.shard import Shard
 
 log = logging.getLogger(__name__)

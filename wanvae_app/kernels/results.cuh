@@ -23,6 +23,14 @@ DEV void send(const Map* target, u32 base, u32 stage, int warp, int n0, int x, i
     for (int q = 0; q < BN / 32; ++q) store(target, from + q * 8192, n0 + 32 * q, x, y, frame);
 }
 
+// The results that this thread sent have left shared memory; they have arrived; they have, and this is told.
+DEV void left_memory() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+DEV void arrived() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+DEV void tell(int* finished) {
+    arrived();
+    asm volatile("fence.proxy.async.global;\nred.release.gpu.global.add.u32 [%0], 1;" ::"l"(finished) : "memory");
+}
+
 // Bias and residual added; and for a norm the squares of a pixel's channels, of this block, added up.
 DEV void complete(float (&first)[REGS], float (&second)[REGS], float (&scale)[2][2], const u32 (&results)[2],
                   const u16* bias, int n0, int N, int lane) {
@@ -53,6 +61,18 @@ DEV void complete(float (&first)[REGS], float (&second)[REGS], float (&scale)[2]
         sum += __shfl_xor_sync(~0u, sum, 2);
     }
 #endif
+}
+
+// Where the tile at a place begins. Places go along the rows of tiles; with a `cut` (1: along the picture's rows, 2: along
+// its columns) along the cut, its two edges first. What lies beyond the last place is nowhere.
+struct Spot { int x, y; bool first, last; };  // whether it is at the first edge, and at the last
+DEV Spot spot_of(int place, int columns, int rows, int cut) {
+    if (!cut) return {place % columns * TW, place / columns * TH, false, false};
+    const int length = cut == 1 ? rows : columns, line = place / (cut == 1 ? columns : rows);
+    const int at = line == 0 || line >= length ? line : line == 1 ? length - 1 : line - 1;
+    const int along = place % (cut == 1 ? columns : rows);
+    const bool first = at == 0, last = at == length - 1;
+    return cut == 1 ? Spot{along * TW, at * TH, first, last} : Spot{at * TW, along * TH, first, last};
 }
 
 // The other block's squares as well: each warp hands its own to the same warp of both blocks, and waits for theirs.

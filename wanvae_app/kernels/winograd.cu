@@ -33,6 +33,9 @@
 //
 // Six frames do not fit a step, so whoever writes them transforms them: what is read is what the products multiply.
 //
+// With NORM, where the picture is cut its edges come first, and whoever waits for them is told of each: the kernel behind this one,
+// if it is started as its dependent, sends them to the neighbours while the last tiles are under way.
+//
 // Set by the host: BN (channels of a block, a multiple of 32), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma
 // and out is fp16, not bf16), PAIR (a cluster takes two places, not the two blocks of channels that a norm is over),
 // STAGES, multiply(), REGS.
@@ -78,7 +81,8 @@ DEV int frame_of(int t, int f, bool ends) { return t + (!FOUR ? f : ends ? 3 * f
 DEV int where_of(int tile, int rank, int blocks) { return PAIR ? tile / blocks * 2 + rank : tile; }
 #define PLACE \
     const int where = where_of(tile, rank, across), n0 = (PAIR ? tile % across : rank) * BN; \
-    const int t = where % groups * PER, place = where / groups;
+    const int t = where % groups * PER; \
+    const Spot spot = spot_of(where / groups, columns, (H + TH - 1) / TH, NORM ? cut : 0);
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 __cluster_dims__(2, 1, 1)
@@ -92,7 +96,9 @@ winograd_kernel(
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
     int T, int H, int W, int C, int N,
-    int across, int columns, int tiles    // blocks along the channels; tiles side by side; tiles of all clusters
+    int across, int columns, int tiles,   // blocks along the channels; tiles side by side; tiles of all clusters
+    int cut, int before, int after,       // 0, or along what the picture is cut (see `spot_of`), and where neighbours are
+    int* finished                         // counts the warps that are done with a tile at an edge that has a neighbour
 ) {
     extern __shared__ unsigned char memory[];
     const u32 base = aligned(memory);
@@ -108,6 +114,7 @@ winograd_kernel(
     }
     __syncthreads();
     cluster_sync();
+    if (NORM && cut) asm volatile("griddepcontrol.launch_dependents;");  // from now on it may take what processors are free
     const int rank = blockIdx.x % 2;
     if (group == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
@@ -115,7 +122,7 @@ winograd_kernel(
             int a = 0, b = 0;  // fetches so far
             for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
                 PLACE
-                const int y0 = place / columns * TH, x0 = place % columns * TW;
+                const int y0 = spot.y, x0 = spot.x;
                 for (int block = 0; block < blocks + more; ++block, ++a) {
                     const u32 bar = full_a + 8 * (a & 1), to = base + A_AT + (a & 1) * A_BYTES;
                     const bool ends = block >= blocks;
@@ -168,7 +175,7 @@ winograd_kernel(
         const u64 desc = (2ull << 62) | (32ull << 32) | (1ull << 16) | ((base + B_AT) >> 4);
         const u64 desc_a = (2ull << 62) | (u64(PITCH * 4) << 32) | (1ull << 16) | ((base + A_AT + left_of * 64) >> 4);
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
-        bool leaving = false;
+        bool leaving = false, awaited = false;  // results are; and somebody waits for them
         float acc[4][REGS];
         for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
 #pragma unroll
@@ -184,7 +191,7 @@ winograd_kernel(
                         products(acc, pixels + (tap / 3 * PITCH + tap % 3) * 4, desc + stage * (B_BYTES >> 4), ends || begun,
                                  ends);
                         if (tap == 0 && leaving) {  // the last results have left
-                            if (lane == 0) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+                            if (lane == 0) awaited ? tell(finished) : left_memory();
                             __syncwarp();
                             release(empty_b + 8 * left, lane);
                             release(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1), lane);
@@ -219,7 +226,7 @@ winograd_kernel(
                 float (&first)[REGS] = acc[FOUR && !ends ? 1 : 0], (&second)[REGS] = acc[FOUR && !ends ? 2 : 3];
                 // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
                 PLACE
-                const int y = place / columns * TH + top, x = place % columns * TW + left_of;
+                const int y = spot.y + top, x = spot.x + left_of;
                 u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
                 left = stage;
 #pragma unroll
@@ -242,9 +249,10 @@ winograd_kernel(
                     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                 }
                 leaving = true;
+                awaited = NORM && ((spot.first && before) || (spot.last && after));
             }
         }
-        if (lane == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+        if (lane == 0) awaited ? tell(finished) : arrived();
     }
     // Nobody leaves while others may still write here.
     __syncwarp();

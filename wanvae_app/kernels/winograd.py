@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +19,15 @@ from wanvae_app.kernels import nvrtc, tiles
 from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
 from wanvae_app.padded import Padded, PaddedFrames
 
+if TYPE_CHECKING:
+    from wanvae_app.places import Ahead
+
 log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
 # What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
 COSTS = {2: {96: 1.0, 64: 0.71, 32: 0.51}, 4: {64: 1.0, 32: 0.66}}
+WARPS = 8  # of a block, that multiply
 POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
 
 
@@ -104,13 +109,15 @@ def convolve(
     gamma: Tensor | None = None,
     into: tuple[Padded, Slots] | None = None,
     in_place: bool = False,
+    ahead: Ahead | None = None,
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
     `weights` come from `prepare`, which is told how many. `slots` are those of two past frames and of T present ones,
     or for four at a time those of the T / 4 * 6 that `launchers.transform` makes of them. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
-    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
+    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns;
+    with `ahead`, the edges before the rest.
     """
     data = frames.data
     _, rows, columns, c = data.shape
@@ -147,8 +154,15 @@ def convolve(
         nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
         nvrtc.tensor_map(target, (32, 8, 2, 1)),
     ]
-    numbers = (num_frames, height, width, c, n, blocks, across, count)
+    numbers = [num_frames, height, width, c, n, blocks, across, count, 0, 0, 0]
+    if ahead is not None:
+        assert norm, "the sums of four frames leave in two parts"
+        numbers[-3:] = 1 + ahead.columns, ahead.before, ahead.after
+        length, other = (across, down) if ahead.columns else (down, across)
+        edges = min(ahead.before + ahead.after, length)  # where there is one line of tiles, it is both
+        ahead.expected = edges * other * (num_frames // per) * min(blocks, 2) * WARPS
     arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
+    arguments.append(ctypes.c_void_p(ahead.finished.data_ptr() if ahead is not None else None))
     kernel.start(min(count, processors // 2), data.device, arguments)  # each takes one tile after another
     return out
 
