@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from test_link import Alone
 from torch import Tensor
 
+from wanvae_app.kernels import tiles
 from wanvae_app.padded import PaddedFrames
 from wanvae_app.places import Ahead
 from wanvae_app.shard import COLUMNS, ROWS, Shard
@@ -90,7 +91,7 @@ def test_blocks_hold_all_channels(n: int, per: int) -> None:
         width, blocks = winograd.split(n, per, places)
         assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
         for norm in (False, True)[: 1 + (per == 2 and not places and winograd.norms(n))]:
-            kernel = winograd.kernel_for(width, blocks, per, True, norm, False)
+            kernel = winograd.kernel_for(width, norm and blocks > 1, per, True, norm, False)
             assert kernel.stages >= 5 and kernel.memory() <= 227 * 1024
 
 
@@ -98,6 +99,48 @@ def test_few_tiles_are_shared_evenly() -> None:
     """105 places of 384 channels, 66 pairs of multiprocessors: four blocks take four rounds, six shorter ones five."""
     assert winograd.split(384, 2) == winograd.split(384, 2, 3600) == (96, 4)
     assert winograd.split(384, 2, 105) == (64, 6)
+
+
+def parts_of(n: int, per: int, places: int, norm: bool, clusters: int = 66) -> list[tiles.Part]:
+    width, blocks = winograd.split(n, 2) if norm else winograd.split(n, per, places, 2 * clusters)
+    costs = winograd.COSTS[per]
+    return tiles.parts(n, width, norm and blocks > 1, places, 384 * per, costs, clusters, norm)
+
+
+@pytest.mark.parametrize("clusters", [4, 66])
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize(("n", "per"), [(8, 2), (96, 2), (96, 4), (192, 2), (256, 4), (384, 2), (384, 4)])
+def test_parts_take_every_tile_once(n: int, per: int, norm: bool, clusters: int) -> None:
+    if norm and (per == 4 or not winograd.norms(n)):
+        pytest.skip("no norm takes so many channels in place")
+    for places in (1, 7, 30, 66, 69, 151, 230, 460, 901, 1800):
+        taken = torch.zeros(places + 1, n)
+        for part in parts_of(n, per, places, norm, clusters):
+            for tile in range(part.begin, part.end):
+                for rank in (0, 1):  # as `winograd.cu` counts
+                    where = tile if part.joined else tile // part.blocks * 2 + rank
+                    first = (rank if part.joined else tile % part.blocks) * part.width
+                    taken[where, first : first + part.width] += 1
+        assert (taken[:places] == 1).all()
+
+
+def test_what_is_left_for_few_clusters_goes_to_more() -> None:
+    """690 tiles of 64 channels on 66 clusters: ten rounds, and 30 tiles that become 60 of 32."""
+    wide, narrow = parts_of(384, 4, 230, False)
+    assert (wide.width, wide.end, narrow.width, narrow.end - narrow.begin) == (64, 660, 32, 60)
+    assert len(parts_of(384, 4, 330, False)) == 1  # 990 are fifteen rounds
+    wide, narrow = parts_of(96, 2, 3600, True)  # a norm's channels stay together
+    assert (wide.end, narrow.width, narrow.joined, narrow.end - narrow.begin) == (1782, 64, True, 36)
+
+
+@needs_hopper
+@pytest.mark.parametrize(
+    ("n", "together", "shape"), [(384, 4, (4, 180, 160)), (96, 2, (2, 720, 640)), (192, 2, (2, 360, 640))]
+)
+def test_the_last_tiles_in_narrower_blocks(n: int, together: int, shape: tuple[int, int, int]) -> None:
+    places = -(-shape[1] // 8) * -(-shape[2] // 16)
+    assert len(parts_of(n, together, places, False)) == 2
+    check(torch.bfloat16, n, n, shape, together)
 
 
 @needs_hopper

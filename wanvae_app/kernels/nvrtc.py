@@ -24,6 +24,25 @@ THREADS = 384
 MEMORY = 227 * 1024  # bytes of shared memory that a block may have
 
 
+class _Attribute(ctypes.Structure):  # CUlaunchAttribute
+    _fields_ = (
+        ("id", ctypes.c_int),
+        ("_", ctypes.c_int),
+        ("value", ctypes.c_int),
+        ("rest", ctypes.c_int * 15),
+    )
+
+
+class _Launch(ctypes.Structure):  # CUlaunchConfig
+    _fields_ = (
+        *((f"{what}_{axis}", ctypes.c_uint) for what in ("grid", "block") for axis in "xyz"),
+        ("memory", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("num_attributes", ctypes.c_uint),
+    )
+
+
 class Kernel(NamedTuple):
     """A kernel of this folder, `name`_kernel in `name`.cu, for certain shapes."""
 
@@ -67,15 +86,21 @@ DEV void multiply(float (&p)[REGS], u64 a, u64 b, int add_to) {{
         hopper, results, kernel = ((folder / name).read_text() for name in files)
         return head + hopper + instruction + results + kernel
 
-    def start(self, clusters: int, device: torch.device, arguments: list[Any]) -> None:
-        """Start clusters of two blocks on PyTorch's current stream; `arguments` are ctypes' values."""
+    def start(
+        self, clusters: int, device: torch.device, arguments: list[Any], dependent: bool = False
+    ) -> None:
+        """Start clusters of two blocks on PyTorch's current stream; `arguments` are ctypes' values. A `dependent` may
+        begin before the kernel that was started last is done, once all its blocks have allowed it."""
         packed = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(x) for x in arguments))
         stream = ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream)
         function, memory = _function(self, device), self.memory()
         with torch.cuda.device(device):
             _enter(device)
-            grid = 2 * clusters, 1, 1
-            _check(_driver().cuLaunchKernel(function, *grid, THREADS, 1, 1, memory, stream, packed, None))
+            early = _Attribute(6, value=1)  # PROGRAMMATIC_STREAM_SERIALIZATION
+            launch = _Launch(
+                2 * clusters, 1, 1, THREADS, 1, 1, memory, stream, ctypes.pointer(early), dependent
+            )
+            _check(_driver().cuLaunchKernelEx(ctypes.byref(launch), function, packed, None))
 
 
 @lru_cache

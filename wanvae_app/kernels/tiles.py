@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import torch
 
+# What another launch costs, in `parts`' measure of work (4 us on an H100).
+LAUNCH = 40
+
 
 class Tile(NamedTuple):
     """What one program of the convolution computes, and with what means."""
@@ -73,6 +76,56 @@ def split(n: int, costs: Mapping[int, float], places: int = 0, processors: int =
 
     width = min(costs, key=cost)
     return width, -(-n // width)
+
+
+class Part(NamedTuple):
+    """What one launch of a kernel takes whose clusters, of two blocks each, take one tile after another."""
+
+    width: int  # channels of a block
+    blocks: int  # so many take all channels
+    joined: (
+        bool  # a cluster is two blocks of channels at one place; otherwise those of the same channels at two
+    )
+    begin: int  # of the tiles of so many clusters this is the first
+    end: int  # and those before this one are taken
+    dependent: bool = False  # started while the one before it is not done
+
+
+def parts(
+    n: int,
+    width: int,
+    joined: bool,
+    places: int,
+    work: int,
+    costs: Mapping[int, float],
+    clusters: int,
+    norm: bool,
+) -> list[Part]:
+    """How so many places of n channels are taken in blocks so wide: in whole rounds, and in narrower blocks what would
+    leave most clusters idle in the last one, where that saves more than another launch takes.
+
+    `work` is in proportion to what a round takes: channels in times frames that are made together. `costs` are those
+    of `split`. A norm needs all channels of its places in a cluster.
+    """
+    blocks = -(-n // width)
+    count = places if joined else -(-places // 2) * blocks
+    whole = Part(width, blocks, joined, 0, count)
+    rest = count % clusters
+    if joined or not rest or count < clusters or n % width:
+        return [whole]
+    begin, found, least = count - rest, None, costs[width] - LAUNCH / work
+    for narrow, cost in costs.items():
+        if norm and narrow < width <= n <= 2 * narrow:  # the norm's two blocks are the cluster
+            left = Part(narrow, 2, True, 2 * begin, places, True)
+        elif not norm and narrow < width and width % narrow == 0:
+            pieces = width // narrow
+            left = Part(narrow, blocks * pieces, False, begin * pieces, count * pieces, True)
+        else:
+            continue
+        cost *= -(-(left.end - left.begin) // clusters)
+        if cost < least:
+            found, least = left, cost
+    return [whole] if found is None else [whole._replace(end=begin), found]
 
 
 def fits_one_tile(n: int) -> bool:

@@ -33,8 +33,11 @@
 //
 // Six frames do not fit a step, so whoever writes them transforms them: what is read is what the products multiply.
 //
-// With NORM, where the picture is cut its edges come first, and whoever waits for them is told of each: the kernel behind this one,
-// if it is started as its dependent, sends them to the neighbours while the last tiles are under way.
+// With NORM, where the picture is cut its edges come first, and whoever waits for them is told of each: the kernel
+// behind this one, if it is started as its dependent, sends them to the neighbours while the last tiles are under way.
+//
+// Every cluster takes as many tiles as the others. What is left then may be for another launch, in smaller ones:
+// started as this one's dependent it takes what multiprocessors become free, and it is done when both are.
 //
 // Set by the host: BN (channels of a block, a multiple of 32), FOUR, RESIDUAL, NORM, HALF (type of bias, residual, gamma
 // and out is fp16, not bf16), PAIR (a cluster takes two places, not the two blocks of channels that a norm is over),
@@ -96,8 +99,9 @@ winograd_kernel(
     const u16* gamma,                     // [N]
     const int* out_slots,                 // [T]
     int T, int H, int W, int C, int N,
-    int across, int columns, int tiles,   // blocks along the channels; tiles side by side; tiles of all clusters
-    int cut, int before, int after,       // 0, or along what the picture is cut (see `spot_of`), and where neighbours are
+    int across, int columns,              // blocks along the channels; tiles side by side
+    int begin, int tiles,                 // of all tiles those from `begin` on, up to here, are for these clusters
+    int cut, int before, int after,       // 0, or along what the picture is cut (see `spot_of`); who is there
     int* finished                         // counts the warps that are done with a tile at an edge that has a neighbour
 ) {
     extern __shared__ unsigned char memory[];
@@ -114,13 +118,13 @@ winograd_kernel(
     }
     __syncthreads();
     cluster_sync();
-    if (NORM && cut) asm volatile("griddepcontrol.launch_dependents;");  // from now on it may take what processors are free
+    asm volatile("griddepcontrol.launch_dependents;");  // from now on they may take what multiprocessors are free
     const int rank = blockIdx.x % 2;
     if (group == 2) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
         if (threadIdx.x == 256) {
             int a = 0, b = 0;  // fetches so far
-            for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
+            for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
                 PLACE
                 const int y0 = spot.y, x0 = spot.x;
                 for (int block = 0; block < blocks + more; ++block, ++a) {
@@ -157,7 +161,7 @@ winograd_kernel(
             }
         } else if (!FOUR && threadIdx.x >= 288) {  // three warps
             int a = 0;
-            for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2)
+            for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2)
                 for (int block = 0; block < blocks; ++block, ++a) {
                     bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
                     const u32 pixels = base + A_AT + (a & 1) * A_BYTES;
@@ -177,7 +181,7 @@ winograd_kernel(
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
         bool leaving = false, awaited = false;  // results are; and somebody waits for them
         float acc[4][REGS];
-        for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
+        for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
 #pragma unroll
             for (int ends = 0; ends <= FOUR; ++ends) {
                 u32 last = 0;  // the stage before this one
@@ -257,4 +261,5 @@ winograd_kernel(
     // Nobody leaves while others may still write here.
     __syncwarp();
     cluster_sync();
+    asm volatile("griddepcontrol.wait;" ::: "memory");  // whoever comes next relies on the launch before this one, too
 }

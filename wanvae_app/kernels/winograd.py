@@ -144,32 +144,37 @@ def convolve(
     processors = tiles.processors_of(data.device)
     places = across * down * (num_frames // per)
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
-    kernel = kernel_for(channels, blocks, per, residual is not None, norm, half)
-    # Of a cluster's two blocks each takes a place, or half of one's channels.
-    count = places if norm and blocks > 1 else -(-places // 2) * blocks
-    # Read as [slots, H + 2, W + 2, C] and [taps, products, N, C]; what lies beyond is read as zero.
-    maps = [
-        nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
-        nvrtc.tensor_map(weights, (DEPTH, channels, 2, 1)),
-        nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
-        nvrtc.tensor_map(target, (32, 8, 2, 1)),
-    ]
-    numbers = [num_frames, height, width, c, n, blocks, across, count, 0, 0, 0]
+    joined = norm and blocks > 1
+    parts = tiles.parts(n, channels, joined, places, c * per, COSTS[per], processors // 2, norm)
+    cut = [0, 0, 0]
     if ahead is not None:
         assert norm, "the sums of four frames leave in two parts"
-        numbers[-3:] = 1 + ahead.columns, ahead.before, ahead.after
+        cut = [1 + ahead.columns, ahead.before, ahead.after]
         length, other = (across, down) if ahead.columns else (down, across)
-        edges = min(ahead.before + ahead.after, length)  # where there is one line of tiles, it is both
-        ahead.expected = edges * other * (num_frames // per) * min(blocks, 2) * WARPS
-    arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
-    arguments.append(ctypes.c_void_p(ahead.finished.data_ptr() if ahead is not None else None))
-    kernel.start(min(count, processors // 2), data.device, arguments)  # each takes one tile after another
+        # Where there is one line of tiles, it is both edges.
+        edges = min(ahead.before + ahead.after, length) * other * (num_frames // per)
+        ahead.expected = edges * min(blocks, 2) * WARPS
+        if parts[-1].dependent and parts[-1].begin < edges:  # which are told of by blocks of one kind
+            parts = [parts[0]._replace(end=-(-places // 2) * blocks)]
+    finished = ctypes.c_void_p(ahead.finished.data_ptr() if ahead is not None else None)
+    for part in parts:
+        maps = [  # [slots, H + 2, W + 2, C] and [taps, products, N, C]: what lies beyond is read as zero
+            nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
+            nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
+            nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
+            nvrtc.tensor_map(target, (32, 8, 2, 1)),
+        ]
+        numbers = (num_frames, height, width, c, n, part.blocks, across, part.begin, part.end, *cut)
+        kernel = kernel_for(part.width, part.joined, per, residual is not None, norm, half)
+        clusters = min(part.end - part.begin, processors // 2)  # each takes one tile after another
+        addresses = (ctypes.c_void_p(x.data_ptr()) for x in pointers)
+        arguments = [*maps, *addresses, *map(ctypes.c_int, numbers), finished]
+        kernel.start(clusters, data.device, arguments, part.dependent)
     return out
 
 
-def kernel_for(width: int, blocks: int, per: int, residual: bool, norm: bool, half: bool) -> nvrtc.Kernel:
-    """`winograd.cu` for blocks of this width; a norm over two blocks' channels takes both of them at once."""
-    joined = norm and blocks > 1
+def kernel_for(width: int, joined: bool, per: int, residual: bool, norm: bool, half: bool) -> nvrtc.Kernel:
+    """`winograd.cu` for blocks of this width; `joined` are two whose channels together a norm is over."""
     macros = {"FOUR": per == 4, "RESIDUAL": residual, "NORM": norm, "HALF": half, "PAIR": not joined}
     sums = 2 * 2 * 2 * 128 * 4 if joined else 0
     return nvrtc.Kernel("winograd", width, "f16", tuple(macros.items()), 80 + sums)
