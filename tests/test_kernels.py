@@ -23,7 +23,7 @@ from wanvae_app.kernels import tiles
 from wanvae_app.layers import PixelNorm, ResidualBlock, Upsample, add_duplicate_up
 from wanvae_app.padded import PaddedFrames
 from wanvae_app.prepared import folded
-from wanvae_app.shard import COLUMNS, ROWS, Shard
+from wanvae_app.shard import COLUMNS, ROWS, WHOLE, Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import Head, WanVAE
 
@@ -143,43 +143,56 @@ def test_activation(c: int) -> None:
         assert into.data[1].isnan().any()  # nobody wrote elsewhere
 
 
-@pytest.mark.parametrize("cut", [None, ROWS, COLUMNS])
+class Peers(Shard):
+    """One rank among three, whose neighbours send `theirs` and keep what they are sent."""
+
+    def __init__(self, dim: int, rank: int, theirs: tuple[Tensor, Tensor]) -> None:
+        super().__init__(dim, (0, 1, 2, 3), rank, None)
+        self.theirs, self.mine = theirs, list[Tensor]()
+
+    def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
+        self.mine = [first.clone(), final.clone()]
+        return self.theirs
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1, 2])
+@pytest.mark.parametrize("cut", [ROWS, COLUMNS])
 @pytest.mark.parametrize(
-    ("c", "shape"), [(8, (4, 3, 5)), (96, (8, 1, 4)), (160, (4, 5, 1)), (1024, (12, 3, 5)), (8, (8, 2, 2))]
+    ("c", "shape"),
+    [(8, (4, 3, 5)), (96, (8, 1, 4)), (160, (4, 5, 1)), (1024, (12, 3, 5)), (8, (8, 2, 2)), (8, (4, 70, 66))],
 )
-def test_activation_transformed_for_winograd(c: int, shape: tuple[int, int, int], cut: int | None) -> None:
+def test_activation_transformed_for_winograd(
+    c: int, shape: tuple[int, int, int], cut: int, rank: int | None
+) -> None:
     num_frames, height, width = shape
     x, gamma, past = random(*shape, c), random(c), random(2, height + 2, width + 2, c)
-    for dim in {ROWS, COLUMNS} - {cut}:  # there only a neighbour's rows make the border anything but zeros
-        past.index_fill_(dim - 2, torch.tensor([0, past.shape[dim - 2] - 1], device=DEVICE), 0)
+    outside = F.pad(torch.zeros(height, width, 1, device=DEVICE), (0, 0, 1, 1, 1, 1), value=1.0).bool()
+    lines = outside.movedim(cut - 3, 0)  # there only a neighbour's rows make the border anything but zeros
+    lines[0, 1:-1], lines[-1, 1:-1] = rank not in (1, 2), rank not in (0, 1)
+    past.masked_fill_(outside, 0)
     count = num_frames // 4 * 6
     frames = PaddedFrames(height, width, c, DTYPE, DEVICE)
     slots = frames.take(6 + count)[2:][::-1]
     frames.data[1:, 1:-1, 1:-1] = float("nan")
     frames.data[list(slots[:2])] = past
-    edges = None
-    if cut is not None:
-        pool = PaddedFrames(2 if cut == ROWS else height, 2 if cut == COLUMNS else width, c, DTYPE, DEVICE)
-        edges = launchers.Edges(pool.seen_as(DTYPE), pool.take(num_frames + 1)[1:][::-1], cut == COLUMNS)
-        pool.data[1:, 1:-1, 1:-1] = float("nan")
-    launchers.transform(x, gamma, frames, slots, edges)
-    expected = F.pad(
-        normed(x.double(), gamma).to(DTYPE).double(), (0, 0, 1, 1, 1, 1)
-    )  # rounded as past frames are
-    assert frames.data[1:3, 1:-1, 1:-1].isnan().all()  # nobody wrote elsewhere
-    assert torch.equal(frames.data[list(slots[:2])], past)
-    if edges is not None and cut is not None:  # as the neighbours' rows come, beside those that go
-        assert pool.data[1, 1:-1, 1:-1].isnan().all()
-        last = expected.shape[cut - 2] - 1
-        for place, row in ((1, 1), (2, last - 1)):
-            mine = pool.data.select(cut - 2, place)[list(edges.slots)]
-            assert distance(mine, expected.select(cut - 2, row)) < TOLERANCE
-        for place, row in ((0, 0), (3, last)):
-            came = random(*expected.select(cut - 2, row).shape)
-            pool.data.select(cut - 2, place)[list(edges.slots)] = came
-            expected.select(cut - 2, row).copy_(came)
-        launchers.transform_borders(frames, slots, edges)
+    expected = F.pad(normed(x.double(), gamma).to(DTYPE).double(), (0, 0, 1, 1, 1, 1))
+    length = width if cut == ROWS else height
+    theirs = random(2, length, num_frames, c)
+    shard = WHOLE if rank is None else Peers(cut, rank, (theirs[0], theirs[1]))
+    launchers.transform(x, gamma, frames, slots, shard)
+    edges = expected.movedim(cut - 2, 0)  # as past frames, rounded
+    if isinstance(shard, Peers):
+        for found, mine in zip(shard.mine, (edges[1], edges[-2]), strict=True):
+            if found is shard.mine[0] and rank == 0 or found is shard.mine[1] and rank == 2:
+                continue  # nobody asks for it
+            assert distance(found.movedim(1, 0), mine[:, 1:-1]) < TOLERANCE
+        if rank != 0:
+            edges[0, :, 1:-1] = theirs[0].movedim(1, 0).double()
+        if rank != 2:
+            edges[-1, :, 1:-1] = theirs[1].movedim(1, 0).double()
     found = frames.data[list(slots)].double()
+    assert torch.equal(found[:2], past.double())
+    assert frames.data[1:3, 1:-1, 1:-1].isnan().all()  # nobody wrote elsewhere
     assert distance(found[-2:], expected[-2:]) < TOLERANCE
     assert distance(found[2:-2], transformed(torch.cat([past.double(), expected]))) < TOLERANCE
 

@@ -132,6 +132,41 @@ def test_borders_of_frames_that_are_being_written(
     assert shard.neighbours(frames.data, num_frames) is None
 
 
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize("rank", [0, 1, 2])
+@pytest.mark.parametrize("shape", [(4, 2, 7, 16), (8, 1, 38, 24), (4, 298, 2, 8), (4, 3, 70, 384)])
+def test_borders_of_frames_that_are_being_transformed(
+    columns: bool, rank: int, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with messages, which tests/test_kernels.py holds against float64."""
+    num_frames, height, width, c = shape
+    x, gamma = torch.randn(shape).bfloat16(), torch.randn(c).bfloat16()
+    cuts, dim = (0, 1, 2, 3), COLUMNS if columns else ROWS
+    length = height if columns else width
+    mine: list[Tensor] = []
+    theirs = [torch.randn(length, num_frames, c).half() for _ in range(2)]
+    by_message = Shard(dim, cuts, rank, None)
+    monkeypatch.setattr(by_message, "swap", lambda *sides: mine.extend(sides) or theirs)
+    neighbours = Alone(rank, 3)
+    for side, words in zip(("before", "after"), theirs, strict=True):
+        neighbours.hear(side, [words.view(torch.int64)])
+    by_link = Shard(dim, cuts, rank, None, neighbours)
+    found = []
+    for shard in (by_message, by_link):
+        frames = PaddedFrames(height, width, c, torch.float16, CPU)
+        slots = frames.take(4 + num_frames // 4 * 6 + 1)[:0:-1]
+        frames.data.zero_()
+        frames.data[list(slots[:2]), 1:-1, 1:-1] = 0.5
+        launchers.transform(x, gamma, frames, slots, shard)
+        found.append(frames.data)
+    assert torch.equal(*found) and by_link.turn == 1
+    sides = [("before", mine[0])] * (rank > 0) + [("after", mine[1])] * (rank < 2)
+    for side, sent in sides:
+        words = sent.view(torch.int64).flatten()
+        assert torch.equal(neighbours.told(side, 0, words.numel(), min(length, PROGRAMS)), words)
+    assert by_link.sent == sum(sent.nbytes for _, sent in sides)
+
+
 def test_a_message_longer_than_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "CAPACITY", 256)
     neighbours = Alone(1, 2)

@@ -42,6 +42,7 @@ def emulated(
     gamma: Tensor | None = None,
     into: object = None,
     in_place: bool = False,
+    ahead: object = None,
 ) -> Tensor:
     """`winograd.convolve`, for blocks too wide to norm in place."""
     assert gamma is None and into is None

@@ -16,7 +16,7 @@ from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
 from wanvae_app.link import Link
 from wanvae_app.places import Ahead, Neighbours
-from wanvae_app.shard import COLUMNS, Shard
+from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
 
@@ -94,9 +94,9 @@ class Lonely(Shard):
     def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
         row = frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
         self._tell(count * row.nbytes, count * row.nbytes, 0)  # behind pixels that are made meanwhile
-        return Neighbours(self.dim == COLUMNS, 0, {})
+        return Neighbours(self.columns, 0, {})
 
-    def _swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
+    def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         self._tell(first.nbytes, final.nbytes)
         return final.new_zeros(final.shape), first.new_zeros(first.shape)
 

@@ -89,6 +89,11 @@ class Shard:
         return len(self.cuts) - 1
 
     @property
+    def columns(self) -> bool:
+        """Whether the picture is cut along these, or along its rows."""
+        return self.dim == COLUMNS
+
+    @property
     def seconds_waited(self) -> float:
         """How long this rank has stood in exchanges so far. Over a link it is the device that stands; whoever asks
         waits until it is done."""
@@ -128,7 +133,7 @@ class Shard:
             return x
         length = x.shape[self.dim]
         first, final = x.narrow(self.dim, 0, after), x.narrow(self.dim, length - before, before)
-        above, below = self._swap(first.movedim(1, -1), final.movedim(1, -1))
+        above, below = self.swap(first.movedim(1, -1), final.movedim(1, -1))
         return joined((above.movedim(-1, 1), x, below.movedim(-1, 1)), self.dim)
 
     def edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +146,7 @@ class Shard:
         rows[:, :, :2, :-1], columns[:, :, :, :2] = x[:, :, -2:], x[:, :, :, -2:]
         if self.num_ranks > 1:
             first = x.narrow(self.dim - 1, 0, 1)
-            _, next_one = self._swap(first, first[:0])
+            _, next_one = self.swap(first, first[:0])
             if self.dim == ROWS:
                 rows[:, :, 2:, :-1] = next_one
             else:
@@ -150,7 +155,7 @@ class Shard:
 
     def ahead(self) -> Ahead | None:
         """What a kernel is told that can make its edges before the rest; None where that is of no use."""
-        return self.link.ahead(self.dim == COLUMNS, self.num_ranks) if self.link is not None else None
+        return self.link.ahead(self.columns, self.num_ranks) if self.link is not None else None
 
     def fill_borders(self, frames: Tensor, slots: Tensor, ahead: Ahead | None = None) -> None:
         """Put the neighbours' rows into the border of padded frames [slots, H + 2, W + 2, C], where they are.
@@ -163,12 +168,11 @@ class Shard:
         dim = self.dim - 2
         length = frames.shape[dim]
         if self.link is not None and frames.shape[3] * frames.element_size() % UNIT == 0:
-            columns = self.dim == COLUMNS
-            self.turn = self.link.fill_borders(frames, slots, columns, self.turn, self.num_ranks, ahead)
+            self.turn = self.link.fill_borders(frames, slots, self.columns, self.turn, self.num_ranks, ahead)
             self._count(len(slots) * frames[0].select(dim - 1, 0).nbytes)
             return
         first, final = (frames.select(dim, i)[slots].unsqueeze(dim) for i in (1, length - 2))
-        above, below = self._swap(first, final)
+        above, below = self.swap(first, final)
         if self.rank > 0:
             frames.select(dim, 0)[slots] = above.squeeze(dim)
         if self.rank < self.num_ranks - 1:
@@ -183,9 +187,9 @@ class Shard:
             return None
         self.turn += 1
         self._count(count * edge.nbytes)
-        return self.link.neighbours(self.dim == COLUMNS, self.turn - 1, self.num_ranks)
+        return self.link.neighbours(self.columns, self.turn - 1, self.num_ranks)
 
-    def _swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
+    def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         """Send my first rows to the rank before and my final rows to the rank behind; get theirs, in the shapes of
         `final` and `first`. Zeros from beyond the picture."""
         size = max(first.numel(), final.numel())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wanvae_app.padded import PaddedFrames
-from wanvae_app.shard import ROWS, WHOLE, Shard, joined
+from wanvae_app.shard import WHOLE, Shard, joined
 
 
 class Stream:
@@ -74,17 +74,8 @@ class Stream:
         """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share, whichever
         type of 16 bits they read (see `PaddedFrames.seen_as`)."""
         height, width = x.shape[3:]
-        return self._pool(height, width, channels, x)
-
-    def edges(self, x: Tensor, channels: int) -> PaddedFrames:
-        """The same for two of this rank's rows, as the picture is cut, out of a frame."""
-        height, width = x.shape[3:]
-        rows = self.shard.dim == ROWS
-        return self._pool(2 if rows else height, width if rows else 2, channels, x)
-
-    def _pool(self, height: int, width: int, channels: int, like: Tensor) -> PaddedFrames:
-        dtype = torch.float16 if like.dtype.itemsize == 2 else like.dtype
+        dtype = torch.float16 if x.dtype.itemsize == 2 else x.dtype
         key = (height, width, channels, dtype)
         if key not in self._pools:
-            self._pools[key] = PaddedFrames(height, width, channels, dtype, like.device)
+            self._pools[key] = PaddedFrames(height, width, channels, dtype, x.device)
         return self._pools[key]

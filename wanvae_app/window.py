@@ -13,7 +13,6 @@ from wanvae_app.kernels import launchers, winograd
 from wanvae_app.kernels.tiles import fits_one_tile
 from wanvae_app.padded import PaddedFrames, SeenAs
 from wanvae_app.prepared import bias_of, matrix_of, prepare
-from wanvae_app.shard import COLUMNS
 from wanvae_app.stream import Stream
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ class Window:
         self.stream = stream
         self.num_frames = x.shape[2]
         self._new: dict[nn.Module, tuple[int, ...]] = {}
-        self._edges: dict[nn.Module, launchers.Edges] = {}
         self._pools: dict[nn.Module, PaddedFrames] = {}
         self._frames: dict[nn.Module, SeenAs] = {}
         self._half = {conv for norm, conv in convs if holds(norm, conv, x)}
@@ -57,12 +55,8 @@ class Window:
         frames, slots = self._open(conv)
         if self._together[conv] == 4:
             assert norm is not None, conv
-            if self.stream.shard.num_ranks > 1:
-                pool = self.stream.edges(x[None].movedim(-1, 1), x.shape[3])
-                edge_slots, columns = pool.take(self.num_frames), self.stream.shard.dim == COLUMNS
-                self._edges[conv] = launchers.Edges(pool.seen_as(torch.float16), edge_slots, columns)
             past = self._pools[conv].past(conv)
-            launchers.transform(x, norm.gamma, frames, past + slots, self._edges.get(conv))
+            launchers.transform(x, norm.gamma, frames, past + slots, self.stream.shard)
         else:
             launchers.activate(x, None if norm is None else norm.gamma, frames, slots, self.stream.shard)
 
@@ -79,11 +73,6 @@ class Window:
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
         past, together, shard = pool.past(conv), self._together[conv], self.stream.shard
         count = winograd.num_products(self.num_frames) if together == 4 else 0
-        edges = self._edges.pop(conv, None)
-        if edges is not None:
-            shard.fill_borders(edges.frames.data, edges.frames.table(edges.slots))
-            launchers.transform_borders(frames, past + new, edges)
-            edges.frames.pool.give_back(edges.slots)
         dtype = frames.data.dtype
         gamma = into = ahead = None
         if then is not None and self._norms(conv, then[1]):

@@ -19,9 +19,7 @@ from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import blank_kernel, norm_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
-from wanvae_app.kernels.transform import Edges as Edges
 from wanvae_app.kernels.transform import transform as transform
-from wanvae_app.kernels.transform import transform_borders as transform_borders
 from wanvae_app.padded import Padded, PaddedFrames
 
 if TYPE_CHECKING:
@@ -31,16 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
-PLACES = [
-    *(
-        f"{way}_{side}{what}"
-        for way in ("out", "came")
-        for side in ("before", "after")
-        for what in ("", "_flags")
-    ),
-    "abort",
-    "waited",
-]  # of `halo_kernel`
 SHARED_MEMORY = 200 * 1024  # bytes a program may use; consumer GPUs have less
 # Whether the kernels are used where there is no GPU: tests set it (TRITON_INTERPRET=1 lets Triton run on a CPU), and
 # who asks how much memory a clip will take (tensors without data are allocated, and nothing is launched).
@@ -145,16 +133,16 @@ def _activate(
 ) -> None:
     num_frames, height, width, c = x.shape
     n = into.data.shape[3]
-    width_of_tile, table = triton.next_power_of_2(n), into.table(slots)
+    width_of_tile = triton.next_power_of_2(n)
     pixels = max(1, 4096 // width_of_tile)
-    cut, edges, there = 0, 0, dict.fromkeys(PLACES, table) | {"BEFORE": False, "AFTER": False, "TIMED": False}
-    if neighbours is not None and neighbours.arguments:
-        cut, there = 1 + neighbours.columns, neighbours.arguments
-        length = height if neighbours.columns else width
+    cut = edges = 0
+    there = neighbours.arguments if neighbours is not None else {}
+    if neighbours is not None and there:
+        cut, length = (2, height) if neighbours.columns else (1, width)
         edges = min(neighbours.programs, triton.cdiv(num_frames * length, pixels))
     norm_kernel[(4 * edges + num_frames * triton.cdiv(height * width, pixels),)](
-        x, x if gamma is None else gamma, into.data, table, num_frames, height, width, edges, **there,
-        CUT=cut, C=c, N=n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, num_warps=4,
+        x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width, edges,
+        c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, CUT=cut, **there, num_warps=4,
     )  # fmt: skip
 
 

@@ -66,6 +66,17 @@ def _receive(
         tl.store(into + (slot * frame + first + i % length * step)[:, None] * N + c, v, mask)
 
 
+@triton.jit
+def line(H, W, CUT: tl.constexpr):
+    """Of an edge, in pixels: how long it is, from one to the next, and where the last edge of a frame begins; and of a
+    border of padded frames: where the first one begins, from one to the next, and where the last one begins."""
+    stride = W + 2
+    if CUT == 1:
+        return W, 1, (H - 1) * W, 1, 1, (H + 1) * stride + 1
+    else:
+        return H, W, W - 1, stride, stride, stride + W + 1
+
+
 @triton.jit(do_not_specialize=["T", "H", "W", "edges"])
 def norm_kernel(
     x,  # [T, H, W, C]
@@ -74,24 +85,19 @@ def norm_kernel(
     into_slots,  # int32 [T]
     T, H, W,
     edges,  # programs that send to each neighbour, the first ones of all, and that receive, the last: so nobody waits
-    out_before, out_after, out_before_flags, out_after_flags,  # as `halo_kernel`
-    came_before, came_after, came_before_flags, came_after_flags, abort, waited,
-    CUT: tl.constexpr,  # 0: the picture is not cut, or others see to its borders; 1: along its rows; 2: its columns
-    BEFORE: tl.constexpr, AFTER: tl.constexpr, TIMED: tl.constexpr,
     C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    CUT: tl.constexpr,  # 0: the picture is not cut, or others see to its borders; 1: along its rows; 2: its columns
+    # The rest only with CUT, and as `halo_kernel`.
+    out_before=None, out_after=None, out_before_flags=None, out_after_flags=None,
+    came_before=None, came_after=None, came_before_flags=None, came_after_flags=None, abort=None, waited=None,
+    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, TIMED: tl.constexpr = False,
 ):  # fmt: skip
     p = tl.program_id(0) - 2 * edges
     tiles = tl.cdiv(H * W, BM)
     stride = W + 2
     frame = (H + 2) * stride
     if CUT:
-        # Of an edge: how many pixels, from one to the next, and where the last edge begins; and of a border.
-        if CUT == 1:
-            length, step, final = W, 1, (H - 1) * W
-            start, across, behind = 1, 1, (H + 1) * stride + 1
-        else:
-            length, step, final = H, W, W - 1
-            start, across, behind = stride, stride, stride + W + 1
+        length, step, final, start, across, behind = line(H, W, CUT)
         q = p - T * tiles
         if BEFORE:
             if p < -edges:

@@ -1,22 +1,28 @@
 """Frames as `winograd.cu` reads them for four at a time: norm, SiLU and the transform of F(4, 3) along time.
 
-Of four frames in, d2 to d5, and the two before, d0 and d1, it makes what the six products multiply. The borders that
-neighbours' rows belong into are made afterwards: so rows travel as they are, four and not six. Frames are not kept for
-it, but for the last two. A rank's own first and last rows lie in frames that are two rows high, its edges; so do, in
-their borders, the rows that come. (Or columns, where the picture is cut along these: two columns wide.)
+Of four frames in, d2 to d5, and the two before, d0 and d1, it makes what the six products multiply. Frames are not kept
+for it, but for the last two. Where the picture is cut, rows travel as they are, four and not six: as in `norm.py` the
+first programs make and send a rank's own, in frames of the type that is multiplied, and the last ones make the borders
+of what came meanwhile. Without a link these are two launches, and messages between them.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from wanvae_app.kernels.norm import silu_norm
+from wanvae_app.kernels.halo import wait
+from wanvae_app.kernels.norm import line, silu_norm
 from wanvae_app.kernels.winograd import POINTS, num_products
-from wanvae_app.padded import Padded, SeenAs
+from wanvae_app.padded import Padded
+from wanvae_app.places import PROGRAMS
+
+if TYPE_CHECKING:
+    from wanvae_app.shard import Shard
 
 Slots = tuple[int, ...]
 
@@ -24,7 +30,16 @@ Slots = tuple[int, ...]
 @triton.jit
 def _normed(x, gamma, mask, DTYPE: tl.constexpr, C: tl.constexpr):
     """silu(norm(x)), rounded as it would be in frames of that type."""
-    return silu_norm(x, gamma, mask, C).to(DTYPE).to(tl.float32)
+    return silu_norm(x, gamma, mask, C).to(DTYPE)
+
+
+@triton.jit
+def _read(x, gamma, mask, DTYPE: tl.constexpr, NORM: tl.constexpr, C: tl.constexpr):
+    """The same; or x, which is so already, and which others may have written a moment ago."""
+    if NORM:
+        return _normed(x, gamma, mask, DTYPE, C).to(tl.float32)
+    else:
+        return tl.load(x, mask, 0.0, volatile=True).to(tl.float32)
 
 
 @triton.jit
@@ -54,71 +69,23 @@ def _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A: tl.const
 
 
 @triton.jit
-def _put_edges(edges, slot, frame, place, across, v, mask, both):
-    """v, of a rank's first or last row, into its edges; where there is but one row it is both."""
-    _put(edges, slot, frame, place, v, mask)
-    if both:
-        _put(edges, slot, frame, place + across, v, mask)
-
-
-@triton.jit(do_not_specialize=["T", "H", "W"])
-def transform_kernel(
-    x,  # [T, H, W, C], four frames after four frames
-    gamma,  # [C]
-    frames,  # padded frames [frames, H + 2, W + 2, C]
-    slots,  # int32: of 2 past frames, of T / 4 * 6 for products, and of the last two frames
-    edges,  # with CUT, padded frames [frames, 4, W + 2, C] or [frames, H + 2, 4, C]
-    edge_slots,  # int32 [T]
-    T, H, W,
-    C: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
-    CUT: tl.constexpr,  # 0: the picture is not cut; 1: along its rows; 2: along its columns
-    BM: tl.constexpr, BC: tl.constexpr,
+def _transform(
+    x, step, gamma, frames, slots, frame, place, mask, T,
+    NORM: tl.constexpr, C: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
-    c = tl.arange(0, BC)[None, :]
-    mask = (m < H * W)[:, None] & (c < C)
-    y = m // W
-    column = m % W
-    stride = W + 2
-    frame = ((H + 2) * stride).to(tl.int64) * C
-    place = ((y + 1) * stride + column + 1)[:, None] * C + c
-    if CUT == 1:
-        row, one = y, H == 1
-        last = row == H - 1
-        across = stride * C
-        edge_frame = (4 * stride).to(tl.int64) * C
-        edge_place = (column + 1)[:, None] * C + c
-    if CUT == 2:
-        row, one = column, W == 1
-        last = row == W - 1
-        across = C
-        edge_frame = (4 * (H + 2)).to(tl.int64) * C
-        edge_place = (y + 1)[:, None] * (4 * C) + c
-    if CUT:
-        edge_place += (tl.where(row == 0, 1, 2) * across)[:, None]
-        edge = mask & ((row == 0) | last)[:, None]
-    weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
+    """Pixels at x, from frame to frame `step` further, to one place of the frames in `slots`."""
     DTYPE: tl.constexpr = frames.dtype.element_ty
     past = frames + place
     d0 = tl.load(past + tl.load(slots).to(tl.int64) * frame, mask, 0.0).to(tl.float32)
     d1 = tl.load(past + tl.load(slots + 1).to(tl.int64) * frame, mask, 0.0).to(tl.float32)
-    x += m.to(tl.int64)[:, None] * C + c
-    step = (H * W).to(tl.int64) * C
     slots += 2
     for _ in range(0, T, 4):
-        d2 = _normed(x, weight, mask, DTYPE, C)
-        d3 = _normed(x + step, weight, mask, DTYPE, C)
-        d4 = _normed(x + 2 * step, weight, mask, DTYPE, C)
+        d2 = _read(x, gamma, mask, DTYPE, NORM, C)
+        d3 = _read(x + step, gamma, mask, DTYPE, NORM, C)
+        d4 = _read(x + 2 * step, gamma, mask, DTYPE, NORM, C)
         _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A, B)
-        if CUT:
-            _put_edges(edges, edge_slots, edge_frame, edge_place, across, d2, edge, one)
-            _put_edges(edges, edge_slots + 1, edge_frame, edge_place, across, d3, edge, one)
-            _put_edges(edges, edge_slots + 2, edge_frame, edge_place, across, d4, edge, one)
-        d5 = _normed(x + 3 * step, weight, mask, DTYPE, C)
+        d5 = _read(x + 3 * step, gamma, mask, DTYPE, NORM, C)
         _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A, B)
-        if CUT:
-            _put_edges(edges, edge_slots + 3, edge_frame, edge_place, across, d5, edge, one)
-            edge_slots += 4
         d0 = d4
         d1 = d5
         slots += 6
@@ -127,95 +94,130 @@ def transform_kernel(
     _put(frames, slots + 1, frame, place, d1, mask)
 
 
-@triton.jit(
-    do_not_specialize=["T", "length", "step", "final", "frame", "edge_step", "edge_final", "edge_frame"]
-)
-def transform_borders_kernel(
-    frames,  # padded frames
-    slots,  # int32 [2 + T / 4 * 6 + 2]: as of `transform_kernel`
-    edges,  # padded frames, into whose borders neighbours' rows have come
-    edge_slots,  # int32 [T]
-    T, length,  # pixels of a border
-    step, final,  # in pixels: from one to the next; from the first rank's border to the last one's
-    frame, edge_step, edge_final, edge_frame,  # the same of edges; and pixels of a frame
-    C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+@triton.jit
+def _send(
+    x, gamma, p, programs, T, length, frame, first, step, out, out_flags,
+    C: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    i = tl.program_id(0) * BM + tl.arange(0, BM)
-    q = tl.program_id(1)
+    """The p-th part of the pixels at an edge, `length` in each frame, to a neighbour: of each all T frames, one after
+    another; and a flag behind them."""
+    t = tl.arange(0, 4)[:, None]
     c = tl.arange(0, BC)[None, :]
-    side = i // length
-    i %= length
-    mask = (side < 2)[:, None] & (c < C)
-    place = (i * step + side * final)[:, None] * C + c
-    frame = frame.to(tl.int64) * C
-    edge_frame = edge_frame.to(tl.int64) * C
-    come = edges + (i * edge_step + side * edge_final)[:, None] * C + c
-    edge_slots += 4 * q
-    if q == 0:
-        d0 = tl.load(frames + tl.load(slots).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-        d1 = tl.load(frames + tl.load(slots + 1).to(tl.int64) * frame + place, mask, 0.0).to(tl.float32)
-    else:
-        d0 = tl.load(come + tl.load(edge_slots - 2).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
-        d1 = tl.load(come + tl.load(edge_slots - 1).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
-    d2 = tl.load(come + tl.load(edge_slots).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
-    d3 = tl.load(come + tl.load(edge_slots + 1).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
-    d4 = tl.load(come + tl.load(edge_slots + 2).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
-    d5 = tl.load(come + tl.load(edge_slots + 3).to(tl.int64) * edge_frame, mask, 0.0).to(tl.float32)
-    slots += 2 + 6 * q
-    _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A, B)
-    _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A, B)
-    if q == T // 4 - 1:
-        _put(frames, slots + 6, frame, place, d4, mask)
-        _put(frames, slots + 7, frame, place, d5, mask)
+    out = tl.multiple_of(out, 16)
+    mask = (t < 4) & (c < C)
+    for i in range(p, length, programs):
+        for start in range(0, T, 4):
+            pixel = ((start + t) * frame + first + i * step).to(tl.int64)
+            v = _normed(x + pixel * C + c, gamma, mask, out.dtype.element_ty, C)
+            tl.store(out + (i * T + start + t) * C + c, v, mask)
+    tl.debug_barrier()
+    tl.atomic_xchg(out_flags + p, 1, sem="release", scope="sys")
 
 
-class Edges(NamedTuple):
-    """What a rank's neighbours need of its new frames: the first and last row of each, in padded frames two rows high
-    [slots, 4, W + 2, C]; or the first and last column, in frames two columns wide [slots, H + 2, 4, C]."""
+@triton.jit
+def _receive(
+    frames, slots, p, programs, T, length, frame, first, step, came, came_flags, abort, waited,
+    C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BC: tl.constexpr, TIMED: tl.constexpr,
+):  # fmt: skip
+    """And the p-th part of those that a neighbour sends, when it is there, into a border."""
+    c = tl.arange(0, BC)[None, :]
+    came = tl.multiple_of(came, 16)
+    wait(came_flags + p, abort, waited, p == 0, TIMED)
+    for i in range(p, length, programs):
+        place = (first + i * step) * C + c
+        _transform(came + i * T * C + c, C, came, frames, slots, frame, place, c < C, T, False, C, A, B)
 
-    frames: SeenAs
-    slots: Slots
-    columns: bool
+
+@triton.jit(do_not_specialize=["T", "H", "W", "edges", "begin"])
+def transform_kernel(
+    x,  # [T, H, W, C], four frames after four frames
+    gamma,  # [C]
+    frames,  # padded frames [frames, H + 2, W + 2, C]
+    slots,  # int32: of 2 past frames, of T / 4 * 6 for products, and of the last two frames
+    T, H, W,
+    edges,  # programs that send to each neighbour, the first ones of all, and that receive, the last
+    begin,  # the number of the first program of this launch
+    C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
+    CUT: tl.constexpr,  # 0: the picture is not cut; 1: along its rows; 2: along its columns
+    # The rest only with CUT, and as `halo_kernel`.
+    out_before=None, out_after=None, out_before_flags=None, out_after_flags=None,
+    came_before=None, came_after=None, came_before_flags=None, came_after_flags=None, abort=None, waited=None,
+    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, TIMED: tl.constexpr = False,
+):  # fmt: skip
+    p = tl.program_id(0) + begin - 2 * edges
+    tiles = tl.cdiv(H * W, BM)
+    stride = W + 2
+    frame = ((H + 2) * stride).to(tl.int64) * C
+    c = tl.arange(0, BC)[None, :]
+    weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
+    if CUT:
+        length, step, final, start, across, behind = line(H, W, CUT)
+        q = p - tiles
+        if BEFORE:
+            if p < -edges:
+                _send(x, weight, p + 2 * edges, edges, T, length, H * W, 0, step,
+                      out_before.to(frames.dtype), out_before_flags, C, BC)  # fmt: skip
+            if (q >= 0) & (q < edges):
+                _receive(frames, slots, q, edges, T, length, frame, start, across,
+                         came_before.to(frames.dtype), came_before_flags, abort, waited,
+                         C, A, B, BC, TIMED)  # fmt: skip
+        if AFTER:
+            if (p >= -edges) & (p < 0):
+                _send(x, weight, p + edges, edges, T, length, H * W, final, step,
+                      out_after.to(frames.dtype), out_after_flags, C, BC)  # fmt: skip
+            if q >= edges:
+                _receive(frames, slots, q - edges, edges, T, length, frame, behind, across,
+                         came_after.to(frames.dtype), came_after_flags, abort, waited + 1,
+                         C, A, B, BC, TIMED)  # fmt: skip
+    if (p >= 0) & (p < tiles):
+        m = p * BM + tl.arange(0, BM)
+        mask = (m < H * W)[:, None] & (c < C)
+        place = ((m // W + 1) * stride + m % W + 1)[:, None] * C + c
+        _transform(x + m.to(tl.int64)[:, None] * C + c, (H * W).to(tl.int64) * C, weight,
+                   frames, slots, frame, place, mask, T, True, C, A, B)  # fmt: skip
 
 
-def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, edges: Edges | None = None) -> None:
+def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, shard: Shard) -> None:
     """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
 
     `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
-    frames as they are. What their neighbours need of all T goes into `edges`.
+    frames as they are. The borders are made of the neighbours' rows: over a link while pixels are made.
     """
     num_frames, height, width, c = x.shape
     assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
     assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
     assert into.data.stride(0) < 2**31, "places in a frame are counted in 32 bits"
-    if x.is_meta:
-        return
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 512 // width_of_tile)
-    table = into.table(slots)
-    transform_kernel[(triton.cdiv(height * width, pixels),)](
-        x, gamma, into.data, table, edges.frames.data if edges else into.data,
-        edges.frames.table(edges.slots) if edges else table, num_frames, height, width,
-        c, A=POINTS[0], B=POINTS[1], CUT=1 + edges.columns if edges else 0, BM=pixels, BC=width_of_tile,
-        num_warps=max(1, width_of_tile // 512),
-    )  # fmt: skip
+    tiles = triton.cdiv(height * width, pixels)
 
+    def launch(begin: int, programs: int, edges: int = 0, cut: int = 0, **there: Any) -> None:
+        if not x.is_meta:
+            transform_kernel[(programs,)](
+                x, gamma, into.data, into.table(slots), num_frames, height, width, edges, begin,
+                c, POINTS[0], POINTS[1], BM=pixels, BC=width_of_tile, CUT=cut, **there,
+                num_warps=max(1, width_of_tile // 512),
+            )  # fmt: skip
 
-def transform_borders(frames: Padded, slots: Slots, edges: Edges) -> None:
-    """The borders of what `transform` made, after the neighbours' rows have come into those of `edges`."""
-    _, rows, columns, c = frames.data.shape
-    num_frames = len(edges.slots)
-    assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
-    if frames.data.is_meta:
+    if shard.num_ranks == 1:
+        launch(0, tiles)
         return
-    length, step, final = (
-        (rows, columns, columns - 1) if edges.columns else (columns, 1, (rows - 1) * columns)
-    )
-    edge_step, edge_final = (4, 3) if edges.columns else (1, 3 * columns)
-    width_of_tile = triton.next_power_of_2(c)
-    pixels = max(1, 512 // width_of_tile)
-    transform_borders_kernel[(triton.cdiv(2 * length, pixels), num_frames // 4)](
-        frames.data, frames.table(slots), edges.frames.data, edges.frames.table(edges.slots), num_frames, length,
-        step, final, rows * columns, edge_step, edge_final, 4 * length,
-        c, A=POINTS[0], B=POINTS[1], BM=pixels, BC=width_of_tile, num_warps=max(1, width_of_tile // 512),
-    )  # fmt: skip
+    cut, length = (2, height) if shard.columns else (1, width)
+    neighbours = shard.neighbours(into.data, num_frames)
+    if neighbours is not None:
+        edges = min(neighbours.programs, length)
+        launch(0, tiles + 4 * edges, edges, cut if edges else 0, **neighbours.arguments)
+        return
+    edges = min(PROGRAMS, length)
+    mine = torch.empty(2, length, num_frames, c, dtype=into.data.dtype, device=x.device)
+    flags = torch.ones(2, edges, dtype=torch.int32, device=x.device)  # nobody waits for anybody
+    never = torch.zeros(1, dtype=torch.int32, device=x.device)
+    there: dict[str, Any] = {"abort": never, "waited": never}
+    there |= {"BEFORE": shard.rank > 0, "AFTER": shard.rank < shard.num_ranks - 1}
+    for i, side in enumerate(("before", "after")):
+        there |= {f"{way}_{side}_flags": flags[i] for way in ("out", "came")}
+        there |= {f"{way}_{side}": mine[i].view(torch.int64) for way in ("out", "came")}
+    launch(0, tiles + 2 * edges, edges, cut, **there)
+    above, below = shard.swap(*mine)
+    there |= {"came_before": above.view(torch.int64), "came_after": below.view(torch.int64)}
+    launch(tiles + 2 * edges, 2 * edges, edges, cut, **there)
