@@ -16,7 +16,7 @@ from wanvae_app.kernels.attention import attend as attend
 from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
-from wanvae_app.kernels.norm import blank_kernel, norm_kernel
+from wanvae_app.kernels.norm import blank_kernel, late, norm_kernel
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
 from wanvae_app.kernels.transform import transform as transform
@@ -140,9 +140,10 @@ def _activate(
     if neighbours is not None and there:
         cut, length = (2, height) if neighbours.columns else (1, width)
         edges = min(neighbours.programs, triton.cdiv(num_frames * length, pixels))
-    norm_kernel[(4 * edges + num_frames * triton.cdiv(height * width, pixels),)](
-        x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width, edges,
-        c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, CUT=cut, **there, num_warps=4,
+    programs = num_frames * triton.cdiv(height * width, pixels)
+    norm_kernel[(4 * edges + programs,)](
+        x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
+        edges, late(programs), c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, CUT=cut, **there, num_warps=4,
     )  # fmt: skip
 
 

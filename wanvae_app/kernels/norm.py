@@ -1,8 +1,8 @@
 """Norm and SiLU of each pixel, or nothing at all, written into the padded frames that a convolution reads.
 
 Where the picture is cut and ranks reach each other's memory, the same launch exchanges the edges, in the manner of
-`halo.py`: its first programs make and send them, its last ones take what has come meanwhile into the borders. The plain
-equal of that is `Shard.fill_borders` afterwards.
+`halo.py`: its first programs make and send them, some of its last take what has come meanwhile into the borders. The
+plain equal of that is `Shard.fill_borders` afterwards.
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ import triton
 import triton.language as tl
 
 from wanvae_app.kernels.halo import wait
+
+
+def late(programs: int) -> int:
+    """Behind how many of the programs that make pixels those come that receive: late enough that nobody waits, and early
+    enough that others are at work until they are done."""
+    return programs - programs // 4
 
 
 @triton.jit
@@ -77,14 +83,15 @@ def line(H, W, CUT: tl.constexpr):
         return H, W, W - 1, stride, stride, stride + W + 1
 
 
-@triton.jit(do_not_specialize=["T", "H", "W", "edges"])
+@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first"])
 def norm_kernel(
     x,  # [T, H, W, C]
     gamma,  # [C]
     into,  # padded frames [frames, H + 2, W + 2, N]; N may be more than C, and the rest becomes zeros
     into_slots,  # int32 [T]
     T, H, W,
-    edges,  # programs that send to each neighbour, the first ones of all, and that receive, the last: so nobody waits
+    edges,  # programs that send to each neighbour, the first ones of all, and that receive
+    first,  # how many programs make pixels before those that receive (see `late`)
     C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CUT: tl.constexpr,  # 0: the picture is not cut, or others see to its borders; 1: along its rows; 2: its columns
     # The rest only with CUT, and as `halo_kernel`.
@@ -96,9 +103,11 @@ def norm_kernel(
     tiles = tl.cdiv(H * W, BM)
     stride = W + 2
     frame = (H + 2) * stride
+    inside = p  # which part of the pixels; none for those that send or receive
     if CUT:
         length, step, final, start, across, behind = line(H, W, CUT)
-        q = p - T * tiles
+        q = p - first
+        inside = tl.where(q < 0, p, tl.where(q < 2 * edges, -1, p - 2 * edges))
         if BEFORE:
             if p < -edges:
                 _send(x, gamma, p + 2 * edges, edges, T * length, length, H * W, 0, step,
@@ -111,13 +120,13 @@ def norm_kernel(
             if (p >= -edges) & (p < 0):
                 _send(x, gamma, p + edges, edges, T * length, length, H * W, final, step,
                       out_after.to(into.dtype), out_after_flags, C, N, NORM, BM, BN)  # fmt: skip
-            if q >= edges:
+            if (q >= edges) & (q < 2 * edges):
                 _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
                          came_after.to(into.dtype), came_after_flags, abort, waited + 1,
                          N, BM, BN, TIMED)  # fmt: skip
-    if (p >= 0) & (p < T * tiles):
-        t = p // tiles
-        m = p % tiles * BM + tl.arange(0, BM)
+    if inside >= 0:
+        t = inside // tiles
+        m = inside % tiles * BM + tl.arange(0, BM)
         c = tl.arange(0, BN)[None, :]
         v = _pixels(x, gamma, t * (H * W) + m, m < H * W, C, NORM, BN)
         place = tl.load(into_slots + t).to(tl.int64) * frame + (m // W + 1) * stride + m % W + 1

@@ -2,8 +2,8 @@
 
 Of four frames in, d2 to d5, and the two before, d0 and d1, it makes what the six products multiply. Frames are not kept
 for it, but for the last two. Where the picture is cut, rows travel as they are, four and not six: as in `norm.py` the
-first programs make and send a rank's own, in frames of the type that is multiplied, and the last ones make the borders
-of what came meanwhile. Without a link these are two launches, and messages between them.
+first programs make and send a rank's own, in frames of the type that is multiplied, and late ones make the borders of
+what came meanwhile. Without a link these are two launches, and messages between them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wanvae_app.kernels.halo import wait
-from wanvae_app.kernels.norm import line, silu_norm
+from wanvae_app.kernels.norm import late, line, silu_norm
 from wanvae_app.kernels.winograd import POINTS, num_products
 from wanvae_app.padded import Padded
 from wanvae_app.places import PROGRAMS
@@ -128,14 +128,15 @@ def _receive(
         _transform(came + i * T * C + c, C, came, frames, slots, frame, place, c < C, T, False, C, A, B)
 
 
-@triton.jit(do_not_specialize=["T", "H", "W", "edges", "begin"])
+@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first", "begin"])
 def transform_kernel(
     x,  # [T, H, W, C], four frames after four frames
     gamma,  # [C]
     frames,  # padded frames [frames, H + 2, W + 2, C]
     slots,  # int32: of 2 past frames, of T / 4 * 6 for products, and of the last two frames
     T, H, W,
-    edges,  # programs that send to each neighbour, the first ones of all, and that receive, the last
+    edges,  # programs that send to each neighbour, the first ones of all, and that receive
+    first,  # how many programs make pixels before those that receive (see `norm.late`)
     begin,  # the number of the first program of this launch
     C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
     CUT: tl.constexpr,  # 0: the picture is not cut; 1: along its rows; 2: along its columns
@@ -145,14 +146,15 @@ def transform_kernel(
     BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, TIMED: tl.constexpr = False,
 ):  # fmt: skip
     p = tl.program_id(0) + begin - 2 * edges
-    tiles = tl.cdiv(H * W, BM)
+    inside = p  # which part of the pixels; none for those that send or receive
     stride = W + 2
     frame = ((H + 2) * stride).to(tl.int64) * C
     c = tl.arange(0, BC)[None, :]
     weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
     if CUT:
         length, step, final, start, across, behind = line(H, W, CUT)
-        q = p - tiles
+        q = p - first
+        inside = tl.where(q < 0, p, tl.where(q < 2 * edges, -1, p - 2 * edges))
         if BEFORE:
             if p < -edges:
                 _send(x, weight, p + 2 * edges, edges, T, length, H * W, 0, step,
@@ -165,12 +167,12 @@ def transform_kernel(
             if (p >= -edges) & (p < 0):
                 _send(x, weight, p + edges, edges, T, length, H * W, final, step,
                       out_after.to(frames.dtype), out_after_flags, C, BC)  # fmt: skip
-            if q >= edges:
+            if (q >= edges) & (q < 2 * edges):
                 _receive(frames, slots, q - edges, edges, T, length, frame, behind, across,
                          came_after.to(frames.dtype), came_after_flags, abort, waited + 1,
                          C, A, B, BC, TIMED)  # fmt: skip
-    if (p >= 0) & (p < tiles):
-        m = p * BM + tl.arange(0, BM)
+    if inside >= 0:
+        m = inside * BM + tl.arange(0, BM)
         mask = (m < H * W)[:, None] & (c < C)
         place = ((m // W + 1) * stride + m % W + 1)[:, None] * C + c
         _transform(x + m.to(tl.int64)[:, None] * C + c, (H * W).to(tl.int64) * C, weight,
@@ -191,10 +193,12 @@ def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, shard: Shard
     pixels = max(1, 512 // width_of_tile)
     tiles = triton.cdiv(height * width, pixels)
 
-    def launch(begin: int, programs: int, edges: int = 0, cut: int = 0, **there: Any) -> None:
+    def launch(
+        begin: int, programs: int, first: int = tiles, edges: int = 0, cut: int = 0, **there: Any
+    ) -> None:
         if not x.is_meta:
             transform_kernel[(programs,)](
-                x, gamma, into.data, into.table(slots), num_frames, height, width, edges, begin,
+                x, gamma, into.data, into.table(slots), num_frames, height, width, edges, first, begin,
                 c, POINTS[0], POINTS[1], BM=pixels, BC=width_of_tile, CUT=cut, **there,
                 num_warps=max(1, width_of_tile // 512),
             )  # fmt: skip
@@ -206,7 +210,7 @@ def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, shard: Shard
     neighbours = shard.neighbours(into.data, num_frames)
     if neighbours is not None:
         edges = min(neighbours.programs, length)
-        launch(0, tiles + 4 * edges, edges, cut if edges else 0, **neighbours.arguments)
+        launch(0, tiles + 4 * edges, late(tiles), edges, cut if edges else 0, **neighbours.arguments)
         return
     edges = min(PROGRAMS, length)
     mine = torch.empty(2, length, num_frames, c, dtype=into.data.dtype, device=x.device)
@@ -217,7 +221,7 @@ def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, shard: Shard
     for i, side in enumerate(("before", "after")):
         there |= {f"{way}_{side}_flags": flags[i] for way in ("out", "came")}
         there |= {f"{way}_{side}": mine[i].view(torch.int64) for way in ("out", "came")}
-    launch(0, tiles + 2 * edges, edges, cut, **there)
+    launch(0, tiles + 2 * edges, tiles, edges, cut, **there)
     above, below = shard.swap(*mine)
     there |= {"came_before": above.view(torch.int64), "came_after": below.view(torch.int64)}
-    launch(tiles + 2 * edges, 2 * edges, edges, cut, **there)
+    launch(tiles + 2 * edges, 2 * edges, tiles, edges, cut, **there)
