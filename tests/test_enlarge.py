@@ -89,16 +89,21 @@ def test_upsampling_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple
 
 
 @needs_hopper
-def test_the_same_again() -> None:
-    """No race shows: many launches, the same bits."""
-    x = torch.randn(6, 45, 80, 192, device=DEVICE).bfloat16()
-    weight = (torch.randn(96, 192, 3, 3, device=DEVICE) / 40).bfloat16()
-    bias = torch.randn(96, device=DEVICE).bfloat16()
-    frames = PaddedFrames(45, 80, 192, torch.bfloat16, DEVICE)
-    slots = frames.take(6)
+@pytest.mark.parametrize(("c", "n", "shape"), [(192, 96, (6, 45, 80)), (384, 192, (4, 90, 80))])
+def test_the_same_again(c: int, n: int, shape: tuple[int, int, int]) -> None:
+    """No race shows: many launches, the same bits. The second one's last tiles go in narrower blocks."""
+    places = -(-shape[1] // 8) * -(-shape[2] // 16) * shape[0]
+    width, _ = enlarge.split(n, enlarge.COSTS, places)
+    assert len(enlarge.parts(n, width, places, c // 2, enlarge.COSTS, 66)) == 1 + (n == 192)
+    x = torch.randn(*shape, c, device=DEVICE).bfloat16()
+    weight = (torch.randn(n, c, 3, 3, device=DEVICE) / (9 * c) ** 0.5).bfloat16()
+    bias = torch.randn(n, device=DEVICE).bfloat16()
+    frames = PaddedFrames(*shape[1:], c, torch.bfloat16, DEVICE)
+    slots = frames.take(len(x))
     frames.data[list(slots), 1:-1, 1:-1] = x
     weights = enlarge.prepare(weight)
     first = enlarge.convolve(weights, bias, frames, slots)
+    assert distance(first, plain(x, weight, bias)) < 4e-3
     for _ in range(20):
         assert torch.equal(enlarge.convolve(weights, bias, frames, slots), first)
 

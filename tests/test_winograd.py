@@ -102,9 +102,8 @@ def test_few_tiles_are_shared_evenly() -> None:
 
 
 def parts_of(n: int, per: int, places: int, norm: bool, clusters: int = 66) -> list[tiles.Part]:
-    width, blocks = winograd.split(n, 2) if norm else winograd.split(n, per, places, 2 * clusters)
-    costs = winograd.COSTS[per]
-    return tiles.parts(n, width, norm and blocks > 1, places, 384 * per, costs, clusters, norm)
+    width, _ = winograd.split(n, 2) if norm else winograd.split(n, per, places, 2 * clusters)
+    return tiles.parts(n, width, places, 384 * per, winograd.COSTS[per], clusters, norm)
 
 
 @pytest.mark.parametrize("clusters", [4, 66])

@@ -6,7 +6,7 @@
 // channels. One thread keeps the copy engine busy: it fetches 10 x 18 pixels for four times 32 channels, then for each of
 // 32 channels and each of four taps the phases' weights. Two groups of four warps each take 8 x 8 pixels, which the tensor
 // cores read from shared memory at an offset of their phase and tap. As in `winograd.cu`, two blocks of a cluster take two
-// places and share the weights, and results leave through the ring that weights come in.
+// places and share the weights, results leave through the ring that weights come in, and a last launch takes what is left.
 //
 // Set by the host: BN (channels of a block, a multiple of 32), CHANNELS and TIME (see `launchers.Shortcut`: CHANNELS of the
 // shortcut for one of the result's, 1 or 2, or 0 for no shortcut), HALF, PAIR (1), STAGES, multiply(), REGS.
@@ -25,7 +25,8 @@ enlarge_kernel(
     const u16* shortcut,                      // [T', H, W, CHANNELS N]
     int T, int H, int W, int C, int N,
     int start,                                // which of the TIME T' frames that the shortcut becomes is the first
-    int across, int columns, int tiles        // blocks along the channels; tiles side by side; tiles of all clusters
+    int across, int columns,                  // blocks along the channels; tiles side by side
+    int begin, int tiles                      // of all tiles those from `begin` on, up to here, are for these clusters
 ) {
     extern __shared__ unsigned char memory[];
     const u32 base = aligned(memory);
@@ -38,6 +39,7 @@ enlarge_kernel(
     }
     __syncthreads();
     cluster_sync();
+    asm volatile("griddepcontrol.launch_dependents;");
 // Which channels, frame and pixels a tile is: neighbours share what they read.
 #define PLACE \
     const int n0 = tile % across * BN, where = tile / across * 2 + rank, t = where % T, place = where / T;
@@ -45,7 +47,7 @@ enlarge_kernel(
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
         if (threadIdx.x == 256) {
             int a = 0, b = 0;  // fetches so far
-            for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
+            for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
                 PLACE
                 const int y0 = place / columns * TH, x0 = place % columns * TW;
                 for (int block = 0; block < blocks; ++block) {
@@ -81,7 +83,7 @@ enlarge_kernel(
         u32 a = 0, stage = 0, phase = 0, left = 0;  // left: first of four stages that results leave from
         bool leaving = false;
         float acc[4][REGS];
-        for (int tile = blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
+        for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
             u32 last = 0;  // the stage before this one
             for (int block = 0; block < blocks; ++block) {
                 if (block % 4 == 0) bar_wait(full_a + 8 * (a & 1), a >> 1 & 1);
@@ -174,4 +176,5 @@ enlarge_kernel(
     // Nobody leaves while others may still write here.
     __syncwarp();
     cluster_sync();
+    asm volatile("griddepcontrol.wait;" ::: "memory");
 }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wanvae_app.kernels import nvrtc, winograd
 from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
-from wanvae_app.kernels.tiles import processors_of, split
+from wanvae_app.kernels.tiles import parts, processors_of, split
 from wanvae_app.padded import Padded
 from wanvae_app.prepared import folded
 
@@ -65,20 +65,19 @@ def convolve(
     processors = processors_of(data.device)
     side_by_side = -(-width // COLUMNS)
     places = side_by_side * -(-height // ROWS) * num_frames
-    channels, blocks = split(n, COSTS, places, processors)
-    kernel = kernel_for(channels, skip.shape[-1] // n if shortcut else 0, time, bias.dtype)
+    channels, _ = split(n, COSTS, places, processors)
     phases = [out[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
-    # Read as [slots, H + 2, W + 2, C] and [taps, phases, N, C]; what lies beyond is read as zero.
-    maps = [
-        nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
-        nvrtc.tensor_map(weights, (DEPTH, channels, 2, 1)),
-        *(nvrtc.tensor_map(phase, (32, 8, 2, 1)) for phase in phases),
-    ]
-    tiles = -(-places // 2) * blocks
-    numbers = (num_frames, height, width, c, n, start, blocks, side_by_side, tiles)
-    pointers = (frames.table(slots), bias, skip)
-    arguments = [*maps, *(ctypes.c_void_p(x.data_ptr()) for x in pointers), *map(ctypes.c_int, numbers)]
-    kernel.start(min(tiles, processors // 2), data.device, arguments)  # each takes one tile after another
+    for part in parts(n, channels, places, c // 2, COSTS, processors // 2):
+        maps = [  # [slots, H + 2, W + 2, C] and [taps, phases, N, C]: what lies beyond is read as zero
+            nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
+            nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
+            *(nvrtc.tensor_map(phase, (32, 8, 2, 1)) for phase in phases),
+        ]
+        numbers = num_frames, height, width, c, n, start, part.blocks, side_by_side, part.begin, part.end
+        pointers = (ctypes.c_void_p(x.data_ptr()) for x in (frames.table(slots), bias, skip))
+        kernel = kernel_for(part.width, skip.shape[-1] // n if shortcut else 0, time, bias.dtype)
+        clusters = min(part.end - part.begin, processors // 2)  # each takes one tile after another
+        kernel.start(clusters, data.device, [*maps, *pointers, *map(ctypes.c_int, numbers)], part.dependent)
     return out
 
 

@@ -14,8 +14,8 @@ from wanvae_app.kernels.halo import wait
 
 
 def late(programs: int) -> int:
-    """Behind how many of the programs that make pixels those come that receive: late enough that nobody waits, and early
-    enough that others are at work until they are done."""
+    """Behind how many of the programs that make pixels those come that receive: late enough that nobody waits, and
+    early enough that others are at work until they are done."""
     return programs - programs // 4
 
 

@@ -83,23 +83,14 @@ class Part(NamedTuple):
 
     width: int  # channels of a block
     blocks: int  # so many take all channels
-    joined: (
-        bool  # a cluster is two blocks of channels at one place; otherwise those of the same channels at two
-    )
+    joined: bool  # a cluster is two blocks of channels at one place; else those of the same channels at two places
     begin: int  # of the tiles of so many clusters this is the first
     end: int  # and those before this one are taken
     dependent: bool = False  # started while the one before it is not done
 
 
 def parts(
-    n: int,
-    width: int,
-    joined: bool,
-    places: int,
-    work: int,
-    costs: Mapping[int, float],
-    clusters: int,
-    norm: bool,
+    n: int, width: int, places: int, work: int, costs: Mapping[int, float], clusters: int, norm: bool = False
 ) -> list[Part]:
     """How so many places of n channels are taken in blocks so wide: in whole rounds, and in narrower blocks what would
     leave most clusters idle in the last one, where that saves more than another launch takes.
@@ -108,6 +99,7 @@ def parts(
     of `split`. A norm needs all channels of its places in a cluster.
     """
     blocks = -(-n // width)
+    joined = norm and blocks > 1
     count = places if joined else -(-places // 2) * blocks
     whole = Part(width, blocks, joined, 0, count)
     rest = count % clusters

@@ -144,8 +144,7 @@ def convolve(
     processors = tiles.processors_of(data.device)
     places = across * down * (num_frames // per)
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
-    joined = norm and blocks > 1
-    parts = tiles.parts(n, channels, joined, places, c * per, COSTS[per], processors // 2, norm)
+    parts = tiles.parts(n, channels, places, c * per, COSTS[per], processors // 2, norm)
     cut = [0, 0, 0]
     if ahead is not None:
         assert norm, "the sums of four frames leave in two parts"
