@@ -182,14 +182,10 @@ def test_activation_transformed_for_winograd(
     launchers.transform(x, gamma, frames, slots, shard)
     edges = expected.movedim(cut - 2, 0)  # as past frames, rounded
     if isinstance(shard, Peers):
-        for found, mine in zip(shard.mine, (edges[1], edges[-2]), strict=True):
-            if found is shard.mine[0] and rank == 0 or found is shard.mine[1] and rank == 2:
-                continue  # nobody asks for it
-            assert distance(found.movedim(1, 0), mine[:, 1:-1]) < TOLERANCE
-        if rank != 0:
-            edges[0, :, 1:-1] = theirs[0].movedim(1, 0).double()
-        if rank != 2:
-            edges[-1, :, 1:-1] = theirs[1].movedim(1, 0).double()
+        sides = [(0, 1, 0)] * (rank != 0) + [(1, -2, -1)] * (rank != 2)
+        for side, own, border in sides:
+            assert distance(shard.mine[side].movedim(1, 0), edges[own, :, 1:-1]) < TOLERANCE
+            edges[border, :, 1:-1] = theirs[side].movedim(1, 0).double()
     found = frames.data[list(slots)].double()
     assert torch.equal(found[:2], past.double())
     assert frames.data[1:3, 1:-1, 1:-1].isnan().all()  # nobody wrote elsewhere

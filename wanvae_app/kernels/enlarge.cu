@@ -39,7 +39,7 @@ enlarge_kernel(
     }
     __syncthreads();
     cluster_sync();
-    asm volatile("griddepcontrol.launch_dependents;");
+    asm volatile("griddepcontrol.launch_dependents;");  // for what is left: see `winograd.cu`
 // Which channels, frame and pixels a tile is: neighbours share what they read.
 #define PLACE \
     const int n0 = tile % across * BN, where = tile / across * 2 + rank, t = where % T, place = where / T;

@@ -104,7 +104,7 @@ def _send(
     t = tl.arange(0, 4)[:, None]
     c = tl.arange(0, BC)[None, :]
     out = tl.multiple_of(out, 16)
-    mask = (t < 4) & (c < C)
+    mask = (t >= 0) & (c < C)  # of four frames at a time
     for i in range(p, length, programs):
         for start in range(0, T, 4):
             pixel = ((start + t) * frame + first + i * step).to(tl.int64)
