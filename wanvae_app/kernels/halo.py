@@ -4,6 +4,9 @@ A message lies in units of 16 bytes. It goes into a place set aside for it in th
 every program sends a part, raises a flag there, waits for the flag that its twin on the peer raises here, lowers
 it, and takes the part that came. So one launch is a whole exchange, no host has a part in it, and since both sides
 wait for each other neither can be ahead by more than one. The plain equal is `Shard`'s exchange by messages.
+
+A kernel may have sent the edges of what it makes itself, long before it was done (see `winograd.cu`). Then the first
+flag counts what has come, and there is only something to take.
 """
 
 from __future__ import annotations
@@ -18,20 +21,36 @@ LOOKS = tl.constexpr(16384)
 
 
 @triton.jit
-def wait(flag, abort, waited, first, TIMED: tl.constexpr):
-    """Until *flag is 1, and lower it; or until the host raises *abort. The `first` program adds to *waited the
-    nanoseconds that it took."""
+def _look(flag, SENT: tl.constexpr):
+    if SENT:
+        return tl.atomic_add(flag, 0, sem="acquire", scope="sys")
+    else:
+        return tl.atomic_cas(flag, 1, 0, sem="acquire", scope="sys")
+
+
+@triton.jit
+def wait(flags, p, programs, expected, taken, abort, waited, SENT: tl.constexpr, TIMED: tl.constexpr):
+    """Until the flag of the p-th of so many programs is raised, and lower it; with SENT, until the first flag has come
+    to `expected`, and the last program to see it, by *taken, lowers it. Or until the host raises *abort. The first
+    program adds to *waited the nanoseconds that it took."""
     if TIMED:
         begun = globaltimer()
-    got = tl.atomic_cas(flag, 1, 0, sem="acquire", scope="sys")
+    flag, enough = flags + p, 1
+    if SENT:
+        flag, enough = flags, expected
+    got = _look(flag, SENT)
     looks = 0
-    while got == 0:
-        got = tl.atomic_cas(flag, 1, 0, sem="acquire", scope="sys")
+    while got < enough:
+        got = _look(flag, SENT)
         looks += 1
         if looks % LOOKS == 0:
-            got += tl.load(abort, volatile=True)
-    if TIMED and first:
+            got = tl.maximum(got, tl.load(abort, volatile=True) * enough)
+    if TIMED and p == 0:
         tl.atomic_add(waited, (globaltimer() - begun).to(tl.int64))
+    if SENT:  # noqa: SIM102  for Triton these are two things
+        if tl.atomic_add(taken, 1, sem="acq_rel", scope="gpu") == programs - 1:
+            tl.store(flag, 0)
+            tl.store(taken, 0)
     tl.debug_barrier()
 
 
@@ -44,35 +63,22 @@ def _at(u, table, frame, first, step, run, count):
 
 
 @triton.jit
-def _await_edges(finished, expected, programs):
-    """Until the kernel before this one, which may not be done, has counted so many parts of its edges; the last of all
-    programs that wait makes ready for the next time."""
-    while tl.atomic_add(finished, 0, sem="acquire", scope="gpu") < expected:
-        pass
-    if tl.atomic_add(finished + 1, 1, sem="acq_rel", scope="gpu") == programs - 1:
-        tl.store(finished, 0)
-        tl.store(finished + 1, 0)
-    tl.debug_barrier()
-
-
-@triton.jit
 def _side(
-    frames, table, frame, sent, kept, step, run, count, begin, end, finished, expected, programs,
-    out, out_flag, came, came_flag, abort, waited, EARLY: tl.constexpr, BLOCK: tl.constexpr, TIMED: tl.constexpr,
+    frames, table, frame, sent, kept, step, run, count, begin, end, expected, taken,
+    out, out_flags, came, came_flags, abort, waited, SENT: tl.constexpr, BLOCK: tl.constexpr, TIMED: tl.constexpr,
 ):  # fmt: skip
-    if EARLY:
-        _await_edges(finished, expected, programs)
     p = tl.program_id(0)
     pair = tl.arange(0, 2)[None, :]
-    for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
-        u = start + tl.arange(0, BLOCK)
-        mask = (u < end)[:, None]
-        at = _at(tl.minimum(u, end - 1), table, frame, sent, step, run, count)
-        v = tl.load(frames + at[:, None] * 2 + pair, mask)
-        tl.store(out + (u - begin)[:, None] * 2 + pair, v, mask)
-    tl.debug_barrier()
-    tl.atomic_xchg(out_flag + p, 1, sem="release", scope="sys")
-    wait(came_flag + p, abort, waited, p == 0, TIMED)
+    if not SENT:
+        for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
+            u = start + tl.arange(0, BLOCK)
+            mask = (u < end)[:, None]
+            at = _at(tl.minimum(u, end - 1), table, frame, sent, step, run, count)
+            v = tl.load(frames + at[:, None] * 2 + pair, mask)
+            tl.store(out + (u - begin)[:, None] * 2 + pair, v, mask)
+        tl.debug_barrier()
+        tl.atomic_xchg(out_flags + p, 1, sem="release", scope="sys")
+    wait(came_flags, p, tl.num_programs(0), expected, taken, abort, waited, SENT, TIMED)
     for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
         u = start + tl.arange(0, BLOCK)
         mask = (u < end)[:, None]
@@ -92,30 +98,29 @@ def halo_kernel(
     frame, step, run, count,  # in units: from frame to frame, from piece to piece; how long and how many pieces are
     first, final, above, below,  # in units: the edge rows within a frame, and the border rows beside them
     begin, end,  # the units of the message that go this time
-    finished,  # with EARLY, int32 [2]: counted up by the kernel that writes the frames
-    expected,  # to this, when the edges are there
     out_before, out_after,  # in the peers' memory: where the message goes
     out_before_flags, out_after_flags,  # and the flags, int32, one for every program
     came_before, came_after, came_before_flags, came_after_flags,  # the same in this GPU's memory
     abort,  # int32 [1]
     waited,  # int64 [2]: nanoseconds, for the rank before and the rank behind
+    taken,  # int32 [2]: with SENT, how many programs have seen that all is there
+    expected,  # and what the first flag counts up to
     BEFORE: tl.constexpr, AFTER: tl.constexpr,  # whether there is a rank before, and one behind
-    EARLY: tl.constexpr,  # started as a dependent of that kernel, while it works on the rest (see `winograd.cu`)
+    SENT: tl.constexpr,  # by the kernel before, as whose dependent this one is started: it may work on the rest
     BLOCK: tl.constexpr,
     TIMED: tl.constexpr,  # the interpreter has no clock
 ):  # fmt: skip
-    programs = tl.num_programs(0) * (2 if BEFORE and AFTER else 1)
     if tl.program_id(1) == 0:
         if BEFORE:
-            _side(frames, table, frame, first, above, step, run, count, begin, end, finished, expected, programs,
+            _side(frames, table, frame, first, above, step, run, count, begin, end, expected, taken,
                   out_before, out_before_flags, came_before, came_before_flags, abort, waited,
-                  EARLY, BLOCK, TIMED)  # fmt: skip
+                  SENT, BLOCK, TIMED)  # fmt: skip
     else:
         if AFTER:
-            _side(frames, table, frame, final, below, step, run, count, begin, end, finished, expected, programs,
+            _side(frames, table, frame, final, below, step, run, count, begin, end, expected, taken + 1,
                   out_after, out_after_flags, came_after, came_after_flags, abort, waited + 1,
-                  EARLY, BLOCK, TIMED)  # fmt: skip
-    if EARLY:
+                  SENT, BLOCK, TIMED)  # fmt: skip
+    if SENT:
         gdc_wait()  # what comes next may rely on all of it
 
 
@@ -145,4 +150,4 @@ def token_kernel(
         ours = tl.load(flags + rank).to(tl.pointer_type(tl.int32)) + peer * STRIDE + p
         tl.debug_barrier()
         tl.atomic_xchg(theirs, 1, sem="release", scope="sys")
-        wait(ours, abort, waited, p == 0, TIMED)
+        wait(ours - p, p, tl.num_programs(0), 1, waited, abort, waited, False, TIMED)

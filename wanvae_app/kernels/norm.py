@@ -1,8 +1,9 @@
 """Norm and SiLU of each pixel, or nothing at all, written into the padded frames that a convolution reads.
 
 Where the picture is cut and ranks reach each other's memory, the same launch exchanges the edges, in the manner of
-`halo.py`: its first programs make and send them, some of its last take what has come meanwhile into the borders. The
-plain equal of that is `Shard.fill_borders` afterwards.
+`halo.py`: its first programs make and send them, some of its last take what has come meanwhile into the borders. Or the
+kernel that made the pixels has sent those at the edges as they are. The plain equal of both is `Shard.fill_borders`
+afterwards.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ def late(programs: int) -> int:
 
 
 @triton.jit
-def silu_norm(x, gamma, mask, C: tl.constexpr):
-    """Pixels at x as `layers.PixelNorm` norms them, then SiLU."""
-    v = tl.load(x, mask, 0.0).to(tl.float32)
+def silu_norm(x, gamma, mask, C: tl.constexpr, CAME: tl.constexpr = False):
+    """Pixels at x, which may have come from a neighbour, as `layers.PixelNorm` norms them, then SiLU."""
+    v = tl.load(x, mask, 0.0, volatile=CAME).to(tl.float32)
     v = v * tl.rsqrt(tl.sum(v * v, 1) / C + 1e-24)[:, None] * gamma
     return v * tl.sigmoid(v)
 
@@ -57,17 +58,26 @@ def _send(
 
 @triton.jit
 def _receive(
-    into, slots, p, programs, count, length, frame, first, step, came, came_flags, abort, waited,
-    N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TIMED: tl.constexpr,
+    into, gamma, slots, p, programs, count, length, frame, first, step,
+    came, came_flags, abort, waited, taken, expected,
+    C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SENT: tl.constexpr, TIMED: tl.constexpr,
 ):  # fmt: skip
-    """And the p-th part of those that a neighbour sends, when it is there, into a border."""
+    """And the p-th part of those that a neighbour sends, when it is there, into a border. What was SENT is pixels as
+    they are, not yet what is to be there."""
     c = tl.arange(0, BN)[None, :]
     came = tl.multiple_of(came, 16)
-    wait(came_flags + p, abort, waited, p == 0, TIMED)
+    wait(came_flags, p, programs, expected, taken, abort, waited, SENT, TIMED)
     for start in range(p * BM, count, programs * BM):
         i = start + tl.arange(0, BM)
         mask = (i < count)[:, None] & (c < N)
-        v = tl.load(came + i[:, None] * N + c, mask, volatile=True)
+        if SENT:
+            weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
+            v = silu_norm(came + i[:, None] * C + c, weight, mask & (c < C), C, True).to(
+                into.dtype.element_ty
+            )
+        else:
+            v = tl.load(came + i[:, None] * N + c, mask, volatile=True)
         slot = tl.load(slots + i // length, i < count, 0).to(tl.int64)
         tl.store(into + (slot * frame + first + i % length * step)[:, None] * N + c, v, mask)
 
@@ -83,23 +93,24 @@ def line(H, W, CUT: tl.constexpr):
         return H, W, W - 1, stride, stride, stride + W + 1
 
 
-@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first"])
+@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first", "expected"])
 def norm_kernel(
     x,  # [T, H, W, C]
     gamma,  # [C]
     into,  # padded frames [frames, H + 2, W + 2, N]; N may be more than C, and the rest becomes zeros
     into_slots,  # int32 [T]
     T, H, W,
-    edges,  # programs that send to each neighbour, the first ones of all, and that receive
+    edges,  # programs that send to each neighbour, the first ones of all, unless these are SENT; and that receive
     first,  # how many programs make pixels before those that receive (see `late`)
     C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CUT: tl.constexpr,  # 0: the picture is not cut, or others see to its borders; 1: along its rows; 2: its columns
     # The rest only with CUT, and as `halo_kernel`.
     out_before=None, out_after=None, out_before_flags=None, out_after_flags=None,
     came_before=None, came_after=None, came_before_flags=None, came_after_flags=None, abort=None, waited=None,
-    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, TIMED: tl.constexpr = False,
+    taken=None, expected=0,
+    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, SENT: tl.constexpr = False, TIMED: tl.constexpr = False,
 ):  # fmt: skip
-    p = tl.program_id(0) - 2 * edges
+    p = tl.program_id(0) - (0 if SENT else 2 * edges)
     tiles = tl.cdiv(H * W, BM)
     stride = W + 2
     frame = (H + 2) * stride
@@ -113,17 +124,17 @@ def norm_kernel(
                 _send(x, gamma, p + 2 * edges, edges, T * length, length, H * W, 0, step,
                       out_before.to(into.dtype), out_before_flags, C, N, NORM, BM, BN)  # fmt: skip
             if (q >= 0) & (q < edges):
-                _receive(into, into_slots, q, edges, T * length, length, frame, start, across,
-                         came_before.to(into.dtype), came_before_flags, abort, waited,
-                         N, BM, BN, TIMED)  # fmt: skip
+                _receive(into, gamma, into_slots, q, edges, T * length, length, frame, start, across,
+                         came_before.to(x.dtype if SENT else into.dtype), came_before_flags, abort, waited,
+                         taken, expected, C, N, NORM, BM, BN, SENT, TIMED)  # fmt: skip
         if AFTER:
             if (p >= -edges) & (p < 0):
                 _send(x, gamma, p + edges, edges, T * length, length, H * W, final, step,
                       out_after.to(into.dtype), out_after_flags, C, N, NORM, BM, BN)  # fmt: skip
             if (q >= edges) & (q < 2 * edges):
-                _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
-                         came_after.to(into.dtype), came_after_flags, abort, waited + 1,
-                         N, BM, BN, TIMED)  # fmt: skip
+                _receive(into, gamma, into_slots, q - edges, edges, T * length, length, frame, behind, across,
+                         came_after.to(x.dtype if SENT else into.dtype), came_after_flags, abort, waited + 1,
+                         taken + 1, expected, C, N, NORM, BM, BN, SENT, TIMED)  # fmt: skip
     if inside >= 0:
         t = inside // tiles
         m = inside % tiles * BM + tl.arange(0, BM)

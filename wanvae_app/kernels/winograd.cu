@@ -33,8 +33,8 @@
 //
 // Six frames do not fit a step, so whoever writes them transforms them: what is read is what the products multiply.
 //
-// With NORM, where the picture is cut its edges come first, and whoever waits for them is told of each: the kernel
-// behind this one, if it is started as its dependent, sends them to the neighbours while the last tiles are under way.
+// Where the picture is cut its edges come first, and go to the neighbours at once: so they have the rest of this launch
+// to arrive in, and neither rank waits because the other one is a little behind.
 //
 // Every cluster takes as many tiles as the others. What is left then may be for another launch, in smaller ones:
 // started as this one's dependent it takes what multiprocessors become free, and it is done when both are.
@@ -85,7 +85,7 @@ DEV int where_of(int tile, int rank, int blocks) { return PAIR ? tile / blocks *
 #define PLACE \
     const int where = where_of(tile, rank, across), n0 = (PAIR ? tile % across : rank) * BN; \
     const int t = where % groups * PER; \
-    const Spot spot = spot_of(where / groups, columns, (H + TH - 1) / TH, NORM ? cut : 0);
+    const Spot spot = spot_of(where / groups, columns, (H + TH - 1) / TH, cut);
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 __cluster_dims__(2, 1, 1)
@@ -101,8 +101,9 @@ winograd_kernel(
     int T, int H, int W, int C, int N,
     int across, int columns,              // blocks along the channels; tiles side by side
     int begin, int tiles,                 // of all tiles those from `begin` on, up to here, are for these clusters
-    int cut, int before, int after,       // 0, or along what the picture is cut (see `spot_of`); who is there
-    int* finished                         // counts the warps that are done with a tile at an edge that has a neighbour
+    int cut,                              // 0, or along what the picture is cut (see `spot_of`)
+    u16* out_before, u16* out_after,      // in the neighbours' memory, if they are there: [T, H or W, N]
+    int* told_before, int* told_after     // and what they count of it: every channel of each warp's part
 ) {
     extern __shared__ unsigned char memory[];
     const u32 base = aligned(memory);
@@ -179,7 +180,8 @@ winograd_kernel(
         const u64 desc = (2ull << 62) | (32ull << 32) | (1ull << 16) | ((base + B_AT) >> 4);
         const u64 desc_a = (2ull << 62) | (u64(PITCH * 4) << 32) | (1ull << 16) | ((base + A_AT + left_of * 64) >> 4);
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
-        bool leaving = false, awaited = false;  // results are; and somebody waits for them
+        bool leaving = false;  // results are
+        u32 told = 0;          // what neighbours do not know yet (see `tell`)
         float acc[4][REGS];
         for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
 #pragma unroll
@@ -195,11 +197,15 @@ winograd_kernel(
                         products(acc, pixels + (tap / 3 * PITCH + tap % 3) * 4, desc + stage * (B_BYTES >> 4), ends || begun,
                                  ends);
                         if (tap == 0 && leaving) {  // the last results have left
-                            if (lane == 0) awaited ? tell(finished) : left_memory();
+                            if (lane == 0) left_memory();
                             __syncwarp();
                             release(empty_b + 8 * left, lane);
                             release(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1), lane);
                             leaving = false;
+                        }
+                        if (tap == 8 && told) {  // by now it has arrived
+                            tell(told, told_before, told_after, lane);
+                            told = 0;
                         }
                         all_but_last_done();
                         if (begun) release(empty_b + 8 * last, lane);
@@ -253,10 +259,29 @@ winograd_kernel(
                     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                 }
                 leaving = true;
-                awaited = NORM && ((spot.first && before) || (spot.last && after));
+                if (spot.first || spot.last) {
+#pragma unroll 1
+                    for (int side = 0; side < 2; ++side) {
+                        u16* const to = side ? out_after : out_before;
+                        const int at = cut == 1 ? (side ? H - 1 : 0) - y : (side ? W - 1 : 0) - x;  // of the warp's lines
+                        if (!to || !(side ? spot.last : spot.first) || at < 0 || at >= (cut == 1 ? 2 : 8)) continue;
+#pragma unroll 1
+                        for (int f = 0; f < 2; ++f)
+                            send_line(to, base, left + f >= STAGES ? 0 : left + f, warp, cut == 1, at, cut == 1 ? x : y,
+                                      cut == 1 ? W : H, n0, N, frame_of(t, f, ends), lane);
+                        told |= 1u << (16 + side) | u32(min(BN, N - n0));
+                    }
+                    // Nothing is kept in these over the lines above, which need registers.
+#pragma unroll
+                    for (int j = 0; j < 4; ++j)
+#pragma unroll
+                        for (int i = 0; i < REGS; ++i)
+                            if (!FOUR || ends || j == 1 || j == 2) acc[j][i] = 0;
+                }
             }
         }
-        if (lane == 0) awaited ? tell(finished) : arrived();
+        tell(told, told_before, told_after, lane);
+        if (lane == 0) arrived();
     }
     // Nobody leaves while others may still write here.
     __syncwarp();

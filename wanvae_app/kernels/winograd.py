@@ -20,14 +20,13 @@ from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
 from wanvae_app.padded import Padded, PaddedFrames
 
 if TYPE_CHECKING:
-    from wanvae_app.places import Ahead
+    from wanvae_app.places import Neighbours
 
 log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
 # What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
 COSTS = {2: {96: 1.0, 64: 0.71, 32: 0.51}, 4: {64: 1.0, 32: 0.66}}
-WARPS = 8  # of a block, that multiply
 POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
 
 
@@ -109,15 +108,15 @@ def convolve(
     gamma: Tensor | None = None,
     into: tuple[Padded, Slots] | None = None,
     in_place: bool = False,
-    ahead: Ahead | None = None,
+    neighbours: Neighbours | None = None,
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
     `weights` come from `prepare`, which is told how many. `slots` are those of two past frames and of T present ones,
     or for four at a time those of the T / 4 * 6 that `launchers.transform` makes of them. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
-    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns;
-    with `ahead`, the edges before the rest.
+    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
+    The edges of what it makes, normed or not, come first and go to the `neighbours`.
     """
     data = frames.data
     _, rows, columns, c = data.shape
@@ -145,17 +144,13 @@ def convolve(
     places = across * down * (num_frames // per)
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
     parts = tiles.parts(n, channels, places, c * per, COSTS[per], processors // 2, norm)
-    cut = [0, 0, 0]
-    if ahead is not None:
-        assert norm, "the sums of four frames leave in two parts"
-        cut = [1 + ahead.columns, ahead.before, ahead.after]
-        length, other = (across, down) if ahead.columns else (down, across)
-        # Where there is one line of tiles, it is both edges.
-        edges = min(ahead.before + ahead.after, length) * other * (num_frames // per)
-        ahead.expected = edges * min(blocks, 2) * WARPS
-        if parts[-1].dependent and parts[-1].begin < edges:  # which are told of by blocks of one kind
-            parts = [parts[0]._replace(end=-(-places // 2) * blocks)]
-    finished = ctypes.c_void_p(ahead.finished.data_ptr() if ahead is not None else None)
+    cut, there = 0, neighbours.arguments if neighbours is not None else {}
+    if neighbours is not None and there:
+        cut = 1 + neighbours.columns
+        # Of each tile along the edge the four warps that share its column have a part, or the two that share its row.
+        neighbours.sent(n * (4 * down if neighbours.columns else 2 * across) * (num_frames // 2))
+    sides = [(there.get(side.upper()), f"out_{side}") for side in ("before", "after")]
+    out_there = [there[f"{name}{what}"] if able else None for what in ("", "_flags") for able, name in sides]
     for part in parts:
         maps = [  # [slots, H + 2, W + 2, C] and [taps, products, N, C]: what lies beyond is read as zero
             nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
@@ -163,13 +158,16 @@ def convolve(
             nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
             nvrtc.tensor_map(target, (32, 8, 2, 1)),
         ]
-        numbers = (num_frames, height, width, c, n, part.blocks, across, part.begin, part.end, *cut)
+        numbers = (num_frames, height, width, c, n, part.blocks, across, part.begin, part.end, cut)
         kernel = kernel_for(part.width, part.joined, per, residual is not None, norm, half)
         clusters = min(part.end - part.begin, processors // 2)  # each takes one tile after another
-        addresses = (ctypes.c_void_p(x.data_ptr()) for x in pointers)
-        arguments = [*maps, *addresses, *map(ctypes.c_int, numbers), finished]
+        arguments = [*maps, *map(_address, pointers), *map(ctypes.c_int, numbers), *map(_address, out_there)]
         kernel.start(clusters, data.device, arguments, part.dependent)
     return out
+
+
+def _address(x: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
 def kernel_for(width: int, joined: bool, per: int, residual: bool, norm: bool, half: bool) -> nvrtc.Kernel:
