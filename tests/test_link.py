@@ -59,7 +59,7 @@ class Alone(Link):
         """What a neighbour's kernel sent in parts that add up to `count`."""
         pointers = self._places[0].pointers
         pointers[f"came_{side}"][: words.numel()] = words.flatten()
-        pointers[f"came_{side}_flags"][0] = count
+        pointers[f"came_{side}_flags"][:1].fill_(count)
 
     def has_taken(self) -> bool:
         """Whether everything is ready for another exchange of that kind."""
