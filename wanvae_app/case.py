@@ -89,7 +89,7 @@ class Lonely(Shard):
             row = self._edge(frames)
             self._tell(len(slots) * row.nbytes, len(slots) * row.nbytes)
 
-    def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
+    def neighbours(self, frames: Tensor, count: int, flagged: bool = False) -> Neighbours | None:
         row = self._edge(frames)
         self._tell(count * row.nbytes, count * row.nbytes, 0)  # behind pixels that are made meanwhile
         return Neighbours(self.columns, 0, {})

@@ -63,7 +63,6 @@ class Link:
         self._nothing = torch.zeros(2, UNIT // 8, dtype=torch.int64, device=self._device)
         self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=True)
         self._waited = torch.zeros(2, dtype=torch.int64, device=self._device)
-        self._taken = torch.zeros(2, dtype=torch.int32, device=self._device)
 
     @classmethod
     def connect(cls, rank: int, size: int, device: torch.device, agree: Agree) -> Link | None:
@@ -113,7 +112,7 @@ class Link:
     def neighbours(self, columns: bool, turn: int, size: int) -> Neighbours:
         """What a kernel needs that takes this exchange among the first `size` ranks upon itself."""
         there = {"BEFORE": self.rank > 0, "AFTER": self.rank < size - 1, "SENT": False, "TIMED": TIMED}
-        state = {"abort": self._abort, "waited": self._waited, "taken": self._taken, "expected": 0}
+        state = {"abort": self._abort, "waited": self._waited}
         return Neighbours(columns, PROGRAMS, {**self._places[turn % 2].pointers, **state, **there})
 
     def swap(self, first: Tensor, final: Tensor, turn: int, size: int) -> tuple[Tensor, Tensor, int]:
@@ -210,7 +209,6 @@ class Link:
         torch.cuda.synchronize(self._device)
         agree([0.0])  # nobody's device writes into another's memory any more
         self._memory.zero_()
-        self._taken.zero_()
         torch.cuda.synchronize(self._device)
         self._abort[0] = 0
         agree([0.0])
@@ -227,10 +225,12 @@ class Link:
     ) -> int:
         for begin in range(0, length, places.CAPACITY):
             end = min(length, begin + places.CAPACITY)
-            neighbours = self.neighbours(False, turn, size) if sent is None else sent
-            halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2)](
+            neighbours, block = (
+                (self.neighbours(False, turn, size), BLOCK) if sent is None else (sent, BLOCK // 8)
+            )
+            halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, block)), 2)](
                 frames.view(torch.int64), table, **layout, begin=begin, end=end, **neighbours.arguments,
-                BLOCK=BLOCK, num_warps=8, **({"launch_pdl": True} if sent is not None else {}),
+                BLOCK=block, num_warps=8, **({"launch_pdl": True} if sent is not None else {}),
             )  # fmt: skip
             turn += 1
         return turn

@@ -16,16 +16,11 @@ PROGRAMS = 64  # at most so many of a kernel's send to one neighbour: so many fl
 @dataclass
 class Neighbours:
     """What a kernel is told that takes a part of an exchange upon itself. The one that makes the edges may send them,
-    and says so; a later one takes what came. Or one does both."""
+    and notes that they are `SENT`; a later one takes what came. Or one does both."""
 
     columns: bool  # whether the picture is cut along these, or along its rows
     programs: int  # at most so many of its programs send to a neighbour, or take what one sent
     arguments: dict[str, Any]  # of `halo_kernel`: places and flags; without any nobody is there
-
-    def sent(self, count: int) -> None:
-        """The edges are on their way, in parts that add up to `count`: so do those of a neighbour, whose edges are as
-        long."""
-        self.arguments |= {"SENT": True, "expected": count}
 
 
 class Places:

@@ -177,16 +177,17 @@ class Shard:
         if self.rank < self.num_ranks - 1:
             frames.select(dim, length - 1)[slots] = below.squeeze(dim)
 
-    def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
+    def neighbours(self, frames: Tensor, count: int, flagged: bool = False) -> Neighbours | None:
         """For a kernel that writes `count` of the padded frames [slots, H + 2, W + 2, C]: what it needs to send its
         edges, and to fill the borders, by itself. None where it cannot: then it is for `fill_borders`. Or for one that
-        makes what will be written there, to send the edges of it.
+        makes what will be written there, to send the edges of it before it is done: `flagged`, so twice as long.
         """
         edge = self._edge(frames)
-        if self.link is None or edge[0].nbytes % UNIT or count * edge.nbytes > CAPACITY * UNIT:
+        num_bytes = count * edge.nbytes * (1 + flagged)
+        if self.link is None or edge[0].nbytes % UNIT or num_bytes > CAPACITY * UNIT:
             return None
         self.turn += 1
-        self._count(count * edge.nbytes)
+        self._count(num_bytes)
         return self.link.neighbours(self.columns, self.turn - 1, self.num_ranks)
 
     def _edge(self, frames: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class Window:
         if self._together[conv] == 4:
             assert norm is not None, conv
             past = self._pools[conv].past(conv)
-            launchers.transform(x, norm.gamma, frames, past + slots, shard, sent)
+            launchers.transform(x, norm.gamma, frames, past + slots, shard)
         else:
             launchers.activate(x, None if norm is None else norm.gamma, frames, slots, shard, sent)
 
@@ -86,8 +86,8 @@ class Window:
             products = prepare(conv, lambda w: winograd.prepare(w, together), f"winograd {together}")
             slots = new[:count] if count else past + new
             following = then[1] if then is not None else before
-            if following is not None:
-                sent = shard.neighbours(self._frames[following].data, self.num_frames)
+            if following is not None and together == 2 and self._together[following] != 4:
+                sent = shard.neighbours(self._frames[following].data, self.num_frames, True)
             out = winograd.convolve(
                 products, bias_of(conv), frames, slots, residual, gamma, into, in_place, sent
             )

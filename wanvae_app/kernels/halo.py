@@ -5,8 +5,8 @@ every program sends a part, raises a flag there, waits for the flag that its twi
 it, and takes the part that came. So one launch is a whole exchange, no host has a part in it, and since both sides
 wait for each other neither can be ahead by more than one. The plain equal is `Shard`'s exchange by messages.
 
-A kernel may have sent the edges of what it makes itself, long before it was done (see `winograd.cu`). Then the first
-flag counts what has come, and there is only something to take.
+A kernel may have sent the edges of what it makes itself, long before it was done (see `winograd.cu`): each 16-bit
+number in a word of its own, with a flag in the upper half. Whoever takes them leaves zeros.
 """
 
 from __future__ import annotations
@@ -21,36 +21,20 @@ LOOKS = tl.constexpr(16384)
 
 
 @triton.jit
-def _look(flag, SENT: tl.constexpr):
-    if SENT:
-        return tl.atomic_add(flag, 0, sem="acquire", scope="sys")
-    else:
-        return tl.atomic_cas(flag, 1, 0, sem="acquire", scope="sys")
-
-
-@triton.jit
-def wait(flags, p, programs, expected, taken, abort, waited, SENT: tl.constexpr, TIMED: tl.constexpr):
-    """Until the flag of the p-th of so many programs is raised, and lower it; with SENT, until the first flag has come
-    to `expected`, and the last program to see it, by *taken, lowers it. Or until the host raises *abort. The first
-    program adds to *waited the nanoseconds that it took."""
+def wait(flag, abort, waited, first, TIMED: tl.constexpr):
+    """Until *flag is 1, and lower it; or until the host raises *abort. The `first` program adds to *waited the
+    nanoseconds that it took."""
     if TIMED:
         begun = globaltimer()
-    flag, enough = flags + p, 1
-    if SENT:
-        flag, enough = flags, expected
-    got = _look(flag, SENT)
+    got = tl.atomic_cas(flag, 1, 0, sem="acquire", scope="sys")
     looks = 0
-    while got < enough:
-        got = _look(flag, SENT)
+    while got == 0:
+        got = tl.atomic_cas(flag, 1, 0, sem="acquire", scope="sys")
         looks += 1
         if looks % LOOKS == 0:
-            got = tl.maximum(got, tl.load(abort, volatile=True) * enough)
-    if TIMED and p == 0:
+            got += tl.load(abort, volatile=True)
+    if TIMED and first:
         tl.atomic_add(waited, (globaltimer() - begun).to(tl.int64))
-    if SENT:  # noqa: SIM102  for Triton these are two things
-        if tl.atomic_add(taken, 1, sem="acq_rel", scope="gpu") == programs - 1:
-            tl.store(flag, 0)
-            tl.store(taken, 0)
     tl.debug_barrier()
 
 
@@ -63,22 +47,42 @@ def _at(u, table, frame, first, step, run, count):
 
 
 @triton.jit
+def take(words, mask, abort, waited, first, DTYPE: tl.constexpr, TIMED: tl.constexpr):
+    """The 16-bit numbers that lie in words int32, with flags, when they are there; or until the host raises *abort.
+    Waits are noted as by `wait`."""
+    if TIMED:
+        begun = globaltimer()
+    v = tl.load(words, mask, 0x10000, volatile=True)
+    looks = 0
+    least = tl.min(v)
+    while least < 0x10000:
+        v = tl.load(words, mask, 0x10000, volatile=True)
+        looks += 1
+        least = tl.min(v)
+        if looks % LOOKS == 0:
+            least += tl.load(abort, volatile=True) * 0x10000
+    if TIMED and first:
+        tl.atomic_add(waited, (globaltimer() - begun).to(tl.int64))
+    tl.store(words, tl.zeros_like(v), mask)
+    return v.to(tl.int16).to(DTYPE, bitcast=True)
+
+
+@triton.jit
 def _side(
-    frames, table, frame, sent, kept, step, run, count, begin, end, expected, taken,
-    out, out_flags, came, came_flags, abort, waited, SENT: tl.constexpr, BLOCK: tl.constexpr, TIMED: tl.constexpr,
+    frames, table, frame, sent, kept, step, run, count, begin, end,
+    out, out_flag, came, came_flag, abort, waited, BLOCK: tl.constexpr, TIMED: tl.constexpr,
 ):  # fmt: skip
     p = tl.program_id(0)
     pair = tl.arange(0, 2)[None, :]
-    if not SENT:
-        for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
-            u = start + tl.arange(0, BLOCK)
-            mask = (u < end)[:, None]
-            at = _at(tl.minimum(u, end - 1), table, frame, sent, step, run, count)
-            v = tl.load(frames + at[:, None] * 2 + pair, mask)
-            tl.store(out + (u - begin)[:, None] * 2 + pair, v, mask)
-        tl.debug_barrier()
-        tl.atomic_xchg(out_flags + p, 1, sem="release", scope="sys")
-    wait(came_flags, p, tl.num_programs(0), expected, taken, abort, waited, SENT, TIMED)
+    for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
+        u = start + tl.arange(0, BLOCK)
+        mask = (u < end)[:, None]
+        at = _at(tl.minimum(u, end - 1), table, frame, sent, step, run, count)
+        v = tl.load(frames + at[:, None] * 2 + pair, mask)
+        tl.store(out + (u - begin)[:, None] * 2 + pair, v, mask)
+    tl.debug_barrier()
+    tl.atomic_xchg(out_flag + p, 1, sem="release", scope="sys")
+    wait(came_flag + p, abort, waited, p == 0, TIMED)
     for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
         u = start + tl.arange(0, BLOCK)
         mask = (u < end)[:, None]
@@ -87,11 +91,26 @@ def _side(
         tl.store(frames + at[:, None] * 2 + pair, v, mask)
 
 
+@triton.jit
+def _take_side(
+    frames, table, frame, kept, step, run, count, end, came, abort, waited, BLOCK: tl.constexpr, TIMED: tl.constexpr
+):  # fmt: skip
+    """The same, of what was sent before."""
+    numbers = frames.to(tl.pointer_type(tl.int16))
+    words = came.to(tl.pointer_type(tl.int32))
+    p = tl.program_id(0)
+    eight = tl.arange(0, 8)[None, :]
+    for start in range(p * BLOCK, end, tl.num_programs(0) * BLOCK):
+        u = start + tl.arange(0, BLOCK)
+        mask = (u < end)[:, None] & (eight >= 0)
+        v = take(words + u[:, None] * 8 + eight, mask, abort, waited, p == 0, tl.int16, TIMED)
+        at = _at(tl.minimum(u, end - 1), table, frame, kept, step, run, count)
+        tl.store(numbers + at[:, None] * 8 + eight, v, mask)
+
+
 @triton.jit(
-    do_not_specialize=[
-        "frame", "first", "final", "above", "below", "step", "run", "count", "begin", "end", "expected"
-    ]
-)  # fmt: skip
+    do_not_specialize=["frame", "first", "final", "above", "below", "step", "run", "count", "begin", "end"]
+)
 def halo_kernel(
     frames,  # int64 words of the frames whose edge rows are sent, and whose border rows are filled
     table,  # int32: which of the frames
@@ -103,8 +122,6 @@ def halo_kernel(
     came_before, came_after, came_before_flags, came_after_flags,  # the same in this GPU's memory
     abort,  # int32 [1]
     waited,  # int64 [2]: nanoseconds, for the rank before and the rank behind
-    taken,  # int32 [2]: with SENT, how many programs have seen that all is there
-    expected,  # and what the first flag counts up to
     BEFORE: tl.constexpr, AFTER: tl.constexpr,  # whether there is a rank before, and one behind
     SENT: tl.constexpr,  # by the kernel before, as whose dependent this one is started: it may work on the rest
     BLOCK: tl.constexpr,
@@ -112,14 +129,82 @@ def halo_kernel(
 ):  # fmt: skip
     if tl.program_id(1) == 0:
         if BEFORE:
-            _side(frames, table, frame, first, above, step, run, count, begin, end, expected, taken,
-                  out_before, out_before_flags, came_before, came_before_flags, abort, waited,
-                  SENT, BLOCK, TIMED)  # fmt: skip
+            if SENT:
+                _take_side(
+                    frames,
+                    table,
+                    frame,
+                    above,
+                    step,
+                    run,
+                    count,
+                    end,
+                    came_before,
+                    abort,
+                    waited,
+                    BLOCK,
+                    TIMED,
+                )
+            else:
+                _side(
+                    frames,
+                    table,
+                    frame,
+                    first,
+                    above,
+                    step,
+                    run,
+                    count,
+                    begin,
+                    end,
+                    out_before,
+                    out_before_flags,
+                    came_before,
+                    came_before_flags,
+                    abort,
+                    waited,
+                    BLOCK,
+                    TIMED,
+                )
     else:
         if AFTER:
-            _side(frames, table, frame, final, below, step, run, count, begin, end, expected, taken + 1,
-                  out_after, out_after_flags, came_after, came_after_flags, abort, waited + 1,
-                  SENT, BLOCK, TIMED)  # fmt: skip
+            if SENT:
+                _take_side(
+                    frames,
+                    table,
+                    frame,
+                    below,
+                    step,
+                    run,
+                    count,
+                    end,
+                    came_after,
+                    abort,
+                    waited + 1,
+                    BLOCK,
+                    TIMED,
+                )
+            else:
+                _side(
+                    frames,
+                    table,
+                    frame,
+                    final,
+                    below,
+                    step,
+                    run,
+                    count,
+                    begin,
+                    end,
+                    out_after,
+                    out_after_flags,
+                    came_after,
+                    came_after_flags,
+                    abort,
+                    waited + 1,
+                    BLOCK,
+                    TIMED,
+                )
     if SENT:
         gdc_wait()  # what comes next may rely on all of it
 
@@ -150,4 +235,4 @@ def token_kernel(
         ours = tl.load(flags + rank).to(tl.pointer_type(tl.int32)) + peer * STRIDE + p
         tl.debug_barrier()
         tl.atomic_xchg(theirs, 1, sem="release", scope="sys")
-        wait(ours - p, p, tl.num_programs(0), 1, waited, abort, waited, False, TIMED)
+        wait(ours, abort, waited, p == 0, TIMED)

@@ -2,7 +2,7 @@
 
 Where the picture is cut and ranks reach each other's memory, the same launch exchanges the edges, in the manner of
 `halo.py`: its first programs make and send them, some of its last take what has come meanwhile into the borders. Or the
-kernel that made the pixels has sent those at the edges as they are. The plain equal of both is `Shard.fill_borders`
+kernel that made the pixels has sent those at the edges, as they are. The plain equal of both is `Shard.fill_borders`
 afterwards.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from wanvae_app.kernels.halo import wait
+from wanvae_app.kernels.halo import take, wait
 
 
 def late(programs: int) -> int:
@@ -21,9 +21,9 @@ def late(programs: int) -> int:
 
 
 @triton.jit
-def silu_norm(x, gamma, mask, C: tl.constexpr, CAME: tl.constexpr = False):
-    """Pixels at x, which may have come from a neighbour, as `layers.PixelNorm` norms them, then SiLU."""
-    v = tl.load(x, mask, 0.0, volatile=CAME).to(tl.float32)
+def silu_norm(v, gamma, C: tl.constexpr):
+    """Pixels as `layers.PixelNorm` norms them, then SiLU."""
+    v = v.to(tl.float32)
     v = v * tl.rsqrt(tl.sum(v * v, 1) / C + 1e-24)[:, None] * gamma
     return v * tl.sigmoid(v)
 
@@ -35,7 +35,7 @@ def _pixels(x, gamma, pixel, inside, C: tl.constexpr, NORM: tl.constexpr, BN: tl
     at = x + pixel.to(tl.int64)[:, None] * C + c
     inside = inside[:, None] & (c < C)
     if NORM:
-        return silu_norm(at, tl.load(gamma + c, c < C, 0.0).to(tl.float32), inside, C)
+        return silu_norm(tl.load(at, inside, 0.0), tl.load(gamma + c, c < C, 0.0).to(tl.float32), C)
     else:
         return tl.load(at, inside, 0.0)
 
@@ -58,28 +58,37 @@ def _send(
 
 @triton.jit
 def _receive(
-    into, gamma, slots, p, programs, count, length, frame, first, step,
-    came, came_flags, abort, waited, taken, expected,
-    C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    SENT: tl.constexpr, TIMED: tl.constexpr,
+    into, slots, p, programs, count, length, frame, first, step, came, came_flags, abort, waited,
+    N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, TIMED: tl.constexpr,
 ):  # fmt: skip
-    """And the p-th part of those that a neighbour sends, when it is there, into a border. What was SENT is pixels as
-    they are, not yet what is to be there."""
+    """And the p-th part of those that a neighbour sends, when it is there, into a border."""
     c = tl.arange(0, BN)[None, :]
     came = tl.multiple_of(came, 16)
-    wait(came_flags, p, programs, expected, taken, abort, waited, SENT, TIMED)
+    wait(came_flags + p, abort, waited, p == 0, TIMED)
     for start in range(p * BM, count, programs * BM):
         i = start + tl.arange(0, BM)
         mask = (i < count)[:, None] & (c < N)
-        if SENT:
-            weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
-            v = silu_norm(came + i[:, None] * C + c, weight, mask & (c < C), C, True).to(
-                into.dtype.element_ty
-            )
-        else:
-            v = tl.load(came + i[:, None] * N + c, mask, volatile=True)
+        v = tl.load(came + i[:, None] * N + c, mask, volatile=True)
         slot = tl.load(slots + i // length, i < count, 0).to(tl.int64)
         tl.store(into + (slot * frame + first + i % length * step)[:, None] * N + c, v, mask)
+
+
+@triton.jit
+def _take(
+    into, gamma, slots, p, programs, count, length, frame, first, step, came, abort, waited,
+    RAW: tl.constexpr, C: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, TIMED: tl.constexpr,
+):  # fmt: skip
+    """The same of pixels, of type RAW, that a neighbour sent as they are: few at a time, for registers are short."""
+    c = tl.arange(0, BN)[None, :]
+    came = tl.multiple_of(came.to(tl.pointer_type(tl.int32)), 16)
+    weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
+    for start in range(p * 8, count, programs * 8):
+        i = start + tl.arange(0, 8)
+        there = (i < count)[:, None]
+        v = take(came + i[:, None] * C + c, there & (c < C), abort, waited, p == 0, RAW, TIMED)
+        slot = tl.load(slots + i // length, i < count, 0).to(tl.int64)
+        at = into + (slot * frame + first + i % length * step)[:, None] * N + c
+        tl.store(at, silu_norm(v, weight, C).to(into.dtype.element_ty), there & (c < N))
 
 
 @triton.jit
@@ -93,7 +102,7 @@ def line(H, W, CUT: tl.constexpr):
         return H, W, W - 1, stride, stride, stride + W + 1
 
 
-@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first", "expected"])
+@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first"])
 def norm_kernel(
     x,  # [T, H, W, C]
     gamma,  # [C]
@@ -107,7 +116,6 @@ def norm_kernel(
     # The rest only with CUT, and as `halo_kernel`.
     out_before=None, out_after=None, out_before_flags=None, out_after_flags=None,
     came_before=None, came_after=None, came_before_flags=None, came_after_flags=None, abort=None, waited=None,
-    taken=None, expected=0,
     BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, SENT: tl.constexpr = False, TIMED: tl.constexpr = False,
 ):  # fmt: skip
     p = tl.program_id(0) - (0 if SENT else 2 * edges)
@@ -124,17 +132,25 @@ def norm_kernel(
                 _send(x, gamma, p + 2 * edges, edges, T * length, length, H * W, 0, step,
                       out_before.to(into.dtype), out_before_flags, C, N, NORM, BM, BN)  # fmt: skip
             if (q >= 0) & (q < edges):
-                _receive(into, gamma, into_slots, q, edges, T * length, length, frame, start, across,
-                         came_before.to(x.dtype if SENT else into.dtype), came_before_flags, abort, waited,
-                         taken, expected, C, N, NORM, BM, BN, SENT, TIMED)  # fmt: skip
+                if SENT:
+                    _take(into, gamma, into_slots, q, edges, T * length, length, frame, start, across,
+                          came_before, abort, waited, x.dtype.element_ty, C, N, BN, TIMED)  # fmt: skip
+                else:
+                    _receive(into, into_slots, q, edges, T * length, length, frame, start, across,
+                             came_before.to(into.dtype), came_before_flags, abort, waited,
+                             N, BM, BN, TIMED)  # fmt: skip
         if AFTER:
             if (p >= -edges) & (p < 0):
                 _send(x, gamma, p + edges, edges, T * length, length, H * W, final, step,
                       out_after.to(into.dtype), out_after_flags, C, N, NORM, BM, BN)  # fmt: skip
             if (q >= edges) & (q < 2 * edges):
-                _receive(into, gamma, into_slots, q - edges, edges, T * length, length, frame, behind, across,
-                         came_after.to(x.dtype if SENT else into.dtype), came_after_flags, abort, waited + 1,
-                         taken + 1, expected, C, N, NORM, BM, BN, SENT, TIMED)  # fmt: skip
+                if SENT:
+                    _take(into, gamma, into_slots, q - edges, edges, T * length, length, frame, behind, across,
+                          came_after, abort, waited + 1, x.dtype.element_ty, C, N, BN, TIMED)  # fmt: skip
+                else:
+                    _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
+                             came_after.to(into.dtype), came_after_flags, abort, waited + 1,
+                             N, BM, BN, TIMED)  # fmt: skip
     if inside >= 0:
         t = inside // tiles
         m = inside % tiles * BM + tl.arange(0, BM)

@@ -28,8 +28,9 @@ DEV void left_memory() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "me
 DEV void arrived() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Of the results that a warp has in a stage one row (number `at`, from `start` on along the picture's edge), or one column,
-// into a neighbour's memory: [T, length, N].
-DEV void send_line(u16* to, u32 base, u32 stage, int warp, bool row, int at, int start, int length, int n0, int N,
+// into a neighbour's memory: [T, length, N] words, each of a number and, in its upper half, a flag. So nobody has to
+// wait for them to arrive before a flag is raised.
+DEV void send_line(u32* to, u32 base, u32 stage, int warp, bool row, int at, int start, int length, int n0, int N,
                    int frame, int lane) {
     const u32 from = base + B_AT + stage * B_BYTES + warp * 1024;
 #pragma unroll 1
@@ -38,18 +39,13 @@ DEV void send_line(u16* to, u32 base, u32 stage, int warp, bool row, int at, int
         if (start + along >= length || n >= N) continue;
         u32 words[4];
         load_words(words, from + j / 4 * 8192 + pixel * 64 + (((j & 3) ^ (pixel >> 1 & 3)) << 4));
-        asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
-                     ::"l"(to + (frame * length + start + along) * N + n),
-                       "r"(words[0]), "r"(words[1]), "r"(words[2]), "r"(words[3]) : "memory");
+#pragma unroll
+        for (int k = 0; k < 4; k += 2)
+            asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};"
+                         ::"l"(to + (frame * length + start + along) * N + n + 2 * k),
+                           "r"(words[k] & 0xffff | 0x10000), "r"(words[k] >> 16 | 0x10000),
+                           "r"(words[k + 1] & 0xffff | 0x10000), "r"(words[k + 1] >> 16 | 0x10000) : "memory");
     }
-}
-
-// What the warp sent is there: neighbours count the channels of it, the low half of `told`; bit 16 is for the one before,
-// bit 17 for the one behind.
-DEV void tell(u32 told, int* before, int* after, int lane) {
-    __syncwarp();
-    if (lane < 2 && (told >> (16 + lane) & 1))
-        asm volatile("red.release.sys.global.add.u32 [%0], %1;" ::"l"(lane ? after : before), "r"(told & 0xffff) : "memory");
 }
 
 // Bias and residual added; and for a norm the squares of a pixel's channels, of this block, added up.

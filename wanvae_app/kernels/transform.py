@@ -22,25 +22,24 @@ from wanvae_app.padded import Padded
 from wanvae_app.places import PROGRAMS
 
 if TYPE_CHECKING:
-    from wanvae_app.places import Neighbours
     from wanvae_app.shard import Shard
 
 Slots = tuple[int, ...]
 
 
 @triton.jit
-def _normed(x, gamma, mask, DTYPE: tl.constexpr, C: tl.constexpr, CAME: tl.constexpr = False):
+def _normed(x, gamma, mask, DTYPE: tl.constexpr, C: tl.constexpr):
     """silu(norm(x)), rounded as it would be in frames of that type."""
-    return silu_norm(x, gamma, mask, C, CAME).to(DTYPE)
+    return silu_norm(tl.load(x, mask, 0.0), gamma, C).to(DTYPE)
 
 
 @triton.jit
-def _read(x, gamma, mask, DTYPE: tl.constexpr, NORM: tl.constexpr, CAME: tl.constexpr, C: tl.constexpr):
-    """The same; or x, which is so already."""
+def _read(x, gamma, mask, DTYPE: tl.constexpr, NORM: tl.constexpr, C: tl.constexpr):
+    """The same; or x, which is so already, and which others may have written a moment ago."""
     if NORM:
-        return _normed(x, gamma, mask, DTYPE, C, CAME).to(tl.float32)
+        return _normed(x, gamma, mask, DTYPE, C).to(tl.float32)
     else:
-        return tl.load(x, mask, 0.0, volatile=CAME).to(tl.float32)
+        return tl.load(x, mask, 0.0, volatile=True).to(tl.float32)
 
 
 @triton.jit
@@ -72,21 +71,20 @@ def _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A: tl.const
 @triton.jit
 def _transform(
     x, step, gamma, frames, slots, frame, place, mask, T,
-    NORM: tl.constexpr, CAME: tl.constexpr, C: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
+    NORM: tl.constexpr, C: tl.constexpr, A: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Pixels at x, which may have come from a neighbour, from frame to frame `step` further, to one place of the frames
-    in `slots`."""
+    """Pixels at x, from frame to frame `step` further, to one place of the frames in `slots`."""
     DTYPE: tl.constexpr = frames.dtype.element_ty
     past = frames + place
     d0 = tl.load(past + tl.load(slots).to(tl.int64) * frame, mask, 0.0).to(tl.float32)
     d1 = tl.load(past + tl.load(slots + 1).to(tl.int64) * frame, mask, 0.0).to(tl.float32)
     slots += 2
     for _ in range(0, T, 4):
-        d2 = _read(x, gamma, mask, DTYPE, NORM, CAME, C)
-        d3 = _read(x + step, gamma, mask, DTYPE, NORM, CAME, C)
-        d4 = _read(x + 2 * step, gamma, mask, DTYPE, NORM, CAME, C)
+        d2 = _read(x, gamma, mask, DTYPE, NORM, C)
+        d3 = _read(x + step, gamma, mask, DTYPE, NORM, C)
+        d4 = _read(x + 2 * step, gamma, mask, DTYPE, NORM, C)
         _put_products(frames, slots, frame, place, d0, d1, d2, d3, d4, mask, A, B)
-        d5 = _read(x + 3 * step, gamma, mask, DTYPE, NORM, CAME, C)
+        d5 = _read(x + 3 * step, gamma, mask, DTYPE, NORM, C)
         _put_last_product(frames, slots, frame, place, d1, d3, d5, mask, A, B)
         d0 = d4
         d1 = d5
@@ -118,32 +116,26 @@ def _send(
 
 @triton.jit
 def _receive(
-    frames, gamma, slots, p, programs, T, length, frame, first, step, came, came_flags, abort, waited, taken, expected,
-    C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BC: tl.constexpr, SENT: tl.constexpr, TIMED: tl.constexpr,
+    frames, slots, p, programs, T, length, frame, first, step, came, came_flags, abort, waited,
+    C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BC: tl.constexpr, TIMED: tl.constexpr,
 ):  # fmt: skip
-    """And the p-th part of those that a neighbour sends, when it is there, into a border. What was SENT is frame after
-    frame of pixels as they are."""
+    """And the p-th part of those that a neighbour sends, when it is there, into a border."""
     c = tl.arange(0, BC)[None, :]
     came = tl.multiple_of(came, 16)
-    wait(came_flags, p, programs, expected, taken, abort, waited, SENT, TIMED)
-    pixel, further = T * C, C
-    if SENT:
-        pixel, further = C, length * C
+    wait(came_flags + p, abort, waited, p == 0, TIMED)
     for i in range(p, length, programs):
         place = (first + i * step) * C + c
-        _transform(
-            came + i * pixel + c, further, gamma, frames, slots, frame, place, c < C, T, SENT, True, C, A, B
-        )
+        _transform(came + i * T * C + c, C, came, frames, slots, frame, place, c < C, T, False, C, A, B)
 
 
-@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first", "begin", "expected"])
+@triton.jit(do_not_specialize=["T", "H", "W", "edges", "first", "begin"])
 def transform_kernel(
     x,  # [T, H, W, C], four frames after four frames
     gamma,  # [C]
     frames,  # padded frames [frames, H + 2, W + 2, C]
     slots,  # int32: of 2 past frames, of T / 4 * 6 for products, and of the last two frames
     T, H, W,
-    edges,  # programs that send to each neighbour, the first ones of all, unless these are SENT; and that receive
+    edges,  # programs that send to each neighbour, the first ones of all, and that receive
     first,  # how many programs make pixels before those that receive (see `norm.late`)
     begin,  # the number of the first program of this launch
     C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
@@ -151,10 +143,9 @@ def transform_kernel(
     # The rest only with CUT, and as `halo_kernel`.
     out_before=None, out_after=None, out_before_flags=None, out_after_flags=None,
     came_before=None, came_after=None, came_before_flags=None, came_after_flags=None, abort=None, waited=None,
-    taken=None, expected=0,
     BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, SENT: tl.constexpr = False, TIMED: tl.constexpr = False,
 ):  # fmt: skip
-    p = tl.program_id(0) + begin - (0 if SENT else 2 * edges)
+    p = tl.program_id(0) + begin - 2 * edges
     inside = p  # which part of the pixels; none for those that send or receive
     stride = W + 2
     frame = ((H + 2) * stride).to(tl.int64) * C
@@ -169,33 +160,30 @@ def transform_kernel(
                 _send(x, weight, p + 2 * edges, edges, T, length, H * W, 0, step,
                       out_before.to(frames.dtype), out_before_flags, C, BC)  # fmt: skip
             if (q >= 0) & (q < edges):
-                _receive(frames, weight, slots, q, edges, T, length, frame, start, across,
-                         came_before.to(x.dtype if SENT else frames.dtype), came_before_flags, abort, waited,
-                         taken, expected, C, A, B, BC, SENT, TIMED)  # fmt: skip
+                _receive(frames, slots, q, edges, T, length, frame, start, across,
+                         came_before.to(frames.dtype), came_before_flags, abort, waited,
+                         C, A, B, BC, TIMED)  # fmt: skip
         if AFTER:
             if (p >= -edges) & (p < 0):
                 _send(x, weight, p + edges, edges, T, length, H * W, final, step,
                       out_after.to(frames.dtype), out_after_flags, C, BC)  # fmt: skip
             if (q >= edges) & (q < 2 * edges):
-                _receive(frames, weight, slots, q - edges, edges, T, length, frame, behind, across,
-                         came_after.to(x.dtype if SENT else frames.dtype), came_after_flags, abort, waited + 1,
-                         taken + 1, expected, C, A, B, BC, SENT, TIMED)  # fmt: skip
+                _receive(frames, slots, q - edges, edges, T, length, frame, behind, across,
+                         came_after.to(frames.dtype), came_after_flags, abort, waited + 1,
+                         C, A, B, BC, TIMED)  # fmt: skip
     if inside >= 0:
         m = inside * BM + tl.arange(0, BM)
         mask = (m < H * W)[:, None] & (c < C)
         place = ((m // W + 1) * stride + m % W + 1)[:, None] * C + c
         _transform(x + m.to(tl.int64)[:, None] * C + c, (H * W).to(tl.int64) * C, weight,
-                   frames, slots, frame, place, mask, T, True, False, C, A, B)  # fmt: skip
+                   frames, slots, frame, place, mask, T, True, C, A, B)  # fmt: skip
 
 
-def transform(
-    x: Tensor, gamma: Tensor, into: Padded, slots: Slots, shard: Shard, sent: Neighbours | None = None
-) -> None:
+def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, shard: Shard) -> None:
     """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
 
     `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
-    frames as they are. The borders are made of the neighbours' rows: over a link while pixels are made, or of those
-    that who made x has `sent`, as the neighbours did.
+    frames as they are. The borders are made of the neighbours' rows: over a link while pixels are made.
     """
     num_frames, height, width, c = x.shape
     assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
@@ -219,17 +207,16 @@ def transform(
         launch(0, tiles)
         return
     cut, length = (2, height) if shard.columns else (1, width)
-    neighbours = shard.neighbours(into.data, num_frames) if sent is None else sent
+    neighbours = shard.neighbours(into.data, num_frames)
     if neighbours is not None:
         edges = min(neighbours.programs, length)
-        programs = tiles + (4 if sent is None else 2) * edges
-        launch(0, programs, late(tiles), edges, cut if edges else 0, **neighbours.arguments)
+        launch(0, tiles + 4 * edges, late(tiles), edges, cut if edges else 0, **neighbours.arguments)
         return
     edges = min(PROGRAMS, length)
     mine = torch.empty(2, length, num_frames, c, dtype=into.data.dtype, device=x.device)
     flags = torch.ones(2, edges, dtype=torch.int32, device=x.device)  # nobody waits for anybody
     never = torch.zeros(1, dtype=torch.int32, device=x.device)
-    there: dict[str, Any] = {"abort": never, "waited": never, "taken": never}
+    there: dict[str, Any] = {"abort": never, "waited": never}
     there |= {"BEFORE": shard.rank > 0, "AFTER": shard.rank < shard.num_ranks - 1}
     for i, side in enumerate(("before", "after")):
         there |= {f"{way}_{side}_flags": flags[i] for way in ("out", "came")}

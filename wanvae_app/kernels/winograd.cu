@@ -82,10 +82,10 @@ DEV int frame_of(int t, int f, bool ends) { return t + (!FOUR ? f : ends ? 3 * f
 
 // Which channels, frames and pixels a tile is: neighbours share what they read.
 DEV int where_of(int tile, int rank, int blocks) { return PAIR ? tile / blocks * 2 + rank : tile; }
+#define CHANNELS const int n0 = (PAIR ? tile % across : rank) * BN;
 #define PLACE \
-    const int where = where_of(tile, rank, across), n0 = (PAIR ? tile % across : rank) * BN; \
-    const int t = where % groups * PER; \
-    const Spot spot = spot_of(where / groups, columns, (H + TH - 1) / TH, cut);
+    const int where = where_of(tile, rank, across), t = where % groups * PER; \
+    const Spot spot = spot_of(where / groups, columns, (H + TH - 1) / TH, FOUR ? 0 : cut);
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 __cluster_dims__(2, 1, 1)
@@ -102,8 +102,7 @@ winograd_kernel(
     int across, int columns,              // blocks along the channels; tiles side by side
     int begin, int tiles,                 // of all tiles those from `begin` on, up to here, are for these clusters
     int cut,                              // 0, or along what the picture is cut (see `spot_of`)
-    u16* out_before, u16* out_after,      // in the neighbours' memory, if they are there: [T, H or W, N]
-    int* told_before, int* told_after     // and what they count of it: every channel of each warp's part
+    u32* out_before, u32* out_after       // in the neighbours' memory, if they are there (see `send_line`)
 ) {
     extern __shared__ unsigned char memory[];
     const u32 base = aligned(memory);
@@ -126,6 +125,7 @@ winograd_kernel(
         if (threadIdx.x == 256) {
             int a = 0, b = 0;  // fetches so far
             for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
+                CHANNELS
                 PLACE
                 const int y0 = spot.y, x0 = spot.x;
                 for (int block = 0; block < blocks + more; ++block, ++a) {
@@ -181,7 +181,6 @@ winograd_kernel(
         const u64 desc_a = (2ull << 62) | (u64(PITCH * 4) << 32) | (1ull << 16) | ((base + A_AT + left_of * 64) >> 4);
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
         bool leaving = false;  // results are
-        u32 told = 0;          // what neighbours do not know yet (see `tell`)
         float acc[4][REGS];
         for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
 #pragma unroll
@@ -202,10 +201,6 @@ winograd_kernel(
                             release(empty_b + 8 * left, lane);
                             release(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1), lane);
                             leaving = false;
-                        }
-                        if (tap == 8 && told) {  // by now it has arrived
-                            tell(told, told_before, told_after, lane);
-                            told = 0;
                         }
                         all_but_last_done();
                         if (begun) release(empty_b + 8 * last, lane);
@@ -235,8 +230,7 @@ winograd_kernel(
                 }
                 float (&first)[REGS] = acc[FOUR && !ends ? 1 : 0], (&second)[REGS] = acc[FOUR && !ends ? 2 : 3];
                 // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
-                PLACE
-                const int y = spot.y + top, x = spot.x + left_of;
+                CHANNELS
                 u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
                 left = stage;
 #pragma unroll
@@ -251,6 +245,9 @@ winograd_kernel(
                 add_peers(scale, base + SUM_AT + (round & 1) * (2 * 2 * 128 * 4), met + 8 * warp, round & 1, rank, warp, lane);
 #endif
                 activate(first, second, scale, results, gamma, n0, N, lane);
+                asm volatile("" : "+r"(tile));  // where the tile is need not be known before
+                PLACE
+                const int y = spot.y + top, x = spot.x + left_of;
                 if (lane == 0) {
 #pragma unroll
                     for (int f = 0; f < 2; ++f)
@@ -259,28 +256,25 @@ winograd_kernel(
                     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                 }
                 leaving = true;
-                if (spot.first || spot.last) {
+                if (!FOUR && (spot.first || spot.last)) {
 #pragma unroll 1
                     for (int side = 0; side < 2; ++side) {
-                        u16* const to = side ? out_after : out_before;
+                        u32* const to = side ? out_after : out_before;
                         const int at = cut == 1 ? (side ? H - 1 : 0) - y : (side ? W - 1 : 0) - x;  // of the warp's lines
                         if (!to || !(side ? spot.last : spot.first) || at < 0 || at >= (cut == 1 ? 2 : 8)) continue;
 #pragma unroll 1
                         for (int f = 0; f < 2; ++f)
                             send_line(to, base, left + f >= STAGES ? 0 : left + f, warp, cut == 1, at, cut == 1 ? x : y,
-                                      cut == 1 ? W : H, n0, N, frame_of(t, f, ends), lane);
-                        told |= 1u << (16 + side) | u32(min(BN, N - n0));
+                                      cut == 1 ? W : H, n0, N, t + f, lane);
                     }
                     // Nothing is kept in these over the lines above, which need registers.
 #pragma unroll
                     for (int j = 0; j < 4; ++j)
 #pragma unroll
-                        for (int i = 0; i < REGS; ++i)
-                            if (!FOUR || ends || j == 1 || j == 2) acc[j][i] = 0;
+                        for (int i = 0; i < REGS; ++i) acc[j][i] = 0;
                 }
             }
         }
-        tell(told, told_before, told_after, lane);
         if (lane == 0) arrived();
     }
     // Nobody leaves while others may still write here.

@@ -135,6 +135,7 @@ def convolve(
         return out
     norm, half = gamma is not None, bias.dtype == torch.float16
     assert not norm or (per == 2 and norms(n)), (per, n)
+    assert neighbours is None or per == 2, "the sums of four frames leave in two parts"
     shortcut = out if residual is None else residual  # of which nothing is read then
     target = out[:, 1:-1, 1:-1] if norm else out
     table = frames.table(slots)
@@ -147,10 +148,8 @@ def convolve(
     cut, there = 0, neighbours.arguments if neighbours is not None else {}
     if neighbours is not None and there:
         cut = 1 + neighbours.columns
-        # Of each tile along the edge the four warps that share its column have a part, or the two that share its row.
-        neighbours.sent(n * (4 * down if neighbours.columns else 2 * across) * (num_frames // 2))
-    sides = [(there.get(side.upper()), f"out_{side}") for side in ("before", "after")]
-    out_there = [there[f"{name}{what}"] if able else None for what in ("", "_flags") for able, name in sides]
+        there["SENT"] = True
+    out_there = [there[f"out_{x}"] if there.get(x.upper()) else None for x in ("before", "after")]
     for part in parts:
         maps = [  # [slots, H + 2, W + 2, C] and [taps, products, N, C]: what lies beyond is read as zero
             nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
