@@ -14,11 +14,10 @@ from wanvae_app import shard as shard_module
 from wanvae_app.kernels import launchers
 from wanvae_app.link import BLOCK, Link
 from wanvae_app.padded import PaddedFrames
-from wanvae_app.places import PROGRAMS, UNIT, Neighbours, Places
-from wanvae_app.shard import COLUMNS, ROWS, WHOLE, Shard
+from wanvae_app.places import PROGRAMS, UNIT, Places
+from wanvae_app.shard import COLUMNS, ROWS, Shard
 
 triton = pytest.importorskip("triton")
-halo = pytest.importorskip("wanvae_app.kernels.halo")
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there the kernels run on GPUs, between them"
 )
@@ -47,21 +46,13 @@ class Alone(Link):
         self._nothing = torch.zeros(2, 2, dtype=torch.int64, device=device)
         self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._waited = torch.zeros(2, dtype=torch.int64, device=device)
+        self._finished = torch.zeros(2, dtype=torch.int32, device=device)
 
     def hear(self, side: str, turns: list[Tensor]) -> None:
         for turn, words in enumerate(turns):
             pointers = self._places[turn % 2].pointers
             pointers[f"came_{side}"][: words.numel()] = words.flatten()
             pointers[f"came_{side}_flags"][:] = 1
-
-    def hear_early(self, side: str, numbers: Tensor) -> None:
-        """16-bit numbers that a neighbour's kernel sent before it was done."""
-        words = numbers.view(torch.int16).flatten().int() & 0xFFFF | 0x10000
-        self._places[0].pointers[f"came_{side}"].view(torch.int32)[: words.numel()] = words
-
-    def has_taken(self) -> bool:
-        """Whether everything is ready for another exchange of that kind."""
-        return not any(x.any() for name, x in self._places[0].pointers.items() if name.startswith("came"))
 
     def told(self, side: str, turn: int, count: int, programs: int = 0) -> Tensor:
         pointers = self._places[turn].pointers
@@ -74,9 +65,6 @@ class Alone(Link):
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "TIMED", False)
-    monkeypatch.setattr(
-        halo, "gdc_wait", lambda: None
-    )  # there everything comes after what was started before it
 
 
 @pytest.mark.parametrize("columns", [False, True])
@@ -87,28 +75,21 @@ def test_borders(columns: bool, rank: int, shape: tuple[int, int, int, int]) -> 
     frames = torch.randn(shape).bfloat16()
     slots = [shape[0] - 1, 1]
     edges = frames if not columns else frames.transpose(1, 2)  # a view: the cut first
-    mine = {"before": edges[slots, 1, 1:-1].contiguous(), "after": edges[slots, -2, 1:-1].contiguous()}
+    mine = {"before": edges[slots, 1].contiguous(), "after": edges[slots, -2].contiguous()}
     theirs = {side: torch.randn(x.shape).bfloat16() for side, x in mine.items()}
     for side, x in theirs.items():
         neighbours.hear(side, [x.view(torch.int64)])
-    expected, table = frames.clone(), torch.tensor(slots, dtype=torch.int32)
+    expected = frames.clone()
     lines = expected if not columns else expected.transpose(1, 2)
     if rank > 0:
-        lines[slots, 0, 1:-1] = theirs["before"]
+        lines[slots, 0] = theirs["before"]
     if rank < 2:
-        lines[slots, -1, 1:-1] = theirs["after"]
-    again = frames.clone()
-    assert neighbours.fill_borders(frames, table, columns, 0, 3) == 1 and torch.equal(frames, expected)
+        lines[slots, -1] = theirs["after"]
+    turn = neighbours.fill_borders(frames, torch.tensor(slots, dtype=torch.int32), columns, 0, 3)
+    assert turn == 1 and torch.equal(frames, expected)
     for side in ["before"] * (rank > 0) + ["after"] * (rank < 2):
         words = mine[side].view(torch.int64).flatten()
         assert torch.equal(neighbours.told(side, 0, words.numel()), words)
-    neighbours = Alone(rank, 3)  # and what a kernel sends before it is done
-    for side in ["before"] * (rank > 0) + ["after"] * (rank < 2):
-        neighbours.hear_early(side, theirs[side])
-    sent = neighbours.neighbours(columns, 0, 3)
-    sent.arguments["SENT"] = True
-    neighbours.fill_borders(again, table, columns, 0, 3, sent)
-    assert torch.equal(again, expected) and neighbours.has_taken()
 
 
 @pytest.mark.parametrize("columns", [False, True])
@@ -149,43 +130,6 @@ def test_borders_of_frames_that_are_being_written(
     # A message longer than its place is not for one launch.
     monkeypatch.setattr(shard_module, "CAPACITY", mine["before"].nbytes // UNIT - 1)
     assert shard.neighbours(frames.data, num_frames) is None
-
-
-@pytest.mark.parametrize("columns", [False, True])
-@pytest.mark.parametrize("rank", [0, 1, 2])
-@pytest.mark.parametrize("shape", [(2, 4, 7, 16), (3, 1, 38, 24), (1, 298, 1, 8), (2, 3, 70, 384)])
-def test_borders_of_edges_that_were_sent_before(
-    columns: bool, rank: int, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As if a wider picture had been normed in one piece."""
-    monkeypatch.setattr(launchers, "elsewhere", True)
-    num_frames, height, width, c = shape
-    x, gamma = torch.randn(shape).bfloat16(), torch.randn(c).bfloat16()
-    dim, length = (2, height) if columns else (1, width)
-    theirs = {side: torch.randn(num_frames, length, c).bfloat16() for side in ("before", "after")}
-
-    def made(x: Tensor, shard: Shard, sent: Neighbours | None = None) -> Tensor:
-        """Padded frames in order, the cut first."""
-        frames = PaddedFrames(x.shape[1], x.shape[2], c, torch.float16, CPU)
-        slots = frames.take(num_frames + 1)[:0:-1]
-        frames.data.zero_()
-        launchers.activate(x, gamma, frames, slots, shard, sent)
-        return frames.data[list(slots)].movedim(dim, 0)
-
-    neighbours = Alone(rank, 3)
-    shard = Shard(COLUMNS if columns else ROWS, (0, 1, 2, 3), rank, None, neighbours)
-    for side in ["before"] * (rank > 0) + ["after"] * (rank < 2):
-        neighbours.hear_early(side, theirs[side])
-    sent = neighbours.neighbours(columns, 0, 3)
-    sent.arguments["SENT"] = True
-    found = made(x, shard, sent)
-    wider = torch.cat([theirs["before"].unsqueeze(dim), x, theirs["after"].unsqueeze(dim)], dim)
-    expected = made(wider, WHOLE)[1:-1]
-    if rank == 0:
-        expected[0] = 0
-    if rank == 2:
-        expected[-1] = 0
-    assert torch.equal(found, expected) and neighbours.has_taken()
 
 
 @pytest.mark.parametrize("columns", [False, True])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wanvae_app.kernels import tiles
 from wanvae_app.padded import PaddedFrames
+from wanvae_app.places import Ahead
 from wanvae_app.shard import COLUMNS, ROWS, Shard
 
 winograd = pytest.importorskip("wanvae_app.kernels.winograd")
@@ -189,73 +190,43 @@ def test_edges_travel_before_all_is_done(
     into = PaddedFrames(height, width, n, torch.float16, DEVICE)
     into.reserve(0, num_frames + 1)
     new = into.take(num_frames + 1)[:0:-1]
-    link = Alone(rank, 3, DEVICE)
-    shard = Shard(dim, (0, 1, 2, 3), rank, None, link)
+    neighbours = Alone(rank, 3, DEVICE)
+    shard = Shard(dim, (0, 1, 2, 3), rank, None, neighbours)
+
+    def exchange(ahead: Ahead | None) -> None:
+        into.data[1:, 1:-1, 1:-1] = 7
+        winograd.convolve(weight, bias, frames, slots, None, gamma, (into, new), ahead=ahead)
+        shard.fill_borders(into.data, into.table(new), ahead)
+
     sides = {"before": 1} if rank == 2 else {"after": -2} if rank == 0 else {"before": 1, "after": -2}
     lines = into.data.movedim(dim - 2, 0)
-
-    def exchange() -> None:
-        into.data[1:, 1:-1, 1:-1] = 7
-        shard.turn = 0
-        sent = shard.neighbours(into.data, num_frames, True)
-        assert sent is not None
-        for side, line in theirs.items():
-            link.hear_early(side, line)
-        winograd.convolve(weight, bias, frames, slots, None, gamma, (into, new), neighbours=sent)
-        shard.fill_borders(into.data, into.table(new), sent)
-
-    theirs = {side: torch.randn_like(lines[at, list(new), 1:-1]) for side, at in sides.items()}
-    into.data[1:, 1:-1, 1:-1] = 7
-    winograd.convolve(weight, bias, frames, slots, None, gamma, (into, new))
+    theirs = {side: torch.randn_like(lines[0, list(new)]).view(torch.int64) for side in sides}
+    for side, words in theirs.items():
+        neighbours.hear(side, [words] * 2)
+    exchange(None)
     expected = into.data.clone()
-    for side, line in theirs.items():
-        expected.movedim(dim - 2, 0)[0 if side == "before" else -1, list(new), 1:-1] = line
     graph = torch.cuda.CUDAGraph()
     for turn in range(4):
-        for side in sides:
-            link._places[0].pointers[f"out_{side}"].zero_()
+        for side, words in theirs.items():
+            neighbours._places[0].pointers[f"out_{side}_flags"].zero_()
+            neighbours.hear(side, [words] * 2)
+        shard.turn = 0
+        ahead = shard.ahead()
+        assert ahead is not None
         if turn < 2:
-            exchange()
+            exchange(ahead)
         elif turn == 2:
             with torch.cuda.graph(graph):
-                exchange()
+                exchange(ahead)
         if turn >= 2:
             graph.replay()
+        assert ahead.expected > 0 or turn == 3
         torch.cuda.synchronize()
-        assert torch.equal(into.data, expected) and link.has_taken()
+        assert torch.equal(into.data, expected)
+        assert neighbours._finished.tolist() == [0, 0]
         for side, at in sides.items():
-            check_sent(link, side, lines[at, list(new), 1:-1])
-
-
-def check_sent(link: Alone, side: str, edge: Tensor) -> None:
-    """That all of an edge [T, length, N] went to a neighbour, flagged, and nothing else."""
-    mine = edge.contiguous().view(torch.int16).flatten().int() & 0xFFFF | 0x10000
-    words = link._places[0].pointers[f"out_{side}"].view(torch.int32)
-    assert torch.equal(words[: mine.numel()], mine) and not words[mine.numel() :].any()
-
-
-@needs_hopper
-@pytest.mark.parametrize("rank", [0, 1, 2])
-@pytest.mark.parametrize("dim", [ROWS, COLUMNS])
-@pytest.mark.parametrize("n", [96, 64, 24, 384])
-@pytest.mark.parametrize("shape", [(2, 1, 1), (4, 9, 40), (2, 24, 16), (2, 130, 210), (2, 300, 500)])
-def test_edges_as_they_are_travel_too(rank: int, dim: int, n: int, shape: tuple[int, int, int]) -> None:
-    num_frames, height, width = shape
-    bf16 = {"dtype": torch.bfloat16, "device": DEVICE}
-    x = torch.randn(num_frames + 2, height, width, 64, dtype=torch.float16, device=DEVICE)
-    frames, slots = frames_of(x)
-    weight = winograd.prepare(torch.randn(n, 64, 3, 3, 3, **bf16) / 42)
-    bias, residual = torch.randn(n, **bf16), torch.randn(num_frames, height, width, n, **bf16)
-    expected = winograd.convolve(weight, bias, frames, slots, residual)
-    link = Alone(rank, 3, DEVICE)
-    shard = Shard(dim, (0, 1, 2, 3), rank, None, link)
-    read_by = PaddedFrames(height, width, n, torch.bfloat16, DEVICE)
-    sent = shard.neighbours(read_by.data, num_frames, True)
-    assert sent is not None
-    found = winograd.convolve(weight, bias, frames, slots, residual, in_place=True, neighbours=sent)
-    assert torch.equal(found, expected)
-    for side, at in [("before", 0)] * (rank > 0) + [("after", -1)] * (rank < 2):
-        check_sent(link, side, found.select(dim - 2, at))
+            mine = lines[at, list(new)].contiguous().view(torch.int64).flatten()
+            assert torch.equal(neighbours.told(side, 0, mine.numel()), mine)
 
 
 @needs_hopper

@@ -15,7 +15,7 @@ from wanvae_app import fused
 from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
 from wanvae_app.link import Link
-from wanvae_app.places import Neighbours
+from wanvae_app.places import Ahead, Neighbours
 from wanvae_app.shard import Shard
 from wanvae_app.stream import Stream
 from wanvae_app.vae import WanVAE
@@ -84,13 +84,15 @@ class Lonely(Shard):
     def seconds_waited(self) -> float:
         return 0.0
 
-    def fill_borders(self, frames: Tensor, slots: Tensor, sent: Neighbours | None = None) -> None:
-        if sent is None:
-            row = self._edge(frames)
-            self._tell(len(slots) * row.nbytes, len(slots) * row.nbytes)
+    def ahead(self) -> Ahead | None:
+        return None
 
-    def neighbours(self, frames: Tensor, count: int, flagged: bool = False) -> Neighbours | None:
-        row = self._edge(frames)
+    def fill_borders(self, frames: Tensor, slots: Tensor, ahead: Ahead | None = None) -> None:
+        row = frames[0].select(self.dim - 3, 0)
+        self._tell(len(slots) * row.nbytes, len(slots) * row.nbytes)
+
+    def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
+        row = frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
         self._tell(count * row.nbytes, count * row.nbytes, 0)  # behind pixels that are made meanwhile
         return Neighbours(self.columns, 0, {})
 

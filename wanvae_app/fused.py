@@ -86,14 +86,13 @@ def residual_blocks(
     convs = [pair for block in blocks for pair in ((block.norm1, block.conv1), (block.norm2, block.conv2))]
     window = Window(convs, x, stream)
     pixels = _rows(x)
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
-        shortcut, before = block.shortcut, following.conv1 if following is not None else None
+    for block in blocks:
+        shortcut = block.shortcut
         window.activate(block.norm1, block.conv1, pixels)
         window.convolve(block.conv1, then=(block.norm2, block.conv2))
         if shortcut is not None:
             pixels, spent = F.linear(pixels, shortcut.weight.flatten(1), shortcut.bias), True
-        pixels = window.convolve(block.conv2, residual=pixels, in_place=spent, before=before)
-        spent = True
+        pixels, spent = window.convolve(block.conv2, residual=pixels, in_place=spent), True
     return _picture(pixels)
 
 

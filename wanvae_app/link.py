@@ -21,7 +21,7 @@ from torch.distributed import group as groups
 
 from wanvae_app import places
 from wanvae_app.config import WanConfig
-from wanvae_app.places import PROGRAMS, UNIT, Neighbours, Places
+from wanvae_app.places import PROGRAMS, UNIT, Ahead, Neighbours, Places
 
 try:
     import triton
@@ -63,6 +63,7 @@ class Link:
         self._nothing = torch.zeros(2, UNIT // 8, dtype=torch.int64, device=self._device)
         self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=True)
         self._waited = torch.zeros(2, dtype=torch.int64, device=self._device)
+        self._finished = torch.zeros(2, dtype=torch.int32, device=self._device)
 
     @classmethod
     def connect(cls, rank: int, size: int, device: torch.device, agree: Agree) -> Link | None:
@@ -86,6 +87,10 @@ class Link:
             return None
         return link
 
+    def ahead(self, columns: bool, size: int) -> Ahead:
+        """What a kernel is told whose edges are to travel among the first `size` ranks before it is done."""
+        return Ahead(columns, self.rank > 0, self.rank < size - 1, self._finished)
+
     def fill_borders(
         self,
         frames: Tensor,
@@ -93,27 +98,27 @@ class Link:
         columns: bool,
         turn: int,
         size: int,
-        sent: Neighbours | None = None,
+        ahead: Ahead | None = None,
     ) -> int:
         """Put the edge rows, or columns, of the neighbours among the first `size` ranks into the border of padded
-        frames [slots, H + 2, W + 2, C]. Takes the number of the exchange and returns that of the next. With `sent` the
-        kernel that was started last sends the edges in an exchange of its own."""
+        frames [slots, H + 2, W + 2, C]. Takes the number of the exchange and returns that of the next. The kernel that
+        was started last may be the one that went `ahead`."""
         _, height, width, c = frames.shape
         c = c * frames.element_size() // UNIT
-        line, length, run, count = (
-            (c, width, c, height - 2) if columns else (width * c, height, (width - 2) * c, 1)
-        )
-        inside = (width + 1) * c - line  # no corners
+        line, length, run, count = (c, width, c, height) if columns else (width * c, height, width * c, 1)
         places = {"first": line, "final": (length - 2) * line, "above": 0, "below": (length - 1) * line}
-        places = {name: inside + place for name, place in places.items()}
         pieces = {"frame": height * width * c, "step": width * c, "run": run, "count": count}
-        return self._exchange(frames, slots, {**places, **pieces}, len(slots) * run * count, turn, size, sent)
+        return self._exchange(
+            frames, slots, {**places, **pieces}, len(slots) * run * count, turn, size, ahead
+        )
 
     def neighbours(self, columns: bool, turn: int, size: int) -> Neighbours:
         """What a kernel needs that takes this exchange among the first `size` ranks upon itself."""
-        there = {"BEFORE": self.rank > 0, "AFTER": self.rank < size - 1, "SENT": False, "TIMED": TIMED}
-        state = {"abort": self._abort, "waited": self._waited}
-        return Neighbours(columns, PROGRAMS, {**self._places[turn % 2].pointers, **state, **there})
+        there = {"BEFORE": self.rank > 0, "AFTER": self.rank < size - 1, "TIMED": TIMED}
+        arguments = {
+            **self._places[turn % 2].pointers, "abort": self._abort, "waited": self._waited, **there
+        }  # fmt: skip
+        return Neighbours(columns, PROGRAMS, arguments)
 
     def swap(self, first: Tensor, final: Tensor, turn: int, size: int) -> tuple[Tensor, Tensor, int]:
         """Send `first` to the rank before and `final` to the rank behind; what they sent, in the shapes of `final` and
@@ -209,6 +214,7 @@ class Link:
         torch.cuda.synchronize(self._device)
         agree([0.0])  # nobody's device writes into another's memory any more
         self._memory.zero_()
+        self._finished.zero_()
         torch.cuda.synchronize(self._device)
         self._abort[0] = 0
         agree([0.0])
@@ -221,16 +227,15 @@ class Link:
         length: int,
         turn: int,
         size: int,
-        sent: Neighbours | None = None,
+        ahead: Ahead | None = None,
     ) -> int:
         for begin in range(0, length, places.CAPACITY):
             end = min(length, begin + places.CAPACITY)
-            neighbours, block = (
-                (self.neighbours(False, turn, size), BLOCK) if sent is None else (sent, BLOCK // 8)
-            )
-            halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, block)), 2)](
-                frames.view(torch.int64), table, **layout, begin=begin, end=end, **neighbours.arguments,
-                BLOCK=block, num_warps=8, **({"launch_pdl": True} if sent is not None else {}),
+            expected = ahead.expected if ahead is not None and begin == 0 else 0
+            halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2)](
+                frames.view(torch.int64), table, **layout, begin=begin, end=end, finished=self._finished,
+                expected=expected, EARLY=expected > 0, **self.neighbours(False, turn, size).arguments,
+                BLOCK=BLOCK, num_warps=8, **({"launch_pdl": True} if expected else {}),
             )  # fmt: skip
             turn += 1
         return turn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,14 +13,25 @@ CAPACITY = 8 * 2**20 // UNIT  # units that travel one way in one exchange; a lon
 PROGRAMS = 64  # at most so many of a kernel's send to one neighbour: so many flags there are
 
 
-@dataclass
-class Neighbours:
-    """What a kernel is told that takes a part of an exchange upon itself. The one that makes the edges may send them,
-    and notes that they are `SENT`; a later one takes what came. Or one does both."""
+class Neighbours(NamedTuple):
+    """What a kernel is told that swaps one message with each neighbour by itself."""
 
     columns: bool  # whether the picture is cut along these, or along its rows
-    programs: int  # at most so many of its programs send to a neighbour, or take what one sent
+    programs: int  # at most so many of its programs send to a neighbour
     arguments: dict[str, Any]  # of `halo_kernel`: places and flags; without any nobody is there
+
+
+@dataclass
+class Ahead:
+    """For a kernel that makes the edges before the rest, and tells of them: so they can travel meanwhile."""
+
+    columns: bool  # whether the picture is cut along these, or along its rows
+    before: bool  # whether there is a neighbour before this rank, and one behind
+    after: bool
+    finished: (
+        Tensor  # int32 [2]: what it counts up once for each part of the edges, then what who waits counts
+    )
+    expected: int = 0  # how many parts there are; 0: it does not tell
 
 
 class Places:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wanvae_app.link import Link
-from wanvae_app.places import CAPACITY, UNIT, Neighbours
+from wanvae_app.places import CAPACITY, UNIT, Ahead, Neighbours
 
 ROWS, COLUMNS = 3, 4  # dimensions of B C T H W
 
@@ -153,22 +153,23 @@ class Shard:
                 rows[:, :, :2, -1:], columns[:, :, :, 2:] = next_one[:, :, -2:], next_one
         return rows, columns
 
-    def fill_borders(self, frames: Tensor, slots: Tensor, sent: Neighbours | None = None) -> None:
+    def ahead(self) -> Ahead | None:
+        """What a kernel is told that can make its edges before the rest; None where that is of no use."""
+        return self.link.ahead(self.columns, self.num_ranks) if self.link is not None else None
+
+    def fill_borders(self, frames: Tensor, slots: Tensor, ahead: Ahead | None = None) -> None:
         """Put the neighbours' rows into the border of padded frames [slots, H + 2, W + 2, C], where they are.
 
-        Only the frames in `slots` travel. Borders at the picture's edge stay as they are. With `sent` the kernel that
-        was just started to write the frames sends them.
+        Only the frames in `slots` travel. Borders at the picture's edge stay as they are. `ahead` is what the kernel
+        was told that has just been started to write the frames.
         """
         if self.num_ranks == 1:
             return
         dim = self.dim - 2
         length = frames.shape[dim]
-        if sent is not None and self.link is not None:
-            self.link.fill_borders(frames, slots, self.columns, 0, self.num_ranks, sent)
-            return
         if self.link is not None and frames.shape[3] * frames.element_size() % UNIT == 0:
-            self.turn = self.link.fill_borders(frames, slots, self.columns, self.turn, self.num_ranks)
-            self._count(len(slots) * self._edge(frames).nbytes)
+            self.turn = self.link.fill_borders(frames, slots, self.columns, self.turn, self.num_ranks, ahead)
+            self._count(len(slots) * frames[0].select(dim - 1, 0).nbytes)
             return
         first, final = (frames.select(dim, i)[slots].unsqueeze(dim) for i in (1, length - 2))
         above, below = self.swap(first, final)
@@ -177,22 +178,16 @@ class Shard:
         if self.rank < self.num_ranks - 1:
             frames.select(dim, length - 1)[slots] = below.squeeze(dim)
 
-    def neighbours(self, frames: Tensor, count: int, flagged: bool = False) -> Neighbours | None:
+    def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
         """For a kernel that writes `count` of the padded frames [slots, H + 2, W + 2, C]: what it needs to send its
-        edges, and to fill the borders, by itself. None where it cannot: then it is for `fill_borders`. Or for one that
-        makes what will be written there, to send the edges of it before it is done: `flagged`, so twice as long.
+        edges, and to fill the borders, by itself. None where it cannot: then it is for `fill_borders`.
         """
-        edge = self._edge(frames)
-        num_bytes = count * edge.nbytes * (1 + flagged)
-        if self.link is None or edge[0].nbytes % UNIT or num_bytes > CAPACITY * UNIT:
+        edge = frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
+        if self.link is None or edge[0].nbytes % UNIT or count * edge.nbytes > CAPACITY * UNIT:
             return None
         self.turn += 1
-        self._count(num_bytes)
+        self._count(count * edge.nbytes)
         return self.link.neighbours(self.columns, self.turn - 1, self.num_ranks)
-
-    def _edge(self, frames: Tensor) -> Tensor:
-        """What travels of one of padded frames [slots, H + 2, W + 2, C], in its size."""
-        return frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
 
     def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         """Send my first rows to the rank before and my final rows to the rank behind; get theirs, in the shapes of

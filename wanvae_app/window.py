@@ -17,7 +17,6 @@ from wanvae_app.stream import Stream
 
 if TYPE_CHECKING:
     from wanvae_app.layers import PixelNorm
-    from wanvae_app.places import Neighbours
 
 
 class Window:
@@ -29,7 +28,6 @@ class Window:
         self.stream = stream
         self.num_frames = x.shape[2]
         self._new: dict[nn.Module, tuple[int, ...]] = {}
-        self._sent: dict[nn.Module, Neighbours] = {}  # whose border rows are under way already
         self._pools: dict[nn.Module, PaddedFrames] = {}
         self._frames: dict[nn.Module, SeenAs] = {}
         self._half = {conv for norm, conv in convs if holds(norm, conv, x)}
@@ -55,13 +53,12 @@ class Window:
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
         frames, slots = self._open(conv)
-        sent, shard = self._sent.pop(conv, None), self.stream.shard
         if self._together[conv] == 4:
             assert norm is not None, conv
             past = self._pools[conv].past(conv)
-            launchers.transform(x, norm.gamma, frames, past + slots, shard)
+            launchers.transform(x, norm.gamma, frames, past + slots, self.stream.shard)
         else:
-            launchers.activate(x, None if norm is None else norm.gamma, frames, slots, shard, sent)
+            launchers.activate(x, None if norm is None else norm.gamma, frames, slots, self.stream.shard)
 
     def convolve(
         self,
@@ -70,29 +67,23 @@ class Window:
         then: tuple[PixelNorm, nn.Conv3d] | None = None,
         matrix: Tensor | None = None,
         in_place: bool = False,
-        before: nn.Conv3d | None = None,
     ) -> Tensor:
         """conv of what was written for it, plus residual (`in_place`: over it): [T, H, W, N], or `then` through a norm
-        into what another convolution reads. Or `before` it is activated for another one: then its edges, too, may
-        travel while the rest is made."""
+        into what another convolution reads."""
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
         past, together, shard = pool.past(conv), self._together[conv], self.stream.shard
         count = winograd.num_products(self.num_frames) if together == 4 else 0
         dtype = frames.data.dtype
-        gamma = into = sent = None
+        gamma = into = ahead = None
         if then is not None and self._norms(conv, then[1]):
             gamma, into = then[0].gamma, self._open(then[1])
         if together:
             products = prepare(conv, lambda w: winograd.prepare(w, together), f"winograd {together}")
             slots = new[:count] if count else past + new
-            following = then[1] if then is not None else before
-            if following is not None and together == 2 and self._together[following] != 4:
-                sent = shard.neighbours(self._frames[following].data, self.num_frames, True)
+            ahead = shard.ahead() if into is not None else None
             out = winograd.convolve(
-                products, bias_of(conv), frames, slots, residual, gamma, into, in_place, sent
+                products, bias_of(conv), frames, slots, residual, gamma, into, in_place, ahead
             )
-            if following is not None and sent is not None and into is None:
-                self._sent[following] = sent
         else:
             taps, slots = (3, 3, 3), past + new
             if self.num_frames == 1 and past == (0, 0):  # zeros alone before it: one tap in time will do
@@ -106,7 +97,7 @@ class Window:
             )
         pool.advance(conv, past + new)
         if into is not None:
-            shard.fill_borders(into[0].data, into[0].table(into[1]), sent)
+            shard.fill_borders(into[0].data, into[0].table(into[1]), ahead)
         elif then is not None:
             self.activate(*then, out)
         return out

@@ -4,9 +4,6 @@ A message lies in units of 16 bytes. It goes into a place set aside for it in th
 every program sends a part, raises a flag there, waits for the flag that its twin on the peer raises here, lowers
 it, and takes the part that came. So one launch is a whole exchange, no host has a part in it, and since both sides
 wait for each other neither can be ahead by more than one. The plain equal is `Shard`'s exchange by messages.
-
-A kernel may have sent the edges of what it makes itself, long before it was done (see `winograd.cu`): each 16-bit
-number in a word of its own, with a flag in the upper half. Whoever takes them leaves zeros.
 """
 
 from __future__ import annotations
@@ -47,31 +44,24 @@ def _at(u, table, frame, first, step, run, count):
 
 
 @triton.jit
-def take(words, mask, abort, waited, first, DTYPE: tl.constexpr, TIMED: tl.constexpr):
-    """The 16-bit numbers that lie in words int32, with flags, when they are there; or until the host raises *abort.
-    Waits are noted as by `wait`."""
-    if TIMED:
-        begun = globaltimer()
-    v = tl.load(words, mask, 0x10000, volatile=True)
-    looks = 0
-    least = tl.min(v)
-    while least < 0x10000:
-        v = tl.load(words, mask, 0x10000, volatile=True)
-        looks += 1
-        least = tl.min(v)
-        if looks % LOOKS == 0:
-            least += tl.load(abort, volatile=True) * 0x10000
-    if TIMED and first:
-        tl.atomic_add(waited, (globaltimer() - begun).to(tl.int64))
-    tl.store(words, tl.zeros_like(v), mask)
-    return v.to(tl.int16).to(DTYPE, bitcast=True)
+def _await_edges(finished, expected, programs):
+    """Until the kernel before this one, which may not be done, has counted so many parts of its edges; the last of all
+    programs that wait makes ready for the next time."""
+    while tl.atomic_add(finished, 0, sem="acquire", scope="gpu") < expected:
+        pass
+    if tl.atomic_add(finished + 1, 1, sem="acq_rel", scope="gpu") == programs - 1:
+        tl.store(finished, 0)
+        tl.store(finished + 1, 0)
+    tl.debug_barrier()
 
 
 @triton.jit
 def _side(
-    frames, table, frame, sent, kept, step, run, count, begin, end,
-    out, out_flag, came, came_flag, abort, waited, BLOCK: tl.constexpr, TIMED: tl.constexpr,
+    frames, table, frame, sent, kept, step, run, count, begin, end, finished, expected, programs,
+    out, out_flag, came, came_flag, abort, waited, EARLY: tl.constexpr, BLOCK: tl.constexpr, TIMED: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        _await_edges(finished, expected, programs)
     p = tl.program_id(0)
     pair = tl.arange(0, 2)[None, :]
     for start in range(begin + p * BLOCK, end, tl.num_programs(0) * BLOCK):
@@ -91,121 +81,41 @@ def _side(
         tl.store(frames + at[:, None] * 2 + pair, v, mask)
 
 
-@triton.jit
-def _take_side(
-    frames, table, frame, kept, step, run, count, end, came, abort, waited, BLOCK: tl.constexpr, TIMED: tl.constexpr
-):  # fmt: skip
-    """The same, of what was sent before."""
-    numbers = frames.to(tl.pointer_type(tl.int16))
-    words = came.to(tl.pointer_type(tl.int32))
-    p = tl.program_id(0)
-    eight = tl.arange(0, 8)[None, :]
-    for start in range(p * BLOCK, end, tl.num_programs(0) * BLOCK):
-        u = start + tl.arange(0, BLOCK)
-        mask = (u < end)[:, None] & (eight >= 0)
-        v = take(words + u[:, None] * 8 + eight, mask, abort, waited, p == 0, tl.int16, TIMED)
-        at = _at(tl.minimum(u, end - 1), table, frame, kept, step, run, count)
-        tl.store(numbers + at[:, None] * 8 + eight, v, mask)
-
-
 @triton.jit(
-    do_not_specialize=["frame", "first", "final", "above", "below", "step", "run", "count", "begin", "end"]
-)
+    do_not_specialize=[
+        "frame", "first", "final", "above", "below", "step", "run", "count", "begin", "end", "expected"
+    ]
+)  # fmt: skip
 def halo_kernel(
     frames,  # int64 words of the frames whose edge rows are sent, and whose border rows are filled
     table,  # int32: which of the frames
     frame, step, run, count,  # in units: from frame to frame, from piece to piece; how long and how many pieces are
     first, final, above, below,  # in units: the edge rows within a frame, and the border rows beside them
     begin, end,  # the units of the message that go this time
+    finished,  # with EARLY, int32 [2]: counted up by the kernel that writes the frames
+    expected,  # to this, when the edges are there
     out_before, out_after,  # in the peers' memory: where the message goes
     out_before_flags, out_after_flags,  # and the flags, int32, one for every program
     came_before, came_after, came_before_flags, came_after_flags,  # the same in this GPU's memory
     abort,  # int32 [1]
     waited,  # int64 [2]: nanoseconds, for the rank before and the rank behind
     BEFORE: tl.constexpr, AFTER: tl.constexpr,  # whether there is a rank before, and one behind
-    SENT: tl.constexpr,  # by the kernel before, as whose dependent this one is started: it may work on the rest
+    EARLY: tl.constexpr,  # started as a dependent of that kernel, while it works on the rest (see `winograd.cu`)
     BLOCK: tl.constexpr,
     TIMED: tl.constexpr,  # the interpreter has no clock
 ):  # fmt: skip
+    programs = tl.num_programs(0) * (2 if BEFORE and AFTER else 1)
     if tl.program_id(1) == 0:
         if BEFORE:
-            if SENT:
-                _take_side(
-                    frames,
-                    table,
-                    frame,
-                    above,
-                    step,
-                    run,
-                    count,
-                    end,
-                    came_before,
-                    abort,
-                    waited,
-                    BLOCK,
-                    TIMED,
-                )
-            else:
-                _side(
-                    frames,
-                    table,
-                    frame,
-                    first,
-                    above,
-                    step,
-                    run,
-                    count,
-                    begin,
-                    end,
-                    out_before,
-                    out_before_flags,
-                    came_before,
-                    came_before_flags,
-                    abort,
-                    waited,
-                    BLOCK,
-                    TIMED,
-                )
+            _side(frames, table, frame, first, above, step, run, count, begin, end, finished, expected, programs,
+                  out_before, out_before_flags, came_before, came_before_flags, abort, waited,
+                  EARLY, BLOCK, TIMED)  # fmt: skip
     else:
         if AFTER:
-            if SENT:
-                _take_side(
-                    frames,
-                    table,
-                    frame,
-                    below,
-                    step,
-                    run,
-                    count,
-                    end,
-                    came_after,
-                    abort,
-                    waited + 1,
-                    BLOCK,
-                    TIMED,
-                )
-            else:
-                _side(
-                    frames,
-                    table,
-                    frame,
-                    final,
-                    below,
-                    step,
-                    run,
-                    count,
-                    begin,
-                    end,
-                    out_after,
-                    out_after_flags,
-                    came_after,
-                    came_after_flags,
-                    abort,
-                    waited + 1,
-                    BLOCK,
-                    TIMED,
-                )
-    if SENT:
+            _side(frames, table, frame, final, below, step, run, count, begin, end, finished, expected, programs,
+                  out_after, out_after_flags, came_after, came_after_flags, abort, waited + 1,
+                  EARLY, BLOCK, TIMED)  # fmt: skip
+    if EARLY:
         gdc_wait()  # what comes next may rely on all of it
 
 

@@ -114,22 +114,14 @@ def convolve(
     return out
 
 
-def activate(
-    x: Tensor,
-    gamma: Tensor | None,
-    into: Padded,
-    slots: Slots,
-    shard: Shard | None = None,
-    sent: Neighbours | None = None,
-) -> None:
+def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, shard: Shard | None = None) -> None:
     """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames; zeros where these have more
-    channels. With a shard the neighbours' rows come into the borders, over a link while pixels are made; or of x those
-    that who made it has `sent`, as the neighbours did.
+    channels. With a shard the neighbours' rows come into the borders, over a link while pixels are made.
     """
     num_frames, height, width, c = x.shape
     n = into.data.shape[3]
     assert x.is_contiguous() and c <= n, (x.shape, x.stride(), n)
-    neighbours = shard.neighbours(into.data, num_frames) if shard is not None and sent is None else sent
+    neighbours = shard.neighbours(into.data, num_frames) if shard is not None else None
     if not x.is_meta:
         _activate(x, gamma, into, slots, neighbours)
     if shard is not None and neighbours is None:
@@ -149,7 +141,7 @@ def _activate(
         cut, length = (2, height) if neighbours.columns else (1, width)
         edges = min(neighbours.programs, triton.cdiv(num_frames * length, pixels))
     programs = num_frames * triton.cdiv(height * width, pixels)
-    norm_kernel[(programs + (2 if there.get("SENT") else 4) * edges,)](
+    norm_kernel[(4 * edges + programs,)](
         x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
         edges, late(programs), c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, CUT=cut, **there, num_warps=4,
     )  # fmt: skip

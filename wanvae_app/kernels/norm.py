@@ -1,9 +1,8 @@
 """Norm and SiLU of each pixel, or nothing at all, written into the padded frames that a convolution reads.
 
 Where the picture is cut and ranks reach each other's memory, the same launch exchanges the edges, in the manner of
-`halo.py`: its first programs make and send them, some of its last take what has come meanwhile into the borders. Or the
-kernel that made the pixels has sent those at the edges, as they are. The plain equal of both is `Shard.fill_borders`
-afterwards.
+`halo.py`: its first programs make and send them, some of its last take what has come meanwhile into the borders. The
+plain equal of that is `Shard.fill_borders` afterwards.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from wanvae_app.kernels.halo import take, wait
+from wanvae_app.kernels.halo import wait
 
 
 def late(programs: int) -> int:
@@ -21,9 +20,9 @@ def late(programs: int) -> int:
 
 
 @triton.jit
-def silu_norm(v, gamma, C: tl.constexpr):
-    """Pixels as `layers.PixelNorm` norms them, then SiLU."""
-    v = v.to(tl.float32)
+def silu_norm(x, gamma, mask, C: tl.constexpr):
+    """Pixels at x as `layers.PixelNorm` norms them, then SiLU."""
+    v = tl.load(x, mask, 0.0).to(tl.float32)
     v = v * tl.rsqrt(tl.sum(v * v, 1) / C + 1e-24)[:, None] * gamma
     return v * tl.sigmoid(v)
 
@@ -35,7 +34,7 @@ def _pixels(x, gamma, pixel, inside, C: tl.constexpr, NORM: tl.constexpr, BN: tl
     at = x + pixel.to(tl.int64)[:, None] * C + c
     inside = inside[:, None] & (c < C)
     if NORM:
-        return silu_norm(tl.load(at, inside, 0.0), tl.load(gamma + c, c < C, 0.0).to(tl.float32), C)
+        return silu_norm(at, tl.load(gamma + c, c < C, 0.0).to(tl.float32), inside, C)
     else:
         return tl.load(at, inside, 0.0)
 
@@ -74,24 +73,6 @@ def _receive(
 
 
 @triton.jit
-def _take(
-    into, gamma, slots, p, programs, count, length, frame, first, step, came, abort, waited,
-    RAW: tl.constexpr, C: tl.constexpr, N: tl.constexpr, BN: tl.constexpr, TIMED: tl.constexpr,
-):  # fmt: skip
-    """The same of pixels, of type RAW, that a neighbour sent as they are: few at a time, for registers are short."""
-    c = tl.arange(0, BN)[None, :]
-    came = tl.multiple_of(came.to(tl.pointer_type(tl.int32)), 16)
-    weight = tl.load(gamma + c, c < C, 0.0).to(tl.float32)
-    for start in range(p * 8, count, programs * 8):
-        i = start + tl.arange(0, 8)
-        there = (i < count)[:, None]
-        v = take(came + i[:, None] * C + c, there & (c < C), abort, waited, p == 0, RAW, TIMED)
-        slot = tl.load(slots + i // length, i < count, 0).to(tl.int64)
-        at = into + (slot * frame + first + i % length * step)[:, None] * N + c
-        tl.store(at, silu_norm(v, weight, C).to(into.dtype.element_ty), there & (c < N))
-
-
-@triton.jit
 def line(H, W, CUT: tl.constexpr):
     """Of an edge, in pixels: how long it is, from one to the next, and where the last edge of a frame begins; and of a
     border of padded frames: where the first one begins, from one to the next, and where the last one begins."""
@@ -109,16 +90,16 @@ def norm_kernel(
     into,  # padded frames [frames, H + 2, W + 2, N]; N may be more than C, and the rest becomes zeros
     into_slots,  # int32 [T]
     T, H, W,
-    edges,  # programs that send to each neighbour, the first ones of all, unless these are SENT; and that receive
+    edges,  # programs that send to each neighbour, the first ones of all, and that receive
     first,  # how many programs make pixels before those that receive (see `late`)
     C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CUT: tl.constexpr,  # 0: the picture is not cut, or others see to its borders; 1: along its rows; 2: its columns
     # The rest only with CUT, and as `halo_kernel`.
     out_before=None, out_after=None, out_before_flags=None, out_after_flags=None,
     came_before=None, came_after=None, came_before_flags=None, came_after_flags=None, abort=None, waited=None,
-    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, SENT: tl.constexpr = False, TIMED: tl.constexpr = False,
+    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, TIMED: tl.constexpr = False,
 ):  # fmt: skip
-    p = tl.program_id(0) - (0 if SENT else 2 * edges)
+    p = tl.program_id(0) - 2 * edges
     tiles = tl.cdiv(H * W, BM)
     stride = W + 2
     frame = (H + 2) * stride
@@ -132,25 +113,17 @@ def norm_kernel(
                 _send(x, gamma, p + 2 * edges, edges, T * length, length, H * W, 0, step,
                       out_before.to(into.dtype), out_before_flags, C, N, NORM, BM, BN)  # fmt: skip
             if (q >= 0) & (q < edges):
-                if SENT:
-                    _take(into, gamma, into_slots, q, edges, T * length, length, frame, start, across,
-                          came_before, abort, waited, x.dtype.element_ty, C, N, BN, TIMED)  # fmt: skip
-                else:
-                    _receive(into, into_slots, q, edges, T * length, length, frame, start, across,
-                             came_before.to(into.dtype), came_before_flags, abort, waited,
-                             N, BM, BN, TIMED)  # fmt: skip
+                _receive(into, into_slots, q, edges, T * length, length, frame, start, across,
+                         came_before.to(into.dtype), came_before_flags, abort, waited,
+                         N, BM, BN, TIMED)  # fmt: skip
         if AFTER:
             if (p >= -edges) & (p < 0):
                 _send(x, gamma, p + edges, edges, T * length, length, H * W, final, step,
                       out_after.to(into.dtype), out_after_flags, C, N, NORM, BM, BN)  # fmt: skip
             if (q >= edges) & (q < 2 * edges):
-                if SENT:
-                    _take(into, gamma, into_slots, q - edges, edges, T * length, length, frame, behind, across,
-                          came_after, abort, waited + 1, x.dtype.element_ty, C, N, BN, TIMED)  # fmt: skip
-                else:
-                    _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
-                             came_after.to(into.dtype), came_after_flags, abort, waited + 1,
-                             N, BM, BN, TIMED)  # fmt: skip
+                _receive(into, into_slots, q - edges, edges, T * length, length, frame, behind, across,
+                         came_after.to(into.dtype), came_after_flags, abort, waited + 1,
+                         N, BM, BN, TIMED)  # fmt: skip
     if inside >= 0:
         t = inside // tiles
         m = inside % tiles * BM + tl.arange(0, BM)

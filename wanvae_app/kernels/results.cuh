@@ -23,29 +23,12 @@ DEV void send(const Map* target, u32 base, u32 stage, int warp, int n0, int x, i
     for (int q = 0; q < BN / 32; ++q) store(target, from + q * 8192, n0 + 32 * q, x, y, frame);
 }
 
-// The results that this thread sent have left shared memory; they have arrived.
+// The results that this thread sent have left shared memory; they have arrived; they have, and this is told.
 DEV void left_memory() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 DEV void arrived() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
-
-// Of the results that a warp has in a stage one row (number `at`, from `start` on along the picture's edge), or one column,
-// into a neighbour's memory: [T, length, N] words, each of a number and, in its upper half, a flag. So nobody has to
-// wait for them to arrive before a flag is raised.
-DEV void send_line(u32* to, u32 base, u32 stage, int warp, bool row, int at, int start, int length, int n0, int N,
-                   int frame, int lane) {
-    const u32 from = base + B_AT + stage * B_BYTES + warp * 1024;
-#pragma unroll 1
-    for (int i = lane; i < (row ? 8 : 2) * G; i += 32) {
-        const int along = i / G, j = i % G, n = n0 + 8 * j, pixel = row ? at * 8 + along : along * 8 + at;
-        if (start + along >= length || n >= N) continue;
-        u32 words[4];
-        load_words(words, from + j / 4 * 8192 + pixel * 64 + (((j & 3) ^ (pixel >> 1 & 3)) << 4));
-#pragma unroll
-        for (int k = 0; k < 4; k += 2)
-            asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};"
-                         ::"l"(to + (frame * length + start + along) * N + n + 2 * k),
-                           "r"(words[k] & 0xffff | 0x10000), "r"(words[k] >> 16 | 0x10000),
-                           "r"(words[k + 1] & 0xffff | 0x10000), "r"(words[k + 1] >> 16 | 0x10000) : "memory");
-    }
+DEV void tell(int* finished) {
+    arrived();
+    asm volatile("fence.proxy.async.global;\nred.release.gpu.global.add.u32 [%0], 1;" ::"l"(finished) : "memory");
 }
 
 // Bias and residual added; and for a norm the squares of a pixel's channels, of this block, added up.

@@ -30,7 +30,7 @@ Slots = tuple[int, ...]
 @triton.jit
 def _normed(x, gamma, mask, DTYPE: tl.constexpr, C: tl.constexpr):
     """silu(norm(x)), rounded as it would be in frames of that type."""
-    return silu_norm(tl.load(x, mask, 0.0), gamma, C).to(DTYPE)
+    return silu_norm(x, gamma, mask, C).to(DTYPE)
 
 
 @triton.jit
@@ -143,7 +143,7 @@ def transform_kernel(
     # The rest only with CUT, and as `halo_kernel`.
     out_before=None, out_after=None, out_before_flags=None, out_after_flags=None,
     came_before=None, came_after=None, came_before_flags=None, came_after_flags=None, abort=None, waited=None,
-    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, SENT: tl.constexpr = False, TIMED: tl.constexpr = False,
+    BEFORE: tl.constexpr = False, AFTER: tl.constexpr = False, TIMED: tl.constexpr = False,
 ):  # fmt: skip
     p = tl.program_id(0) + begin - 2 * edges
     inside = p  # which part of the pixels; none for those that send or receive

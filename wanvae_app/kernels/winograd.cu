@@ -33,8 +33,8 @@
 //
 // Six frames do not fit a step, so whoever writes them transforms them: what is read is what the products multiply.
 //
-// Where the picture is cut its edges come first, and go to the neighbours at once: so they have the rest of this launch
-// to arrive in, and neither rank waits because the other one is a little behind.
+// With NORM, where the picture is cut its edges come first, and whoever waits for them is told of each: the kernel
+// behind this one, if it is started as its dependent, sends them to the neighbours while the last tiles are under way.
 //
 // Every cluster takes as many tiles as the others. What is left then may be for another launch, in smaller ones:
 // started as this one's dependent it takes what multiprocessors become free, and it is done when both are.
@@ -82,10 +82,10 @@ DEV int frame_of(int t, int f, bool ends) { return t + (!FOUR ? f : ends ? 3 * f
 
 // Which channels, frames and pixels a tile is: neighbours share what they read.
 DEV int where_of(int tile, int rank, int blocks) { return PAIR ? tile / blocks * 2 + rank : tile; }
-#define CHANNELS const int n0 = (PAIR ? tile % across : rank) * BN;
 #define PLACE \
-    const int where = where_of(tile, rank, across), t = where % groups * PER; \
-    const Spot spot = spot_of(where / groups, columns, (H + TH - 1) / TH, FOUR ? 0 : cut);
+    const int where = where_of(tile, rank, across), n0 = (PAIR ? tile % across : rank) * BN; \
+    const int t = where % groups * PER; \
+    const Spot spot = spot_of(where / groups, columns, (H + TH - 1) / TH, NORM ? cut : 0);
 
 extern "C" __global__ void __launch_bounds__(384, 1)
 __cluster_dims__(2, 1, 1)
@@ -101,8 +101,8 @@ winograd_kernel(
     int T, int H, int W, int C, int N,
     int across, int columns,              // blocks along the channels; tiles side by side
     int begin, int tiles,                 // of all tiles those from `begin` on, up to here, are for these clusters
-    int cut,                              // 0, or along what the picture is cut (see `spot_of`)
-    u32* out_before, u32* out_after       // in the neighbours' memory, if they are there (see `send_line`)
+    int cut, int before, int after,       // 0, or along what the picture is cut (see `spot_of`); who is there
+    int* finished                         // counts the warps that are done with a tile at an edge that has a neighbour
 ) {
     extern __shared__ unsigned char memory[];
     const u32 base = aligned(memory);
@@ -125,7 +125,6 @@ winograd_kernel(
         if (threadIdx.x == 256) {
             int a = 0, b = 0;  // fetches so far
             for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2) {
-                CHANNELS
                 PLACE
                 const int y0 = spot.y, x0 = spot.x;
                 for (int block = 0; block < blocks + more; ++block, ++a) {
@@ -180,7 +179,7 @@ winograd_kernel(
         const u64 desc = (2ull << 62) | (32ull << 32) | (1ull << 16) | ((base + B_AT) >> 4);
         const u64 desc_a = (2ull << 62) | (u64(PITCH * 4) << 32) | (1ull << 16) | ((base + A_AT + left_of * 64) >> 4);
         u32 a = 0, stage = 0, phase = 0, round = 0, left = 0;  // left: first of two stages that results leave from
-        bool leaving = false;  // results are
+        bool leaving = false, awaited = false;  // results are; and somebody waits for them
         float acc[4][REGS];
         for (int tile = begin + blockIdx.x / 2; tile < tiles; tile += gridDim.x / 2, ++round) {
 #pragma unroll
@@ -196,7 +195,7 @@ winograd_kernel(
                         products(acc, pixels + (tap / 3 * PITCH + tap % 3) * 4, desc + stage * (B_BYTES >> 4), ends || begun,
                                  ends);
                         if (tap == 0 && leaving) {  // the last results have left
-                            if (lane == 0) left_memory();
+                            if (lane == 0) awaited ? tell(finished) : left_memory();
                             __syncwarp();
                             release(empty_b + 8 * left, lane);
                             release(empty_b + 8 * (left + 1 == STAGES ? 0 : left + 1), lane);
@@ -230,7 +229,8 @@ winograd_kernel(
                 }
                 float (&first)[REGS] = acc[FOUR && !ends ? 1 : 0], (&second)[REGS] = acc[FOUR && !ends ? 2 : 3];
                 // What follows: of each pixel, four neighbouring threads hold two channels of every eight.
-                CHANNELS
+                PLACE
+                const int y = spot.y + top, x = spot.x + left_of;
                 u32 results[2];  // where this thread's first pixel lies in the buffers of both frames
                 left = stage;
 #pragma unroll
@@ -245,9 +245,6 @@ winograd_kernel(
                 add_peers(scale, base + SUM_AT + (round & 1) * (2 * 2 * 128 * 4), met + 8 * warp, round & 1, rank, warp, lane);
 #endif
                 activate(first, second, scale, results, gamma, n0, N, lane);
-                asm volatile("" : "+r"(tile));  // where the tile is need not be known before
-                PLACE
-                const int y = spot.y + top, x = spot.x + left_of;
                 if (lane == 0) {
 #pragma unroll
                     for (int f = 0; f < 2; ++f)
@@ -256,26 +253,10 @@ winograd_kernel(
                     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
                 }
                 leaving = true;
-                if (!FOUR && (spot.first || spot.last)) {
-#pragma unroll 1
-                    for (int side = 0; side < 2; ++side) {
-                        u32* const to = side ? out_after : out_before;
-                        const int at = cut == 1 ? (side ? H - 1 : 0) - y : (side ? W - 1 : 0) - x;  // of the warp's lines
-                        if (!to || !(side ? spot.last : spot.first) || at < 0 || at >= (cut == 1 ? 2 : 8)) continue;
-#pragma unroll 1
-                        for (int f = 0; f < 2; ++f)
-                            send_line(to, base, left + f >= STAGES ? 0 : left + f, warp, cut == 1, at, cut == 1 ? x : y,
-                                      cut == 1 ? W : H, n0, N, t + f, lane);
-                    }
-                    // Nothing is kept in these over the lines above, which need registers.
-#pragma unroll
-                    for (int j = 0; j < 4; ++j)
-#pragma unroll
-                        for (int i = 0; i < REGS; ++i) acc[j][i] = 0;
-                }
+                awaited = NORM && ((spot.first && before) || (spot.last && after));
             }
         }
-        if (lane == 0) arrived();
+        if (lane == 0) awaited ? tell(finished) : arrived();
     }
     // Nobody leaves while others may still write here.
     __syncwarp();

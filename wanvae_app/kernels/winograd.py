@@ -20,13 +20,14 @@ from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
 from wanvae_app.padded import Padded, PaddedFrames
 
 if TYPE_CHECKING:
-    from wanvae_app.places import Neighbours
+    from wanvae_app.places import Ahead
 
 log = logging.getLogger(__name__)
 
 Slots = tuple[int, ...]
 # What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
 COSTS = {2: {96: 1.0, 64: 0.71, 32: 0.51}, 4: {64: 1.0, 32: 0.66}}
+WARPS = 8  # of a block, that multiply
 POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
 
 
@@ -108,15 +109,15 @@ def convolve(
     gamma: Tensor | None = None,
     into: tuple[Padded, Slots] | None = None,
     in_place: bool = False,
-    neighbours: Neighbours | None = None,
+    ahead: Ahead | None = None,
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
     `weights` come from `prepare`, which is told how many. `slots` are those of two past frames and of T present ones,
     or for four at a time those of the T / 4 * 6 that `launchers.transform` makes of them. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
-    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns.
-    The edges of what it makes, normed or not, come first and go to the `neighbours`.
+    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns;
+    with `ahead`, the edges before the rest.
     """
     data = frames.data
     _, rows, columns, c = data.shape
@@ -135,7 +136,6 @@ def convolve(
         return out
     norm, half = gamma is not None, bias.dtype == torch.float16
     assert not norm or (per == 2 and norms(n)), (per, n)
-    assert neighbours is None or per == 2, "the sums of four frames leave in two parts"
     shortcut = out if residual is None else residual  # of which nothing is read then
     target = out[:, 1:-1, 1:-1] if norm else out
     table = frames.table(slots)
@@ -145,11 +145,17 @@ def convolve(
     places = across * down * (num_frames // per)
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
     parts = tiles.parts(n, channels, places, c * per, COSTS[per], processors // 2, norm)
-    cut, there = 0, neighbours.arguments if neighbours is not None else {}
-    if neighbours is not None and there:
-        cut = 1 + neighbours.columns
-        there["SENT"] = True
-    out_there = [there[f"out_{x}"] if there.get(x.upper()) else None for x in ("before", "after")]
+    cut = [0, 0, 0]
+    if ahead is not None:
+        assert norm, "the sums of four frames leave in two parts"
+        cut = [1 + ahead.columns, ahead.before, ahead.after]
+        length, other = (across, down) if ahead.columns else (down, across)
+        # Where there is one line of tiles, it is both edges.
+        edges = min(ahead.before + ahead.after, length) * other * (num_frames // per)
+        ahead.expected = edges * min(blocks, 2) * WARPS
+        if parts[-1].dependent and parts[-1].begin < edges:  # which are told of by blocks of one kind
+            parts = [parts[0]._replace(end=-(-places // 2) * blocks)]
+    finished = ctypes.c_void_p(ahead.finished.data_ptr() if ahead is not None else None)
     for part in parts:
         maps = [  # [slots, H + 2, W + 2, C] and [taps, products, N, C]: what lies beyond is read as zero
             nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
@@ -157,16 +163,13 @@ def convolve(
             nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
             nvrtc.tensor_map(target, (32, 8, 2, 1)),
         ]
-        numbers = (num_frames, height, width, c, n, part.blocks, across, part.begin, part.end, cut)
+        numbers = (num_frames, height, width, c, n, part.blocks, across, part.begin, part.end, *cut)
         kernel = kernel_for(part.width, part.joined, per, residual is not None, norm, half)
         clusters = min(part.end - part.begin, processors // 2)  # each takes one tile after another
-        arguments = [*maps, *map(_address, pointers), *map(ctypes.c_int, numbers), *map(_address, out_there)]
+        addresses = (ctypes.c_void_p(x.data_ptr()) for x in pointers)
+        arguments = [*maps, *addresses, *map(ctypes.c_int, numbers), finished]
         kernel.start(clusters, data.device, arguments, part.dependent)
     return out
-
-
-def _address(x: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if x is None else x.data_ptr())
 
 
 def kernel_for(width: int, joined: bool, per: int, residual: bool, norm: bool, half: bool) -> nvrtc.Kernel:
