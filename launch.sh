@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The Wan VAE in the browser, on all GPUs of this machine. `./launch.sh --help` explains the options.
 set -euo pipefail
+export WANVAE_CALLER="$PWD" # what --vae is relative to
 cd "$(dirname "$0")"
 
 die() { echo "launch.sh: $*" >&2; exit 1; }
@@ -17,11 +18,12 @@ find_python() { # any that will do
 }
 
 install() { # install EXTRA: nothing to do if the same was installed before
-    local extra=$1 stamp
+    local extra=$1 stamp python
     stamp="$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)"
     if [ -f ".venv/installed$extra" ] && [ "$(cat ".venv/installed$extra")" = "$stamp" ]; then return; fi
     if [ ! -x .venv/bin/python ]; then
-        "$(find_python)" -m venv .venv || die "no virtual environment could be made (Debian: apt install python3-venv)."
+        python="$(find_python)"
+        "$python" -m venv .venv || die "no virtual environment could be made (Debian: apt install python3-venv)."
     fi
     echo "Installing into .venv (once; the next start takes no time)..." >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".$extra" ||
@@ -63,10 +65,12 @@ case "${1:-}" in
     exec .venv/bin/python -m pytest "$@"
     ;;
 -h | --help)
-    exec "$(find_python)" -m wanvae_app.launch "$@"
+    python="$(find_python)"
+    exec "$python" -m wanvae_app.launch "$@"
     ;;
 *)
-    "$(find_python)" -m wanvae_app.launch --check-only "$@" # a mistyped option is told before anything is installed
+    python="$(find_python)"
+    "$python" -m wanvae_app.launch --check-only "$@" # a mistyped option is told before anything is installed
     install ""
     exec .venv/bin/python -m wanvae_app.launch "$@"
     ;;

@@ -226,6 +226,8 @@ def test_refused_in_one_sentence(tmp_path: Path, name: str, capsys: pytest.Captu
 def test_places_that_hold_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file or folder"):
         load_vae(tmp_path / "missing.pth")
+    with pytest.raises(ValueError, match="no file or folder models/missing.pth"):
+        load_vae("models/missing.pth")  # not a Hugging Face id
     with pytest.raises(ValueError, match="holds no weights"):
         load_vae(tmp_path)
 

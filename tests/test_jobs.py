@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import torch
 from ranked_jobs import finish, on_ranks, pixels
 from tiny import some_latent, some_video, tiny_vae
 
+from wanvae_app import codec, watch, work
 from wanvae_app import jobs as jobs_module
-from wanvae_app import work
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.frames import FrameLog
 from wanvae_app.group import Group
@@ -209,6 +210,40 @@ def test_one_rank_without_room_refuses_for_all() -> None:
     assert refused[1].startswith("Rank 1 would need 0.0 GiB for this and has 0.0 GiB free; ")
     assert refused[1].endswith("; 1 latent frame per chunk would fit.")
     assert smaller[0] == "finished" and smaller[2] == 25
+
+
+def late(group: Group) -> None:
+    """Rank 1 warms up for longer than a rank may be silent in a job."""
+    watch.SILENCE = 1.0
+    if group.rank == 1:
+        jobs_module.warm_up = lambda _: time.sleep(4)
+
+
+def decode_one(jobs: Jobs) -> tuple[str, str]:
+    jobs.start()
+    run = jobs.new_run(latent=some_latent(1))
+    jobs.submit(run)
+    finish(run)
+    return run.state, run.message
+
+
+def test_a_rank_may_warm_up_longer_than_the_others() -> None:
+    assert on_ranks(2, decode_one, late) == ("finished", "Finished.")
+
+
+def raising(_: object) -> None:
+    raise KeyError("what a compiler may raise")
+
+
+def test_a_failure_of_warming_up_is_told_by_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A GPU is pretended; nothing can be made there."""
+    vae = tiny_vae()
+    monkeypatch.setattr(type(vae), "device", torch.device("cuda"))
+    monkeypatch.setattr(torch, "randn", raising)
+    codec.warm_up(vae)
+    assert "warming up failed" in caplog.text
 
 
 def test_a_run_says_that_it_waits_for_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -113,6 +114,40 @@ def test_refused_before_any_rank_starts(command: list[list[str]], tmp_path: Path
     with pytest.raises(SystemExit, match="--vae: vae.pth is not a .* by its content"):
         launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", str(tmp_path / "vae.pth")])
     assert command == []
+
+
+def test_weights_are_where_the_caller_sees_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script, here = tmp_path / "app" / "launch.sh", tmp_path / "here"
+    python = script.parent / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    for name in ("launch.sh", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, script.parent)
+    python.write_text('#!/bin/sh\n[ "$1" = -c ] || echo "$WANVAE_CALLER: $*"\n')
+    python.chmod(0o755)
+    here.mkdir()
+    found = subprocess.run([script, "--vae", "models/vae.pth"], cwd=here, capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == f"{here}: -m wanvae_app.launch --vae models/vae.pth"
+    (here / "models").mkdir()
+    (here / "models/vae.pth").write_text("nothing")
+    monkeypatch.setenv("WANVAE_CALLER", str(here))
+    assert launch.parse(["--vae", "models/vae.pth"]).vae == str(here / "models/vae.pth")
+    assert launch.parse(["--vae", "Wan-AI/Some-Diffusers"]).vae == "Wan-AI/Some-Diffusers"
+
+
+def test_without_python_it_says_so_and_no_more(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "launch.sh", tmp_path)
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "dirname"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    for options in ([], ["--help"]):
+        found = subprocess.run(
+            [tmp_path / "launch.sh", *options],
+            env={"PATH": str(tmp_path / "bin")},
+            capture_output=True,
+            text=True,
+        )
+        assert found.returncode == 1 and found.stderr.startswith("launch.sh: Python 3.11 or later is needed")
+        assert found.stderr.count("\n") == 1, found.stderr
 
 
 GIVING_UP_TOGETHER = """

@@ -176,6 +176,9 @@ def test_a_clip_of_another_size_frees_the_last_one() -> None:
     coded(vae, "decode", clip(vae, "decode", [2, 2], 0))
     assert replay._idle[vae] is not first
     assert release(vae, unless=replay._idle[vae].key) and vae in replay._idle
+    assert release(vae, replay._idle[vae].key, longest=2), "chunks were as long"
+    assert not release(vae, replay._idle[vae].key, longest=3), "longer chunks need memory of their own"
+    coded(vae, "decode", clip(vae, "decode", [2, 2], 0))
     assert not release(vae) and vae not in replay._idle
 
 

@@ -53,7 +53,8 @@ def test_a_finished_run_outlives_a_restart(tmp_path: Path) -> None:
     run.source = some_video(5)
     run.peak_bytes, run.decode_seconds, run.started, run.finished = [1, 2], 0.5, 10.0, 11.0
     record(run)
-    put(shelf, 2)  # not written down: it had not finished
+    unfinished = put(shelf, 2)  # not written down
+    (unfinished.folder / "part.mp4").write_bytes(b"video")
     broken = put(shelf, 3)
     (broken.folder / "run.json").write_text("{}")
 
@@ -63,7 +64,7 @@ def test_a_finished_run_outlives_a_restart(tmp_path: Path) -> None:
     assert found.video_path is not None and found.video_path.read_bytes() == b"video"
     assert found.latent_path is None and found.frames.closed and found.progress == (2, 2)
     assert (found.peak_bytes, found.decode_seconds, found.finished) == ([1, 2], 0.5, 11.0)
-    assert not broken.folder.exists()
+    assert not broken.folder.exists() and not unfinished.folder.exists()
 
 
 def test_a_private_folder_is_found_again_and_others_are_swept(

@@ -36,7 +36,7 @@ def warm_up(vae: WanVAE) -> None:
         frames = torch.cat(list(decode_chunks(vae, latents.split([1, 1, 2], 2))), 2)
         for _ in encode_chunks(vae, frames.split([1, 4, 8], 2)):
             torch.cuda.synchronize(vae.device)
-    except RuntimeError as error:  # a run will meet it again, and be able to say so
+    except Exception as error:  # whatever a compiler raises: a run will meet it again, and be able to say so
         log.warning("warming up failed: %s", error)
     else:
         release(vae)

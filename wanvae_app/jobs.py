@@ -69,10 +69,6 @@ class Jobs:
                 return "broken"
             return "busy" if self._turns.current is not None or len(self._turns) else "ready"
 
-    def new_folder(self) -> Path:
-        """An empty folder for one run; hand it to `new_run`, or delete it."""
-        return self.shelf.new_folder()
-
     def new_run(
         self,
         *,
@@ -157,6 +153,7 @@ class Jobs:
 
     def close(self) -> None:
         """Stop all runs, send the other ranks home, delete all files."""
+        self.start()  # the others may be waiting for it
         with self._lock:
             self._closing = True
             self._lock.notify_all()
@@ -170,7 +167,10 @@ class Jobs:
         self.shelf.clear()
 
     def _loop(self) -> None:
-        warm_up(self.vae)
+        try:
+            get_ready(self.group, self.vae)
+        except GroupLost as error:
+            return self._lose(str(error))
         self._warming = False
         while (run := self._next()) is not None:
             try:
@@ -229,10 +229,17 @@ class Jobs:
         self._end(run, "stopped", "Stopped before it started.")
 
 
+def get_ready(group: Group, vae: WanVAE) -> None:
+    """Warm up, and wait for the others, who may still have to compile: within a job a silent rank counts as lost.
+    Raises GroupLost."""
+    warm_up(vae)
+    group.agree([0.0])
+
+
 def follow(group: Group, vae: WanVAE) -> None:
     """What every rank but 0 does: job after job, until rank 0 says that it is over. Raises GroupLost."""
     follow_progress(group, vae)
-    warm_up(vae)
+    get_ready(group, vae)
     while "job" in (command := group.next_command()):
         job = command["job"]
         run_job(group, vae, Job(**{**job, "shape": tuple(job["shape"])}))

@@ -1,7 +1,8 @@
 """The page's own routes: a run's frames as they come to exist, its state, its files, and the app's health.
 
-live/ID?view=decoded&start=K  frames from K on: records of index (u32), length (u32), time (f64, seconds since the
-                              run started), all little-endian, and `length` bytes of JPEG; ends with the clip
+live/ID?view=decoded&start=K  frames from K on: records of index (u32), length (u32), time (f64, seconds from the
+                              run's start until it was there), all little-endian, and `length` bytes of JPEG; ends
+                              with the clip
 live/ID/state?activity=K      JSON, see `snapshot`; asking for it counts as watching the run
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import math
 import secrets
 import struct
 import time
@@ -31,6 +33,7 @@ from starlette.routing import BaseRoute, Route
 from wanvae_app.frames import FrameLog
 from wanvae_app.jobs import Jobs
 from wanvae_app.results import Entry, Results, finite, rate
+from wanvae_app.run import Run
 from wanvae_app.visitors import may_enter, may_see
 
 RECORD = struct.Struct("<IId")
@@ -69,7 +72,7 @@ class Live:
         if log is None or log.closed:
             raise HTTPException(410, "These frames have been deleted; run it again.")
         return StreamingResponse(
-            records(log, start, run.started or run.created),
+            records(log, start, run),
             media_type="application/octet-stream",
             headers={"Cache-Control": "no-store"},
         )
@@ -109,13 +112,13 @@ class Live:
         return entry
 
 
-async def records(log: FrameLog, start: int, origin: float) -> AsyncIterator[bytes]:
+async def records(log: FrameLog, start: int, run: Run) -> AsyncIterator[bytes]:
     """A viewer's stream. A frame is encoded when the viewer takes it, so a slow one delays nobody else."""
     index = start
     while True:
         if index < len(log):
             try:
-                yield await asyncio.to_thread(encode_record, log, index, origin)
+                yield await asyncio.to_thread(encode_record, log, index, run)
             except ValueError:  # the run was deleted while its frames were being watched
                 return
             index += 1
@@ -125,12 +128,13 @@ async def records(log: FrameLog, start: int, origin: float) -> AsyncIterator[byt
             await asyncio.sleep(POLL)
 
 
-def encode_record(log: FrameLog, index: int, origin: float) -> bytes:
+def encode_record(log: FrameLog, index: int, run: Run) -> bytes:
     """One frame as a record. Quality 90 with full colour resolution is visually clean at 1.5 ms per 480p frame."""
     data = io.BytesIO()
     Image.fromarray(log.read(index, index + 1)[0]).save(data, "JPEG", quality=90, subsampling=0)
     jpeg = data.getvalue()
-    return RECORD.pack(index, len(jpeg), max(0.0, log.times[index] - origin)) + jpeg
+    begun = run.started if run.started is not None else math.inf  # a video's own frames are there before
+    return RECORD.pack(index, len(jpeg), max(0.0, log.times[index] - begun)) + jpeg
 
 
 def snapshot(entry: Entry, since: int = 0) -> dict[str, Any]:

@@ -82,9 +82,8 @@ def recognise(shapes: dict[str, tuple[int, ...]]) -> tuple[str, WanConfig]:
     try:
         config = _config(shapes, style)
     except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(
-            f"This Wan VAE is incomplete (no {error}); accepted is {accepted}, whole."
-        ) from error
+        lacks = f"no {error}" if isinstance(error, KeyError) else "tensors are missing, or of other shapes"
+        raise ValueError(f"This Wan VAE is incomplete ({lacks}); accepted is {accepted}, whole.") from error
     return style, config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.group import Group
 from wanvae_app.relay import FrameCollector, FrameSender, gather, scatter, slab_shape
-from wanvae_app.replay import clip_key
+from wanvae_app.replay import clip_key, release
 from wanvae_app.run import Job, Run, Step
 from wanvae_app.shard import Shard
 from wanvae_app.vae import WanVAE
@@ -62,15 +62,18 @@ class Part:
         self._encoder = cast(Generator[Tensor], encoder)
         self._decoder = cast(Generator[Tensor], decoder)
 
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """What clips have in common that can go on with each other's memory (see `replay.py`)."""
-        first, shard = self.job.steps()[0], self.shard
+    def goes_on(self) -> bool:
+        """Whether the last clip left all the memory that this one takes (see `replay.py`); else that is freed."""
+        shard, config, steps = self.shard, self.vae.config, self.job.steps()
+        first = steps[0]
         shape, scale = self._latent_shape(first), 1
+        lengths = [step.stop - step.start for step in steps if step.phase == first.phase]
         if first.phase == "encode":
-            scale = self.vae.config.spatial_factor
-            shape = (1, 3, self.vae.config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
-        return clip_key(self.vae, first.phase, shard, slab_shape(shape, shard, shard.rank, shard.dim, scale))
+            scale = config.spatial_factor
+            shape = (1, 3, config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
+            lengths = [shape[2], *(config.temporal_factor * length for length in lengths[1:])]
+        key = clip_key(self.vae, first.phase, shard, slab_shape(shape, shard, shard.rank, shard.dim, scale))
+        return release(self.vae, key, max(lengths))
 
     def take(self, step: Step) -> Done | None:
         """Begin one chunk, and wait for the one before: ranks agree on the next chunk while their devices work.

@@ -41,6 +41,7 @@ class Coder:
 
     def __init__(self, vae: WanVAE, kind: str, key: tuple[Any, ...], shard: Shard) -> None:
         self.key = key
+        self.longest = 0  # frames of a chunk, so far
         self.stream = Stream(shard)
         self._vae = weakref.ref(vae)
         self._kind = kind
@@ -51,6 +52,7 @@ class Coder:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The next chunk, on the device, coded; the result is the caller's."""
+        self.longest = max(self.longest, x.shape[2])
         step = (self.stream.first, x.shape)
         if self.records and step in self._recordings:
             recording = self._recordings[step] or self._record(step, x)
@@ -227,10 +229,11 @@ def _keep(vae: WanVAE, coder: Coder) -> None:
         _idle[vae] = coder
 
 
-def release(vae: WanVAE, unless: tuple[Any, ...] | None = None) -> bool:
-    """Free what the last clip left for another of its size, unless that is the clip of this key: then True."""
+def release(vae: WanVAE, unless: tuple[Any, ...] | None = None, longest: int = 0) -> bool:
+    """Free what the last clip left for another of its size, unless that is the clip of this key, and the last one's
+    chunks were as long as its `longest`, in frames: then it has all the memory that it needs, and this is True."""
     coder = _idle.get(vae)
-    if coder is not None and coder.key == unless:
+    if coder is not None and coder.key == unless and coder.longest >= longest:
         return True
     _idle.pop(vae, None)
     return False

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 KEEP = 6  # ended runs whose frames and files are kept
 WATCHED = 30.0  # seconds since a page last asked for a run, within which it is not deleted
 MAX_KEPT = 24  # however many are being watched
+PREFIX = "run-"  # of the folders of runs
 RECORD = "run.json"
 RECORDED = (
     "owner",
@@ -45,14 +46,14 @@ class Shelf:
         self.folder = folder
         self._lock = threading.Lock()
         self._runs: dict[str, Run] = {}
-        restored = [restore(path.parent) for path in folder.glob(f"*/{RECORD}")]
+        restored = [restore(path) for path in folder.glob(f"{PREFIX}*")]
         for run in sorted((run for run in restored if run is not None), key=lambda run: run.created):
             self._runs[run.id] = run
 
     def new_folder(self) -> Path:
         """An empty folder for one run, readable by this user alone. Raises OSError where none can be made."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=self.folder))
+        return Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
 
     def folder_or_none(self) -> Path | None:
         """An empty folder, or None on a full disk: the frames will be kept in memory."""
@@ -118,7 +119,8 @@ def record(run: Run) -> None:
 
 
 def restore(folder: Path) -> Run | None:
-    """The finished run that was written down there; None, and the folder deleted, if that cannot be read."""
+    """The finished run that was written down there; None, and the folder deleted, if there is none, or it cannot be
+    read."""
     try:
         facts = json.loads((folder / RECORD).read_text())
         job = Job(**{**facts["job"], "shape": tuple(facts["job"]["shape"])})
@@ -127,7 +129,7 @@ def restore(folder: Path) -> Run | None:
             setattr(run, name, facts[name])
         video, latent = facts["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("%s holds no readable run: %s", folder, error)
+        log.info("%s holds no finished run: %s", folder, error)
         shutil.rmtree(folder, ignore_errors=True)
         return None
     run.close()

@@ -11,12 +11,12 @@ def locate(source: str) -> Path:
 
     Raises ValueError, in one sentence, where there is none, or more than one.
     """
-    path = Path(source).expanduser()
+    path, kinds = Path(source).expanduser(), (".safetensors", ".pth", ".pt")
     if path.is_file():
         return path
     if path.is_dir():
         for folder in (path, path / "vae"):
-            files = sorted(f for f in folder.glob("*") if f.suffix in (".safetensors", ".pth", ".pt"))
+            files = sorted(f for f in folder.glob("*") if f.suffix in kinds)
             if len(files) == 1:
                 return files[0]
             if files:
@@ -26,7 +26,7 @@ def locate(source: str) -> Path:
         raise ValueError(
             f"{path} holds no weights; a diffusers folder has diffusion_pytorch_model.safetensors."
         )
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in kinds:
         return locate(_download(source))
     raise ValueError(
         f"There is no file or folder {source}; give one, or a Hugging Face id such as Wan-AI/NAME."

@@ -211,7 +211,11 @@ class Handlers:
             run, given = make_run(
                 self.jobs, Path(file), parallel=parallel, chunk=round(chunk), scaling=scaling, owner=owner
             )
-            return self.results.submit(run, given)
+            try:
+                return self.results.submit(run, given)
+            except ValueError:
+                self.jobs.shelf.discard(run)
+                raise
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Exception as error:

@@ -71,7 +71,7 @@ class _Work:
 
     def do(self) -> tuple[Verdict, str]:
         report, last = Report(), None
-        if not release(self.vae, unless=self.part.key if self.part is not None else None):
+        if not (self.part.goes_on() if self.part is not None else release(self.vae)):
             report = self._look_ahead()  # else what it takes is there already
         by_turns = len(self.job.phases) > 1 and self._holds_both()
         reset_peak(self.group.device)
@@ -103,7 +103,7 @@ class _Work:
             if self.part is not None:
                 self.part.let_go()
                 self.part.abandon()
-            self.group.rebuild()  # after it no device works on anything
+            self.group.rebuild()  # after it nobody waits for anybody
             release(self.vae)
             tidy_up(self.group.device)
             return verdict, reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -37,8 +38,9 @@ class Writer:
 
     def close(self) -> None:
         """Forget what has not been begun, and end the thread."""
-        while not self._queue.empty():
-            self._queue.get_nowait()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
         self._queue.put(None)
         if self._thread is not None:
             self._thread.join()
