@@ -106,11 +106,9 @@ class Link:
         _, height, width, c = frames.shape
         c = c * frames.element_size() // UNIT
         line, length, run, count = (c, width, c, height) if columns else (width * c, height, width * c, 1)
-        places = {"first": line, "final": (length - 2) * line, "above": 0, "below": (length - 1) * line}
+        lines = {"first": line, "final": (length - 2) * line, "above": 0, "below": (length - 1) * line}
         pieces = {"frame": height * width * c, "step": width * c, "run": run, "count": count}
-        return self._exchange(
-            frames, slots, {**places, **pieces}, len(slots) * run * count, turn, size, ahead
-        )
+        return self._exchange(frames, slots, {**lines, **pieces}, len(slots) * run * count, turn, size, ahead)
 
     def neighbours(self, columns: bool, turn: int, size: int) -> Neighbours:
         """What a kernel needs that takes this exchange among the first `size` ranks upon itself."""
@@ -128,9 +126,9 @@ class Link:
         rows[0, : first.numel()] = first.flatten()
         rows[1, : final.numel()] = final.flatten()
         units = length * first.element_size() // UNIT
-        places = {"first": 0, "final": units, "above": 2 * units, "below": 3 * units}
+        lines = {"first": 0, "final": units, "above": 2 * units, "below": 3 * units}
         pieces = {"frame": 0, "step": units, "run": units, "count": 1}
-        turn = self._exchange(rows, self._table, {**places, **pieces}, units, turn, size)
+        turn = self._exchange(rows, self._table, {**lines, **pieces}, units, turn, size)
         return rows[2, : final.numel()].view(final.shape), rows[3, : first.numel()].view(first.shape), turn
 
     def rest(self, turn: int, size: int) -> int:

@@ -88,7 +88,7 @@ class FrameSender:
         self._pending.append((works, pixels))
 
     def finish(self) -> None:
-        """Wait until all is sent."""
+        """Wait until all is sent; over NCCL, it is the device that waits."""
         while self._pending:
             self._wait_first()
 

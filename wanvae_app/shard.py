@@ -191,7 +191,7 @@ class Shard:
 
     def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         """Send my first rows to the rank before and my final rows to the rank behind; get theirs, in the shapes of
-        `final` and `first`. Zeros from beyond the picture."""
+        `final` and `first`, which are of any shape but of one type. Zeros from beyond the picture."""
         size = max(first.numel(), final.numel())
         if self.link is not None and size * first.element_size() % UNIT == 0:
             above, below, self.turn = self.link.swap(first, final, self.turn, self.num_ranks)
