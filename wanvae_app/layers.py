@@ -184,8 +184,8 @@ class Upsample(nn.Module):
 
 
 def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream) -> Tensor:
-    """Wan 2.2's shortcut around a downsampling level: of x [B C T H W] pixels are folded into channels, and groups of these
-    averaged: [B out_dim T/time H/space W/space], of the clip's first frame one."""
+    """Wan 2.2's shortcut around a downsampling level: pixels of x [B C T H W] folded into channels, and groups of these
+    averaged: [B out_dim T/time H/space W/space]. The clip's first frame stands alone."""
     if time > 1 and stream.first:
         x = F.pad(x, (0, 0, 0, 0, time - 1, 0))  # the clip's first frame stands alone
     x = x.movedim(1, -1).unflatten(1, (-1, time)).unflatten(3, (-1, space)).unflatten(5, (-1, space))
@@ -197,8 +197,8 @@ def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream)
 
 
 def add_duplicate_up(x: Tensor, skip: Tensor, time: int, space: int, stream: Stream) -> Tensor:
-    """x [B C T H W] plus Wan 2.2's shortcut around an upsampling level: the channels of skip [B C' T/time H/space W/space]
-    repeated, then unfolded into pixels; of the clip's first frame one. x is overwritten.
+    """x [B C T H W] plus Wan 2.2's shortcut around an upsampling level: the channels of skip [B C' T/time H/space
+    W/space] repeated, then unfolded into pixels. The clip's first frame stands alone. x is overwritten.
     """
     pixels, skip = x.movedim(1, -1), skip.movedim(1, -1)  # B T H W C
     copies, channels = time * space * space, skip.shape[4] // pixels.shape[4]
