@@ -109,19 +109,22 @@ def is_open(options: argparse.Namespace) -> bool:
 
 def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     """Rank 0: show the page until SIGTERM or Ctrl-C, or until the other ranks are lost."""
+    from wanvae_app.shelf import private_folder
+
+    # Named after torchrun, which outlives a restart of the ranks, so that finished runs do, too.
+    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    folder = private_folder(owner, again=group.restarts > 0)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # else Gradio calls home, from its import on
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "uploads"))  # so they go when everything goes
     from gradio.tunneling import CURRENT_TUNNELS
 
     from wanvae_app.jobs import Jobs
     from wanvae_app.results import Results
-    from wanvae_app.shelf import private_folder
     from wanvae_app.ui import build_page, launch_arguments
 
     if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
-    # Named after torchrun, which outlives a restart of the ranks, so that finished runs do, too.
-    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    jobs = Jobs(group, vae, private_folder(owner, again=group.restarts > 0))
+    jobs = Jobs(group, vae, folder)
     ending, why = threading.Event(), [0]
 
     def end(number: int, *_: object) -> None:

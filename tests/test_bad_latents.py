@@ -148,7 +148,7 @@ WRONG = {
     "bool.safetensors": Wrong(lambda path: save_file({"z": Z > 0}, path), "type BOOL"),
     "nan.pt": Wrong(
         saved(torch.where(torch.arange(Z.numel()).view(SHAPE) == 70, float("nan"), Z)),
-        "1 values that are no numbers.*first in channel 1, latent frame 0, row 2, column 0",
+        "1 value that is no number.*first in channel 1, latent frame 0, row 2, column 0",
     ),
     "infinite.npy": Wrong(
         lambda path: np.save(path, np.full(SHAPE, 1e300)), "960 values that are no numbers"

@@ -142,7 +142,13 @@ def test_turns_are_fair() -> None:
     assert turns.remove(runs[4]) and not turns.remove(runs[4])
     assert runs[1].queue_place() == 2
     turns.done()
-    assert runs[3].queue_place() == 1 and turns.next() is runs[1]  # ann's turn again: nobody has had one
+    assert runs[3].queue_place() == 0 and runs[1].queue_place() == 1, "what was said of places stays true"
+    turns.add(make_run("eve", 6))
+    found = []
+    while len(turns):
+        found.append(turns.next().id)
+        turns.done()
+    assert found == ["bob3", "eve6", "ann1", "bob5", "ann2"]
 
 
 def queue_up(jobs: Jobs) -> list[tuple[str, int]]:

@@ -141,7 +141,64 @@ def test_a_recording_without_a_rate_or_length(tmp_path: Path) -> None:
         command += ["testsrc2=s=32x32:r=30:d=3", "-c:v", "libvpx", "-f", "webm", "-live", "1", "pipe:1"]
         subprocess.run(command, stdout=file, check=True)
     video = read_video(path, WAN, tmp_path)
-    assert len(video.frames) == 89 and 1 <= video.fps <= 120
+    assert len(video.frames) == 89 and 1 <= video.fps <= 1000
+
+
+def test_sound_may_be_longer_than_the_pictures(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    sound = ["-f", "lavfi", "-i", "sine=d=90"]
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=32x32:r=30:d=1", *sound, path)
+    assert len(read_video(path, WAN, None).frames) == 29
+    ffmpeg("-y", "-f", "lavfi", "-i", "testsrc2=s=32x32:r=30:d=40", *sound, path)
+    with pytest.raises(ValueError, match="is too long"):
+        describe_video(path, WAN)
+
+
+@pytest.mark.parametrize("rate", [0.25, 240])
+def test_a_video_keeps_its_pace(tmp_path: Path, rate: float) -> None:
+    path = tmp_path / "pace.mp4"
+    ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=32x32:r={rate}", "-frames:v", "5", path)
+    assert read_video(path, WAN, None).fps == pytest.approx(rate)
+
+
+def test_pixels_that_are_not_square(tmp_path: Path) -> None:
+    path = tmp_path / "wide.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=64x48,setsar=2", "-frames:v", "1", path)
+    video = read_video(path, WAN, None)
+    assert (video.frames.height, video.frames.width) == (
+        48,
+        128,
+    ) and "scaled from 64x48 to 128x48" in video.fitted
+
+
+@pytest.mark.parametrize(("first", "second"), [("64x48", "128x96"), ("128x96", "64x48")])
+def test_a_size_that_changes_midway(tmp_path: Path, first: str, second: str) -> None:
+    """As recordings of calls do: every picture is shown whole, as large as the first."""
+    parts = []
+    for number, size in enumerate((first, second)):
+        part = tmp_path / f"{number}.webm"
+        ffmpeg("-f", "lavfi", "-i", f"smptebars=s={size}:r=9", "-frames:v", "9", "-c:v", "libvpx", part)
+        parts.append(f"file {part.name}\n")
+    (tmp_path / "list.txt").write_text("".join(parts))
+    path = tmp_path / "both.webm"
+    ffmpeg("-f", "concat", "-i", tmp_path / "list.txt", "-c", "copy", path)
+    video = read_video(path, WAN, None)
+    frames = video.frames.read(0, len(video.frames)).astype(int)
+    assert len(frames) == 17 and f"{video.frames.width}x{video.frames.height}" == first
+    assert abs(frames[0] - frames[-1]).mean() < 12, "the same picture, not a part of it"
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "harmed.mp4"
+    ffmpeg("-f", "lavfi", "-i", "testsrc2=s=128x96:r=25", "-frames:v", "49", "-c:v", "libx264", path)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat")
+    for i in range(start + 2000, start + 2300, 7):
+        content[i] ^= 0xFF
+    path.write_bytes(content)
+    assert read_video(path, WAN, None).fitted.endswith(
+        "The file is damaged, and parts of its pictures are guessed."
+    )
 
 
 def patched(path: Path, where: bytes, offset: int, data: bytes) -> None:

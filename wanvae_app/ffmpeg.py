@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import imageio_ffmpeg
 
 PATIENCE = 900.0  # seconds for a whole file
+FULL = "No space left on device"
 
 
 class Ffmpeg:
@@ -37,7 +38,10 @@ class Ffmpeg:
 
     def last_words(self) -> str:
         """The last of its complaints, without a full stop."""
-        return self.complaints().rpartition("\n")[2][:300].rstrip(" .") or "it ended without a word"
+        complaints = self.complaints()
+        if FULL in complaints:  # others follow from it
+            return FULL
+        return complaints.rpartition("\n")[2][:300].rstrip(" .") or "it ended without a word"
 
 
 def command(*arguments: str) -> list[str]:

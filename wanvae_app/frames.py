@@ -135,7 +135,7 @@ class FrameLog:
 
     def _fall_back(self, error: OSError) -> None:
         self.warning = (
-            f"frames are kept in memory, because their file cannot be written: {error.strerror or error}"
+            f"Frames are kept in memory, because their file cannot be written: {error.strerror or error}"
         )
 
 

@@ -200,7 +200,8 @@ class Jobs:
         if verdict == Verdict.FAILED:
             self._end(run, "failed", f"{reason}.")
         elif verdict == Verdict.STOP:
-            self._end(run, "stopped", f"Stopped after {len(run.frames)} of {run.num_frames} frames.")
+            why = f": {run.why_stopped}" if run.why_stopped else ""
+            self._end(run, "stopped", f"Stopped after {len(run.frames)} of {run.num_frames} frames{why}.")
         else:
             run.change(state="writing", message="Writing the files to download.")
             self._writer.put(run, self._finish)
@@ -226,7 +227,8 @@ class Jobs:
         with self._lock:
             if not self._turns.remove(run):
                 return
-        self._end(run, "stopped", "Stopped before it started.")
+        why = f": {run.why_stopped}" if run.why_stopped else ""
+        self._end(run, "stopped", f"Stopped before it started{why}.")
 
 
 def get_ready(group: Group, vae: WanVAE) -> None:

@@ -21,7 +21,8 @@ MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
 MAX_LATENTS = 1024  # latent frames: 4,093 frames
 MAX_SIDE = 512  # latent rows or columns: 4,096 pixels, with patches 8,192
 SCALINGS = ("normalised", "raw")
-CLOSE = 2.0  # nats: with less evidence than this, what most programs hand out is assumed
+MAX_VALUE = 1000.0  # those of Wan's models are within 20 or so
+CLOSE = 8.0  # nats: with less evidence than this, what most programs hand out is assumed; Wan's latents have 10 to 80
 CLOSE_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
 
 
@@ -46,10 +47,16 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
         raise ValueError(f"{path.name}: {plain(name)} cannot be read: {first_line(error)}.") from error
     wrong = ~torch.isfinite(z)
     if num_wrong := int(wrong.sum()):
+        what = "value that is no number" if num_wrong == 1 else "values that are no numbers"
         _, channel, t, row, column = np.unravel_index(int(wrong.flatten().byte().argmax()), shape)
         raise ValueError(
-            f"{path.name} holds {num_wrong} values that are no numbers (NaN or infinity), the first in channel "
-            f"{channel}, latent frame {t}, row {row}, column {column}; generate or save it again."
+            f"{path.name} holds {num_wrong} {what} (NaN or infinity) in float32, the first in channel {channel}, "
+            f"latent frame {t}, row {row}, column {column}; generate or save it again."
+        )
+    if (largest := float(z.abs().max())) > MAX_VALUE:
+        raise ValueError(
+            f"{path.name} holds values up to {largest:.3g}; those of a latent are within 20 or so, and nothing can be "
+            "seen in this; generate or save it again."
         )
     return z
 

@@ -113,9 +113,11 @@ class Live:
 
 
 async def records(log: FrameLog, start: int, run: Run) -> AsyncIterator[bytes]:
-    """A viewer's stream. A frame is encoded when the viewer takes it, so a slow one delays nobody else."""
+    """A viewer's stream. A frame is encoded when the viewer takes it, so a slow one delays nobody else. As long as its
+    connection stands, somebody is watching."""
     index = start
     while True:
+        run.seen()
         if index < len(log):
             try:
                 yield await asyncio.to_thread(encode_record, log, index, run)

@@ -17,6 +17,7 @@ from wanvae_app.run import Run
 log = logging.getLogger(__name__)
 
 GRACE = 6.0  # seconds that a run goes on with nobody watching: enough for a page to reload
+PATIENCE = 5  # times as long for a run that only waits
 MAX_INPUTS = 200  # of which the table's rows are kept, of all owners together
 MAX_ROWS = 12  # per input
 
@@ -91,9 +92,10 @@ class Results:
         run, version = entry.run, None
         while not run.ended:
             version = run.wait(0.5, version)
-            if time.monotonic() - run.last_seen > self.grace and not run.stop_requested:
+            grace = self.grace * (PATIENCE if run.state == "queued" else 1)
+            if time.monotonic() - run.last_seen > grace and not run.stop_requested:
                 log.info("job %s: nobody is watching, so it is stopped", run.id[:8])
-                run.stop()
+                run.stop(f"no page had asked for it for {grace:.0f} s")
         with self._lock:
             rows = self._rows.setdefault(entry.key, [])
             self._rows.move_to_end(entry.key)

@@ -116,6 +116,7 @@ class Run:
         self.video_path: Path | None = None
         self.latent_path: Path | None = None
         self.stop_requested = False
+        self.why_stopped = ""  # if nobody pressed Stop
         self.last_seen = time.monotonic()  # when a page last asked for it
         self.place = 0
         self.on_stop: Callable[[Run], None] | None = None
@@ -135,9 +136,10 @@ class Run:
         """How many runs will have to end before this one starts; 0 unless it is queued."""
         return self.place if self.state == "queued" else 0
 
-    def stop(self) -> None:
-        """Ask for the end: at once for a queued run, at the next chunk for a running one."""
-        self.stop_requested = True
+    def stop(self, why: str = "") -> None:
+        """Ask for the end: at once for a queued run, at the next chunk for a running one. `why` says more than that
+        somebody wanted it."""
+        self.stop_requested, self.why_stopped = True, why
         if self.on_stop is not None:
             self.on_stop(self)
         self.change()

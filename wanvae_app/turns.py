@@ -6,14 +6,14 @@ from wanvae_app.run import Run
 
 
 class Turns:
-    """Everybody's first run comes before anybody's second; among equals, the older one.
-
-    `current` is the run that is being worked on; its owner has had a turn already.
+    """Everybody's first run comes before anybody's second; among equals, that of who has waited longest for a turn, and
+    then the older one. `current` is the run that is being worked on.
     """
 
     def __init__(self) -> None:
         self.current: Run | None = None
         self._waiting: list[Run] = []
+        self._served: list[str] = []  # owners who have had a turn since somebody last waited, the latest last
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -34,12 +34,15 @@ class Turns:
     def next(self) -> Run:
         """Take the first run out; it becomes the current one."""
         self.current = self._waiting.pop(0)
+        self._served = [owner for owner in self._served if owner != self.current.owner] + [self.current.owner]
         self._order()
         return self.current
 
     def done(self) -> None:
         """The current run has ended."""
         self.current = None
+        if not self._waiting:
+            self._served.clear()
         self._order()
 
     def clear(self) -> list[Run]:
@@ -50,11 +53,12 @@ class Turns:
         return runs
 
     def _order(self) -> None:
-        turns = {self.current.owner: 1} if self.current is not None else {}
+        turns: dict[str, int] = {}
+        served = {owner: place for place, owner in enumerate(self._served)}
         keys = {}
         for run in sorted(self._waiting, key=lambda run: run.created):
             turns[run.owner] = turns.get(run.owner, 0) + 1
-            keys[run.id] = (turns[run.owner], run.created)
+            keys[run.id] = (turns[run.owner], served.get(run.owner, -1), run.created)
         self._waiting.sort(key=lambda run: keys[run.id])
         for place, run in enumerate(self._waiting, start=0 if self.current is None else 1):
             if run.place != place:

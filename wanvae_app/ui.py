@@ -121,7 +121,11 @@ def build_page(jobs: Jobs, results: Results, samples: Path = ASSETS / "samples")
 
         # The same job for programs; its components are never shown.
         trigger = gr.Button(visible=False)
-        outputs = [gr.JSON(visible=False), gr.File(visible=False), gr.File(visible=False)]
+        outputs = [
+            gr.JSON(label="State", visible=False),
+            gr.File(label="MP4", visible=False),
+            gr.File(label="Latent", visible=False),
+        ]
         trigger.click(handlers.run, inputs, outputs, api_name="run", concurrency_limit=None)
     return page
 

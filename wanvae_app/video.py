@@ -23,7 +23,13 @@ MAX_INPUT_PIXELS = 2**25  # larger pictures, beyond 7680x4320, are not opened
 MAX_SIDE = 8192  # nor are wider or higher ones
 PIECE = 8  # frames at a time
 DEFAULT_FPS = 16.0  # of a file that does not tell
-DAMAGE = re.compile(r"partial file|ended prematurely|Decoding error|Error submitting packet")
+DAMAGE = re.compile(
+    r"partial file|ended prematurely|Decoding error|Error submitting packet|LZW decode failed"
+)
+HARM = re.compile(
+    r"error while decoding|corrupt|invalid data", re.IGNORECASE
+)  # parts of pictures are guessed
+MIN_FPS, MAX_FPS = 0.1, 1000.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Video:
 class _Plan:
     """What a file's header says, and what is done with its pictures. Sizes are (width, height), in pixels."""
 
-    size: tuple[int, int]  # as shown, after rotation
+    size: tuple[int, int]  # after rotation
     scaled: tuple[int, int]
     cropped: tuple[int, int]
     fps: float | None
@@ -49,6 +55,10 @@ class _Plan:
         """Scaling and cropping, in words, where there is any."""
         steps = (("scaled", self.size, self.scaled), ("cropped", self.scaled, self.cropped))
         return [f"{how} from {_by(a)} to {_by(b)}" for how, a, b in steps if a != b]
+
+    def filters(self) -> str:
+        """For ffmpeg. Scaled to the same size, most pictures stay as they are; but sizes may change within a file."""
+        return f"scale={self.scaled[0]}:{self.scaled[1]},crop={self.cropped[0]}:{self.cropped[1]}"
 
 
 def is_video(path: Path) -> bool:
@@ -77,13 +87,11 @@ def read_video(path: Path, config: WanConfig, folder: Path | None, max_frames: i
     """
     plan = _plan(path, config, max_frames)
     width, height = plan.cropped
-    filters = ([f"scale={plan.scaled[0]}:{plan.scaled[1]}"] if plan.scaled != plan.size else []) + [
-        f"crop={width}:{height}"
-    ]
     log = FrameLog(height, width, folder)
     step, held, num_read = config.temporal_factor, [], 0
+    harm: list[str] = []
     try:
-        for frame in _decode(path, filters, height, width, max_frames + 1):
+        for frame in _decode(path, plan.filters(), height, width, max_frames + 1, harm):
             num_read += 1
             if num_read > max_frames:
                 raise ValueError(_too_long(path, max_frames))
@@ -101,8 +109,10 @@ def read_video(path: Path, config: WanConfig, folder: Path | None, max_frames: i
     if num_read != len(log):
         changes.append(f"cut from {num_read} to {len(log)} frames")
     fitted = f"The video was {' and '.join(changes)}, as the VAE needs." if changes else ""
+    if harm:
+        fitted += " " * bool(fitted) + "The file is damaged, and parts of its pictures are guessed."
     fps = plan.fps or (num_read / plan.seconds if plan.seconds else DEFAULT_FPS)
-    return Video(log, min(max(fps, 1.0), 120.0), fitted)
+    return Video(log, min(max(fps, MIN_FPS), MAX_FPS), fitted)
 
 
 def write_mp4(frames: FrameLog, path: Path, fps: float) -> None:
@@ -166,7 +176,8 @@ def _plan(path: Path, config: WanConfig, max_frames: int) -> _Plan:
         raise ValueError(f"{path.name} is damaged or cut off: no video was found in it.")
     width, height = int(stream[1]), int(stream[2])
     rotation = re.search(r"rotation of (-?[\d.]+) degrees", text[stream.start() :])
-    if rotation and round(abs(float(rotation[1])) / 90) % 2:
+    turned = rotation is not None and round(abs(float(rotation[1])) / 90) % 2 == 1
+    if turned:
         width, height = height, width
     factor = config.spatial_factor
     if min(width, height) < factor:
@@ -180,11 +191,26 @@ def _plan(path: Path, config: WanConfig, max_frames: int) -> _Plan:
     fps = float(rate[1]) * (1000 if rate[2] else 1) if rate else None
     length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
     seconds = int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None
-    if fps and seconds and seconds * fps > max_frames + fps:  # sound may be a second longer
+    too_long = fps and seconds and seconds * fps > max_frames + fps
+    if too_long and (
+        "Audio:" not in text or _has_more(path, max_frames)
+    ):  # else it is the sound that is long
         raise ValueError(_too_long(path, max_frames))
-    scaled = _scaled(width, height, factor)
+    shape = re.search(r"\[SAR (\d+):(\d+) ", stream[3])
+    wide = int(shape[1]) / int(shape[2]) if shape and int(shape[1]) and int(shape[2]) else 1.0  # of a pixel
+    scaled = _scaled(*((width, round(height * wide)) if turned else (round(width * wide), height)), factor)
     cropped = (scaled[0] // factor * factor, scaled[1] // factor * factor)
     return _Plan((width, height), scaled, cropped, fps, seconds)
+
+
+def _has_more(path: Path, num_frames: int) -> bool:
+    """Whether there are more pictures than so many; nothing is decoded."""
+    counting = ["-map", "0:v:0", "-c", "copy", "-frames:v", str(num_frames + 1), "-f", "null", "-"]
+    try:
+        counts = re.findall(r"frame=\s*(\d+)", ffmpeg.output([*_input(path), *counting], timeout=60))
+    except subprocess.TimeoutExpired:
+        return True
+    return not counts or int(counts[-1]) > num_frames
 
 
 def _too_long(path: Path, max_frames: int) -> str:
@@ -203,8 +229,11 @@ def _scaled(width: int, height: int, factor: int) -> tuple[int, int]:
     return max(factor, round(width * shrink)), max(factor, round(height * shrink))
 
 
-def _decode(path: Path, filters: list[str], height: int, width: int, max_frames: int) -> Iterator[np.ndarray]:
-    """The frames of a file, uint8 [H, W, 3]; each once, however unevenly they are timed."""
+def _decode(
+    path: Path, filters: str, height: int, width: int, max_frames: int, harm: list[str]
+) -> Iterator[np.ndarray]:
+    """The frames of a file, uint8 [H, W, 3]; each once, however unevenly they are timed. At the end `harm` has what
+    ffmpeg said of damage that it concealed."""
     # A picture may turn out larger than the header says.
     command = [
         *_input(path, "-max_pixels", str(MAX_INPUT_PIXELS)),
@@ -215,7 +244,7 @@ def _decode(path: Path, filters: list[str], height: int, width: int, max_frames:
         "-fps_mode",
         "passthrough",
     ]
-    command += ["-vf", ",".join(filters), "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
+    command += ["-vf", filters, "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
     command += ["-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
     size = height * width * 3
     with ffmpeg.running(command, stdout=subprocess.PIPE) as reader:
@@ -230,6 +259,7 @@ def _decode(path: Path, filters: list[str], height: int, width: int, max_frames:
             raise ValueError(f"{path.name} is damaged or cut off after {num_frames} frames; save it again.")
         if status != 0 and "no packets" not in complaints:
             raise ValueError(f"{path.name} cannot be decoded: {plain(reader.last_words(), 160)}.")
+        harm += HARM.findall(complaints)
 
 
 def _read(pipe: IO[bytes], size: int) -> bytes:

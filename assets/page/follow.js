@@ -8,6 +8,7 @@ const panel = new Panel(element);
 const player = new Player(element);
 let job = null; // the id of the run that is followed
 let run = null; // its state, as last heard
+let stopping = null; // the id of a run that is to be stopped, until the server has heard of it
 let reading = false; // the server is looking at the input
 let lost = false; // the server does not answer
 let boot = sessionStorage.getItem("wanvae-boot"); // which start of the server answered last, perhaps before a reload
@@ -55,6 +56,10 @@ async function ask() {
 }
 
 async function askRun(id) {
+  if (stopping === id) {
+    await fetch(address(`live/${id}/stop`), { method: "POST" });
+    stopping = null;
+  }
   const response = await fetch(address(`live/${id}/state?activity=${numActivities}`), { cache: "no-store" });
   if (id !== job) return;
   if (response.status === 401) return panel.banner("You have been logged out: reload the page to log in.");
@@ -63,8 +68,9 @@ async function askRun(id) {
   const news = await response.json();
   if (id !== job) return;
   numActivities += news.activity.length;
-  if (run === null) player.open(news, address(`live/${id}`));
   run = news;
+  // Not while it waits: a browser has six connections to a server, and tabs share them.
+  if (player.decoded === null && run.state !== "queued") player.open(run, address(`live/${id}`));
   if (run.kind === "roundtrip" && run.phase === "encode") {
     player.preview = Math.min(run.num_frames - 1, Math.max(0, 4 * (run.phases.encode[0] - 1)));
     player.wake();
@@ -122,9 +128,9 @@ function buttons() {
   stop.disabled = !active() || reading;
 }
 
-async function stop() {
+function stop() {
   if (!active() || job === null) return;
-  await fetch(address(`live/${job}/stop`), { method: "POST" }).catch(() => null);
+  stopping = job;
   ask();
 }
 

@@ -51,7 +51,7 @@ class Panel {
     if (run.psnr != null) this.find("[data-stat=psnr]").textContent = decibel(run.psnr);
     this.say(...describe(run));
     const note = this.find(".note");
-    note.textContent = [run.note, run.warning].filter(Boolean).join(" ");
+    note.textContent = [run.note, run.warning && `${run.warning}.`].filter(Boolean).join(" ");
     note.hidden = !note.textContent;
     const [encoded, latents] = run.phases.encode ?? [0, 0];
     // Encoding takes about half as long as decoding.
@@ -127,7 +127,7 @@ function describe(run) {
       return [run.phases.encode?.[0] < total ? "Encoding and decoding" : "Decoding",
         `${run.frames} of ${run.num_frames} frames, on ${where}.`];
     case "writing":
-      return ["Decoded", `${run.frames} frames in ${seconds(run.elapsed)}; writing the files to download.`, "good"];
+      return ["Decoded", `${plural(run.frames, "frame")} in ${seconds(run.elapsed)}; writing the files to download.`, "good"];
     case "finished":
       return ["Finished", finished(run, where), "good"];
     case "stopped":
@@ -141,7 +141,7 @@ function finished(run, where) {
   const parts = run.encode_seconds == null ? "" :
     ` (encoding ${seconds(run.encode_seconds)}, decoding ${seconds(run.decode_seconds)})`;
   const more = run.message === "Finished." ? "" : ` ${run.message.replace(/^Finished\. /, "")}`;
-  return `${run.frames} frames in ${seconds(run.elapsed)}${parts}, on ${where}.${more}`;
+  return `${plural(run.frames, "frame")} in ${seconds(run.elapsed)}${parts}, on ${where}.${more}`;
 }
 
 function compare(found) {
@@ -153,7 +153,8 @@ function compare(found) {
   const [first, second] = turned ? [before, after] : [after, before];
   const times = turned ? 1 / found.speedup : found.speedup;
   const pace = found.speedup == null ? "" :
-    `${first} was ${times.toFixed(2)} times as fast as ${second.replace("R", "r")}. `;
+    `${first} ${times < 1 ? `took ${(1 / times).toFixed(2)} times as long as` : `was ${times.toFixed(2)} times as fast as`} ` +
+    `${second.replace("R", "r")}. `;
   if (found.max_abs === 0) return `${pace}Their frames are identical.`;
   const share = ((100 * found.num_different) / found.num_pixels).toPrecision(2);
   return `${pace}Largest difference of a pixel: ${found.max_abs} of 255, in frame ${found.frame + 1}, ` +
