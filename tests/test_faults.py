@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from app_runner import ROOT, App, running_app, wait_for
 
@@ -204,12 +205,15 @@ def test_nothing_is_left_when_torchrun_is_killed(tmp_path: Path) -> None:
 
 
 def leaves_nothing(page: Page, number: int) -> None:
-    """End the app by a signal to torchrun while a run is on: neither process nor file remains."""
+    """End the app by a signal to torchrun while a run is on: no process remains, no file, and nobody's upload."""
     page.order("hold-1-2")
     page.start(latents=5)
     wait_for((page.rig / "held-1-2").exists, 20, page.app)
     folder = Path(tempfile.gettempdir()) / f"wanvae-{os.getuid()}-{page.app.process.pid}"
-    assert folder.is_dir()
+    given = httpx.post(
+        f"{page.app.url}/gradio_api/upload", files={"files": ("private.pt", b"a latent")}
+    ).json()
+    assert Path(given[0]).is_file() and Path(given[0]).is_relative_to(folder), given
     seconds = page.app.stop(number, timeout=5)
     print(f"{signal.Signals(number).name}: nothing left after {seconds:.1f} s")
     assert not folder.exists()
