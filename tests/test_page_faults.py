@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import imageio.v3 as iio
+import numpy as np
 import pytest
 from app_runner import wait_for
 from browser import NUM_FRAMES, SAMPLE, Rigged, Visitor
@@ -167,3 +168,54 @@ def test_what_was_finished_outlives_the_server(
         "window.wanvae && wanvae.state.status.includes('and this run with it. Choose')"
     )
     other.close()
+
+
+def test_a_sample_is_not_chosen_while_a_file_is_uploaded(
+    rigged: Rigged, visitor: Visitor, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.npy"
+    np.save(path, np.zeros((1, 16, 5, 64, 64), np.float32))  # 1.3 MB
+    network = visitor.context.new_cdp_session(visitor.page)
+    pace = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    network.send("Network.enable")
+    network.send("Network.emulateNetworkConditions", {**pace, "uploadThroughput": 200_000})
+    visitor.page.set_input_files("#file input[type=file]", path)
+    visitor.page.wait_for_selector("#file .uploading")
+    visitor.page.click(".sample >> nth=0")
+    network.send("Network.emulateNetworkConditions", {**pace, "uploadThroughput": -1})
+    visitor.page.wait_for_selector("#about:has-text('5 x 64 x 64')")
+    assert visitor.page.locator("#file tr.file").count() == 1 and visitor.page.locator(".chosen").count() == 0
+
+
+def test_stop_reaches_the_server_when_it_answers_again(rigged: Rigged, visitor: Visitor) -> None:
+    rigged.hold(2)
+    visitor.choose(SAMPLE)
+    visitor.run()
+    rigged.wait_held(2)
+    visitor.context.set_offline(True)
+    visitor.page.wait_for_selector("text=Connection lost")
+    visitor.page.click("#stop")
+    visitor.context.set_offline(False)
+    visitor.wait("s.run.stopping")
+    rigged.release(2)
+    assert visitor.wait("s.settled")["run"]["state"] == "stopped"
+
+
+def test_what_waits_takes_no_stream(rigged: Rigged, visitor: Visitor) -> None:
+    rigged.hold(2)
+    visitor.choose(SAMPLE)
+    visitor.run()
+    rigged.wait_held(2)
+    page = visitor.open()
+    visitor.requests.clear()
+    page.click(f".sample[title='{SAMPLE}']")
+    page.wait_for_selector("#about:has-text('Latent')")
+    page.click("#run")
+    page.wait_for_selector(".status:has-text('1 run before this one')")
+    page.wait_for_timeout(1000)
+    waiting = page.evaluate("window.wanvae.state.job")
+    assert not any(f"{waiting}?view" in url for url in visitor.requests)
+    rigged.release(2)
+    page.wait_for_selector(".status:has-text('Finished')")
+    assert sum(f"{waiting}?view=decoded" in url for url in visitor.requests) == 1
+    page.close()

@@ -1,7 +1,7 @@
 // The samples: a click tells the server which one, by number.
 element.addEventListener("click", (event) => {
   const card = event.target.closest(".sample");
-  if (!card) return;
+  if (!card || document.querySelector("#file .uploading")) return; // what is being uploaded would come after it
   mark(card);
   trigger("select", { index: Number(card.dataset.index) });
 });
