@@ -14,9 +14,9 @@ from wanvae_app.config import PRESETS
 from wanvae_app.intake import describe, make_run, native_fps
 from wanvae_app.jobs import Jobs
 from wanvae_app.latents import to_normalised, write_latent
+from wanvae_app.mp4 import write_mp4
 from wanvae_app.results import Given
 from wanvae_app.shelf import Shelf
-from wanvae_app.video import write_mp4
 
 WAN = PRESETS["wan2.1"]
 

@@ -17,7 +17,8 @@ from wanvae_app import ffmpeg as ffmpeg_module
 from wanvae_app.compare import psnr
 from wanvae_app.config import PRESETS
 from wanvae_app.frames import FrameLog
-from wanvae_app.video import MAX_FRAMES, describe_video, is_video, read_video, write_mp4
+from wanvae_app.mp4 import write_mp4
+from wanvae_app.video import MAX_FRAMES, describe_video, is_video, read_video
 
 WAN, WAN_2_2 = PRESETS["wan2.1"], PRESETS["wan2.2"]
 
@@ -169,6 +170,10 @@ def test_pixels_that_are_not_square(tmp_path: Path) -> None:
         48,
         128,
     ) and "scaled from 64x48 to 128x48" in video.fitted
+    for lie in ("0", "1/1000", "1000"):
+        ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=64x48,setsar={lie}", "-frames:v", "1", path)
+        frames = read_video(path, WAN, None).frames
+        assert (frames.height, frames.width) == (48, 64)
 
 
 @pytest.mark.parametrize(("first", "second"), [("64x48", "128x96"), ("128x96", "64x48")])

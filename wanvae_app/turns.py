@@ -13,7 +13,7 @@ class Turns:
     def __init__(self) -> None:
         self.current: Run | None = None
         self._waiting: list[Run] = []
-        self._served: list[str] = []  # owners who have had a turn since somebody last waited, the latest last
+        self._served: list[str] = []  # owners who have had a turn while others waited, the latest last
 
     def __len__(self) -> int:
         return len(self._waiting)

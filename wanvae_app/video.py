@@ -1,8 +1,7 @@
-"""Videos in files: read piece by piece through ffmpeg, cropped to what the VAE takes; and MP4 out."""
+"""Videos in files: read piece by piece through ffmpeg, cropped to what the VAE takes."""
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 from collections.abc import Iterator
@@ -21,14 +20,9 @@ MAX_FRAMES = 1001
 MAX_PIXELS = 1920 * 1088  # larger pictures are scaled down
 MAX_INPUT_PIXELS = 2**25  # larger pictures, beyond 7680x4320, are not opened
 MAX_SIDE = 8192  # nor are wider or higher ones
-PIECE = 8  # frames at a time
 DEFAULT_FPS = 16.0  # of a file that does not tell
-DAMAGE = re.compile(
-    r"partial file|ended prematurely|Decoding error|Error submitting packet|LZW decode failed"
-)
-HARM = re.compile(
-    r"error while decoding|corrupt|invalid data", re.IGNORECASE
-)  # parts of pictures are guessed
+DAMAGE = re.compile(r"partial file|ended prematurely|Decoding error|Error submitting packet|LZW decode")
+HARM = re.compile(r"error while decoding|corrupt decoded frame|concealing")  # parts of pictures are guessed
 MIN_FPS, MAX_FPS = 0.1, 1000.0
 
 
@@ -115,30 +109,6 @@ def read_video(path: Path, config: WanConfig, folder: Path | None, max_frames: i
     return Video(log, min(max(fps, MIN_FPS), MAX_FPS), fitted)
 
 
-def write_mp4(frames: FrameLog, path: Path, fps: float) -> None:
-    """Write all frames as H.264, 4:2:0 with BT.709 colours, near to lossless, playable while it loads.
-
-    Raises OSError, with a sentence, if ffmpeg is missing or the disk is full.
-    """
-    command = ffmpeg.command("-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24")
-    command += ["-s", f"{frames.width}x{frames.height}", "-framerate", f"{fps:g}", "-i", "pipe:0"]
-    # 4:2:0 has half as many colour samples each way, so sides must be even; ours are multiples of 8.
-    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"]
-    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "14", "-pix_fmt", "yuv420p"]
-    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    command += ["-movflags", "+faststart", "-f", "mp4", str(path)]
-    with ffmpeg.running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as writer:
-        pipe = writer.process.stdin
-        assert pipe is not None
-        # ffmpeg ends early when it cannot write; its own words say why.
-        with contextlib.suppress(BrokenPipeError), pipe:
-            for start in range(0, len(frames), PIECE):
-                _write(pipe, frames.read(start, min(start + PIECE, len(frames))).data.cast("B"))
-        if writer.end() != 0:
-            path.unlink(missing_ok=True)
-            raise OSError(f"ffmpeg could not write {path.name}: {writer.last_words()}")
-
-
 def _container(path: Path) -> str | None:
     """ffmpeg's name for the container. Only these are opened, and by name: others (playlists) open files."""
     with path.open("rb") as file:
@@ -192,13 +162,15 @@ def _plan(path: Path, config: WanConfig, max_frames: int) -> _Plan:
     length = re.search(r"Duration: (\d+):(\d+):([\d.]+)", text)
     seconds = int(length[1]) * 3600 + int(length[2]) * 60 + float(length[3]) if length else None
     too_long = fps and seconds and seconds * fps > max_frames + fps
-    if too_long and (
-        "Audio:" not in text or _has_more(path, max_frames)
-    ):  # else it is the sound that is long
+    # With sound, it may be that which is long.
+    if too_long and ("Audio:" not in text or _has_more(path, max_frames)):
         raise ValueError(_too_long(path, max_frames))
     shape = re.search(r"\[SAR (\d+):(\d+) ", stream[3])
-    wide = int(shape[1]) / int(shape[2]) if shape and int(shape[1]) and int(shape[2]) else 1.0  # of a pixel
-    scaled = _scaled(*((width, round(height * wide)) if turned else (round(width * wide), height)), factor)
+    wide = int(shape[1]) / max(int(shape[2]), 1) if shape else 1.0  # a pixel, in its height
+    if not 1 / 4 <= wide <= 4:  # no camera's
+        wide = 1.0
+    shown = (width, round(height * wide)) if turned else (round(width * wide), height)
+    scaled = _scaled(max(shown[0], factor), max(shown[1], factor), factor)
     cropped = (scaled[0] // factor * factor, scaled[1] // factor * factor)
     return _Plan((width, height), scaled, cropped, fps, seconds)
 
@@ -269,9 +241,3 @@ def _read(pipe: IO[bytes], size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-def _write(pipe: IO[bytes], data: memoryview) -> None:
-    """All of `data`; a pipe without a buffer takes what fits."""
-    while data:
-        data = data[pipe.write(data) :]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from wanvae_app.config import WanConfig
 from wanvae_app.latents import write_latent
+from wanvae_app.mp4 import write_mp4
 from wanvae_app.run import Run
-from wanvae_app.video import write_mp4
 
 log = logging.getLogger(__name__)
 
