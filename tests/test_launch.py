@@ -116,7 +116,9 @@ def test_refused_before_any_rank_starts(command: list[list[str]], tmp_path: Path
     assert command == []
 
 
-def test_weights_are_where_the_caller_sees_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_where_the_caller_sees_them(
+    command: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script, here = tmp_path / "app" / "launch.sh", tmp_path / "here"
     python = script.parent / ".venv/bin/python"
     python.parent.mkdir(parents=True)
@@ -127,11 +129,13 @@ def test_weights_are_where_the_caller_sees_them(tmp_path: Path, monkeypatch: pyt
     here.mkdir()
     found = subprocess.run([script, "--vae", "models/vae.pth"], cwd=here, capture_output=True, text=True)
     assert found.stdout.splitlines()[-1] == f"{here}: -m wanvae_app.launch --vae models/vae.pth"
-    (here / "models").mkdir()
-    (here / "models/vae.pth").write_text("nothing")
-    monkeypatch.setenv("WANVAE_CALLER", str(here))
-    assert launch.parse(["--vae", "models/vae.pth"]).vae == str(here / "models/vae.pth")
-    assert launch.parse(["--vae", "Wan-AI/Some-Diffusers"]).vae == "Wan-AI/Some-Diffusers"
+    monkeypatch.setenv("WANVAE_CALLER", str(ROOT / "assets"))
+    for vae in ("demo_vae", str(ROOT / "assets/demo_vae")):
+        launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", vae])
+        assert command.pop()[-2:] == ["--vae", str(ROOT / "assets/demo_vae")]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit, match="--vae: nobody/of-this-name could not be had from Hugging Face"):
+        launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", "nobody/of-this-name"])
 
 
 def test_without_python_it_says_so_and_no_more(tmp_path: Path) -> None:

@@ -49,9 +49,7 @@ class Result:
     speedup: float | None = None  # over one rank in the same run
     efficiency: float | None = None  # speedup / ranks
     peak_shares: list[float] | None = None  # of the one-rank peak in the same run
-    limit_share: float | None = (
-        None  # what the arithmetic alone would take at the matmul rate, of the time it took
-    )
+    limit_share: float | None = None  # the arithmetic's time at the matmul rate, of the time taken
     diffusers_seconds: dict[str, float] | None = None  # by dtype, in the same run
     projections: list[Projection] | None = None  # to more ranks, not measured
 

@@ -200,8 +200,7 @@ class Jobs:
         if verdict == Verdict.FAILED:
             self._end(run, "failed", f"{reason}.")
         elif verdict == Verdict.STOP:
-            why = f": {run.why_stopped}" if run.why_stopped else ""
-            self._end(run, "stopped", f"Stopped after {len(run.frames)} of {run.num_frames} frames{why}.")
+            self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames")
         else:
             run.change(state="writing", message="Writing the files to download.")
             self._writer.put(run, self._finish)
@@ -227,8 +226,11 @@ class Jobs:
         with self._lock:
             if not self._turns.remove(run):
                 return
+        self._end_stopped(run, "before it started")
+
+    def _end_stopped(self, run: Run, when: str) -> None:
         why = f": {run.why_stopped}" if run.why_stopped else ""
-        self._end(run, "stopped", f"Stopped before it started{why}.")
+        self._end(run, "stopped", f"Stopped {when}{why}.")
 
 
 def get_ready(group: Group, vae: WanVAE) -> None:

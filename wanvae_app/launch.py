@@ -66,8 +66,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
         parser.error("--auth takes USER:PASSWORD, with a colon between them and neither empty")
     if not 0 <= args.node_rank < args.nnodes:
         parser.error(f"--node-rank {args.node_rank}: with --nnodes {args.nnodes} give 0 to {args.nnodes - 1}")
-    if args.vae and (path := Path(os.environ.get("WANVAE_CALLER", ""), Path(args.vae).expanduser())).exists():
-        args.vae = str(path.absolute())  # launch.sh itself goes elsewhere
     if args.nnodes > 1 and not args.master_addr:
         parser.error("--nnodes needs --master-addr, the address of machine 0")
     return args
@@ -102,6 +100,9 @@ def main(argv: list[str] | None = None) -> None:
     if args.vae:
         from wanvae_app.checkpoint import check
 
+        path = Path(os.environ.get("WANVAE_CALLER", ""), Path(args.vae).expanduser())
+        if path.exists():
+            args.vae = str(path.absolute())  # launch.sh itself goes elsewhere
         try:
             check(args.vae)
         except ValueError as error:

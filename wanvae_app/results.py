@@ -51,7 +51,8 @@ class Entry:
 class Results:
     """Entries by run id, for as long as `jobs` keeps the run; rows of the table for longer. Thread-safe.
 
-    A run that nobody has asked for during `grace` seconds is stopped: its page was closed.
+    A run that nobody has asked for during `grace` seconds, or PATIENCE times as long in the queue, is stopped: its page
+    was closed.
     """
 
     def __init__(self, jobs: Jobs, grace: float = GRACE) -> None:

@@ -152,9 +152,8 @@ function compare(found) {
   const turned = found.parallel[0] && !found.parallel[1];
   const [first, second] = turned ? [before, after] : [after, before];
   const times = turned ? 1 / found.speedup : found.speedup;
-  const pace = found.speedup == null ? "" :
-    `${first} ${times < 1 ? `took ${(1 / times).toFixed(2)} times as long as` : `was ${times.toFixed(2)} times as fast as`} ` +
-    `${second.replace("R", "r")}. `;
+  const relation = times < 1 ? `took ${(1 / times).toFixed(2)} times as long as` : `was ${times.toFixed(2)} times as fast as`;
+  const pace = found.speedup == null ? "" : `${first} ${relation} ${second.replace("R", "r")}. `;
   if (found.max_abs === 0) return `${pace}Their frames are identical.`;
   const share = ((100 * found.num_different) / found.num_pixels).toPrecision(2);
   return `${pace}Largest difference of a pixel: ${found.max_abs} of 255, in frame ${found.frame + 1}, ` +
