@@ -27,7 +27,7 @@ from wanvae_app.errors import describe
 from wanvae_app.group import Group, GroupLost
 from wanvae_app.launch import check_port
 from wanvae_app.vae import WanVAE
-from wanvae_app.watch import EXIT_CODE
+from wanvae_app.watchdog import EXIT_CODE
 
 DEMO_VAE = Path(__file__).resolve().parent / "assets" / "demo_vae"
 SPEAKING = 10.0  # seconds that rank 0 has to say what all ranks have found
@@ -172,7 +172,7 @@ def has_lost_a_rank(group: Group) -> bool:
     """Whether SIGTERM means that torchrun is about to restart the ranks, because one has died: it reaps that
     one before, while the ranks that it stops together with this one are reaped later."""
     try:
-        return group.watch is not None and bool(group.watch.dead(reaped=True))
+        return group.watchdog is not None and bool(group.watchdog.dead(reaped=True))
     except RuntimeError:  # torchrun itself is gone
         return False
 
@@ -180,8 +180,8 @@ def has_lost_a_rank(group: Group) -> bool:
 def say_why(group: Group, reason: str) -> None:
     """Leave word for the ranks' successors."""
     try:
-        if group.watch is not None:
-            group.watch.last_words(reason)
+        if group.watchdog is not None:
+            group.watchdog.last_words(reason)
     except RuntimeError as error:  # the store is gone as well
         log.error("%s; %s", reason, error)
 

@@ -81,7 +81,7 @@ def take(self: Part, step: Step, original: Any = Part.take) -> Any:
     if hold.exists():
         held.touch()
         while hold.exists():
-            self.group.watch.tick() if self.group.watch is not None else None
+            self.group.watchdog.tick() if self.group.watchdog is not None else None
             time.sleep(0.01)
         held.unlink()
     if ordered("kill") is not None:

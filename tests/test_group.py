@@ -1,4 +1,4 @@
-"""Group and Watch: agreement, commands, and groups that are thrown away and rebuilt, on real ranks."""
+"""Group and Watchdog: agreement, commands, and groups that are thrown away and rebuilt, on real ranks."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import time
 
 import pytest
 import torch
-import torch.distributed as dist
 from grouped import run_group
 
-from wanvae_app import relay, watch
 from wanvae_app.device import choose_device
 from wanvae_app.group import Group
-from wanvae_app.shard import Shard
 
 
 def talk(group: Group) -> dict[str, object]:
@@ -48,12 +45,8 @@ def exchange(group: Group) -> list[float]:
     received = []
     for which in (group.data, group.frames):
         mine, theirs = torch.full((3,), float(group.rank)), torch.empty(3)
-        ops = [
-            dist.P2POp(dist.isend, mine, group=which, group_peer=after),
-            dist.P2POp(dist.irecv, theirs, group=which, group_peer=before),
-        ]
-        for work in dist.batch_isend_irecv(ops):
-            work.wait()
+        assert which is not None
+        which.exchange([(mine, after)], [(theirs, before)])
         received.append(theirs[0].item())
     return received
 
@@ -104,7 +97,7 @@ def test_who_waits_for_a_failed_neighbour_is_woken() -> None:
 
 
 def see_a_failure(group: Group) -> tuple[bool, bool, bool]:
-    """Whether the watch breaks off the groups when another rank announces a failure; never those made after."""
+    """Whether the watchdog breaks off the groups when another rank announces a failure; never those made after."""
     if group.rank == 0:
         group.post({})
     else:
@@ -119,43 +112,14 @@ def see_a_failure(group: Group) -> tuple[bool, bool, bool]:
         time.sleep(0.01)
     broken = group.broken
     group.rebuild()
-    time.sleep(1.2)  # the watch looks twice in this time
+    time.sleep(1.2)  # the watchdog looks twice in this time
     repaired = not group.broken
     group.end()
     return whole, broken, repaired
 
 
-def test_the_watch_tells_a_rank_that_does_not_wait_on_a_socket() -> None:
+def test_the_watchdog_tells_a_rank_that_does_not_wait_on_a_socket() -> None:
     assert run_group(2, see_a_failure) == [(True, True, True)] * 2
-
-
-def be_stuck(group: Group) -> list[bool]:
-    """Whether the watch would have ended this rank while rank 1 did nothing, computed, and computed for too long,
-    each for 2.5 seconds, and rank 0 waited for it."""
-    assert group.watch is not None
-    group.watch.hung = 1.0
-    ended: list[str] = []
-    group.watch._end_self = lambda seconds: ended.append(group.watch._where)  # type: ignore[method-assign]
-    group.post({}) if group.rank == 0 else group.next_command()
-    group.begin()
-    for case in ("idle", "busy", "too busy"):
-        watch.PATIENCE = 1.0 if case == "too busy" else 60.0
-        group.agree([0])
-        with group.watch.working(case):
-            if group.rank == 1:
-                end = time.monotonic() + 2.5
-                while case != "idle" and time.monotonic() < end:
-                    torch.ones(100_000).sum()
-                time.sleep(max(0.0, end - time.monotonic()))
-            relay.gather(group, Shard(3, (0, 1, 2), group.rank, group.data), torch.zeros(1), (2,), 0)
-    group.end()
-    return [case in ended for case in ("idle", "busy", "too busy")]
-
-
-def test_a_stuck_rank_is_told_from_a_busy_and_a_waiting_one() -> None:
-    waits, stuck = run_group(2, be_stuck)
-    assert stuck == [True, False, True]
-    assert waits[:2] == [False, False], "who waits for another rank is not to blame"
 
 
 def wait_idly(group: Group) -> float:

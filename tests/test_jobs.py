@@ -13,7 +13,7 @@ import torch
 from ranked_jobs import finish, on_ranks, pixels
 from tiny import some_latent, some_video, tiny_vae
 
-from wanvae_app import codec, watch, work
+from wanvae_app import codec, work
 from wanvae_app import jobs as jobs_module
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.frames import FrameLog
@@ -220,7 +220,8 @@ def test_one_rank_without_room_refuses_for_all() -> None:
 
 def late(group: Group) -> None:
     """Rank 1 warms up for longer than a rank may be silent in a job."""
-    watch.SILENCE = 2.0
+    assert group.watchdog is not None
+    group.watchdog.silence = 2.0
     if group.rank == 1:
         jobs_module.warm_up = lambda _: time.sleep(6)
 

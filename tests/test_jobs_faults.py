@@ -104,8 +104,8 @@ def resources(jobs: Jobs) -> dict[str, list[int]]:
     """What the processes hold, by rank."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what this process has freed, it has given back
-    assert jobs.group.watch is not None
-    store = jobs.group.watch.store
+    assert jobs.group.watchdog is not None
+    store = jobs.group.watchdog.store
     pids = [store.get(f"process/{rank}").decode().split()[1] for rank in range(jobs.group.size)]
     status = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
     return {

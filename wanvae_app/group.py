@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -22,13 +23,14 @@ import torch.distributed as dist
 from wanvae_app.device import choose_device, set_up
 from wanvae_app.errors import describe
 from wanvae_app.link import Link
-from wanvae_app.watch import HUNG, Watch
+from wanvae_app.messages import Messages
+from wanvae_app.watchdog import HUNG, Watchdog
 
 log = logging.getLogger(__name__)
 
 JOINING = timedelta(minutes=5)
 IDLE = timedelta(days=30)
-# Only a last resort, the watch acts first: one chunk of a large clip may take a CPU an hour, and a rank
+# Only a last resort, the watchdog acts first: one chunk of a large clip may take a CPU an hour, and a rank
 # without a part in it spends all of that in the agreement.
 DATA_TIMEOUT = timedelta(hours=2)
 AGREE_TIMEOUT = 3 * DATA_TIMEOUT
@@ -51,12 +53,12 @@ class Group:
         self.rank = rank
         self.size = size
         self.device = device
-        self.data: dist.ProcessGroup | None = None
-        self.frames: dist.ProcessGroup | None = None
+        self.data: Messages | None = None
+        self.frames: Messages | None = None
         self.link: Link | None = None
         self.restarts = 0
         self.last_words = ""
-        self.watch: Watch | None = None
+        self.watchdog: Watchdog | None = None
         self.broken = False  # the tensors' groups were aborted; what they delivered since is worthless
         self._store: dist.Store | None = None
         self._num_commands = 0  # so far; it numbers the job that the last of them started
@@ -105,14 +107,18 @@ class Group:
         return command
 
     def begin(self) -> None:
-        """A job starts: the watch looks after this rank until `end`."""
-        if self.watch is not None:
-            self.watch.begin(self._num_commands)
+        """A job starts: the watchdog looks after this rank until `end`."""
+        if self.watchdog is not None:
+            self.watchdog.begin(self._num_commands)
 
     def end(self) -> None:
         """The job is over on this rank."""
-        if self.watch is not None:
-            self.watch.end()
+        if self.watchdog is not None:
+            self.watchdog.end()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Around a wait for another rank or another thread: see `Watchdog.waiting`."""
+        return self.watchdog.waiting() if self.watchdog is not None else nullcontext()
 
     def agree(self, report: Sequence[float]) -> list[list[float]]:
         """Everybody's report, by rank; all ranks call it with reports of one length. Blocks until all have.
@@ -163,14 +169,14 @@ class Group:
                 thread.join()
 
     def drop(self, *names: str) -> None:
-        """Throw away groups after a failure. Gloo's sockets close, and neighbours that wait on them get an
-        error, when the last reference goes: forget shards and works before."""
+        """Close connections after a failure, so that neighbours that wait on them get an error. Messages that were
+        started hold on to them: forget these before."""
         self.abort(self._num_commands)
         for name in names:
-            group = getattr(self, name)
-            if group is not None:
+            messages = getattr(self, name)
+            if messages is not None:
                 setattr(self, name, None)
-                dist.destroy_process_group(group)
+                messages.close()
 
     def rebuild(self) -> None:
         """Make the tensors' groups anew, on all ranks at once. Raises GroupLost if a rank does not come."""
@@ -188,14 +194,14 @@ class Group:
 
     def close(self) -> None:
         """Leave; the other ranks must be leaving as well."""
-        if self.watch is not None:
-            self.watch.close()
+        if self.watchdog is not None:
+            self.watchdog.close()
             self.drop("data", "frames")
             dist.destroy_process_group()
 
     def _lost(self, error: RuntimeError) -> GroupLost:
         try:
-            dead = self.watch.dead(reaped=False) if self.watch is not None else []
+            dead = self.watchdog.dead(reaped=False) if self.watchdog is not None else []
         except RuntimeError:  # the store is gone, and torchrun with it
             dead = []
         if dead:
@@ -212,10 +218,10 @@ class Group:
         # torchrun's store outlives a restart of the ranks: a prefix keeps the dead ones' addresses and
         # commands out of sight. Several clients, because one that waits blocks whoever else uses it.
         self._store = self._open_store(self.restarts)
-        self.watch = Watch(
+        self.watchdog = Watchdog(
             self.rank, self.size, self._open_store(self.restarts), self.abort, HUNG[self.device.type]
         )
-        self.watch.start()
+        self.watchdog.start()
         if self.restarts:
             before = self._open_store(self.restarts - 1)
             self.last_words = before.get("last words").decode() if before.check(["last words"]) else ""
@@ -245,10 +251,11 @@ class Group:
 
     def _make_groups(self) -> None:
         backend = "nccl" if self.device.type == "cuda" else "gloo"
-        self.data = dist.new_group(backend=backend, timeout=DATA_TIMEOUT)
-        self.frames = dist.new_group(backend=backend, timeout=DATA_TIMEOUT)
+        groups = [dist.new_group(backend=backend, timeout=DATA_TIMEOUT) for _ in range(2)]
         # The first collective of an NCCL group must be one in which all ranks take part.
-        for group in (self.data, self.frames):
+        for group in groups:
             dist.all_reduce(torch.zeros(1, device=self.device), group=group)
+        assert self.watchdog is not None
+        self.data, self.frames = (Messages(group, self.watchdog) for group in groups)
         if self.device.type == "cuda":
             torch.cuda.synchronize()

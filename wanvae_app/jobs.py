@@ -250,7 +250,7 @@ def follow(group: Group, vae: WanVAE) -> None:
 
 
 def follow_progress(group: Group, vae: WanVAE) -> None:
-    """Let the rank's watch see every layer that is called."""
-    if group.watch is not None:
+    """Let the rank's watchdog see every layer that is called."""
+    if group.watchdog is not None:
         for module in vae.modules():
-            module.register_forward_pre_hook(group.watch.tick)
+            module.register_forward_pre_hook(group.watchdog.tick)

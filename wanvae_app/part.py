@@ -128,14 +128,10 @@ class Part:
             raise RuntimeError("the connection to another rank was aborted")
 
     def let_go(self) -> None:
-        """End the clip: free its streams and forget the group of its rows.
-
-        Generators and this object hold each other, so nothing of this would happen by itself. After a
-        failure, neighbours may be waiting on the group: it closes when nobody holds it any more.
-        """
+        """End the clip: free its streams. Generators and this object hold each other, so that nothing of this would
+        happen by itself."""
         self._encoder.close()
         self._decoder.close()
-        self.shard.group = None
         self._latents.clear()
 
     def abandon(self) -> None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from wanvae_app.group import Group
+from wanvae_app.messages import Messages
 from wanvae_app.shard import Shard
 
 MAX_PENDING = 2  # chunks of finished frames that may be on their way before the next chunk has to wait
@@ -49,10 +50,10 @@ def scatter(
             _to_device(slab(whole, shard, rank, dim, scale).to(dtype).contiguous(), group.device)
             for rank in range(shard.num_ranks)
         ]
-        _exchange(group.data, [(part, rank) for rank, part in enumerate(parts) if rank], [])
+        _messages(group).exchange([(part, rank) for rank, part in enumerate(parts) if rank], [])
         return parts[0]
     mine = torch.empty(slab_shape(shape, shard, shard.rank, dim, scale), dtype=dtype, device=group.device)
-    _exchange(group.data, [], [(mine, 0)])
+    _messages(group).exchange([], [(mine, 0)])
     return mine
 
 
@@ -64,12 +65,12 @@ def _to_device(x: Tensor, device: torch.device) -> Tensor:
 def gather(group: Group, shard: Shard, mine: Tensor, shape: tuple[int, ...], dim: int) -> Tensor | None:
     """The whole tensor of `shape` on rank 0, on the CPU, from everybody's slab `mine`; None on the others."""
     if shard.rank > 0:
-        _exchange(group.data, [(mine.contiguous(), 0)], [])
+        _messages(group).exchange([(mine.contiguous(), 0)], [])
         return None
     parts = [mine]
     for rank in range(1, shard.num_ranks):
         parts.append(mine.new_empty(slab_shape(shape, shard, rank, dim, 1)))
-    _exchange(group.data, [], [(part, rank) for rank, part in enumerate(parts) if rank])
+    _messages(group).exchange([], [(part, rank) for rank, part in enumerate(parts) if rank])
     return torch.cat(parts, dim).cpu()
 
 
@@ -84,7 +85,8 @@ class FrameSender:
         """Send pixels [T, h, w, 3], this rank's rows of one chunk."""
         if len(self._pending) == MAX_PENDING:
             self._wait_first()
-        works = _start(self._group.frames, [(pixels, 0)], [])
+        assert self._group.frames is not None
+        works = self._group.frames.start([(pixels, 0)], [])
         self._pending.append((works, pixels))
 
     def finish(self) -> None:
@@ -98,8 +100,9 @@ class FrameSender:
 
     def _wait_first(self) -> None:
         works, _ = self._pending[0]
-        for work in works:
-            work.wait()
+        with self._group.waiting():
+            for work in works:
+                work.wait()
         del self._pending[0]
 
 
@@ -126,14 +129,18 @@ class FrameCollector:
         parts = [pixels]
         for rank in range(1, shard.num_ranks):
             parts.append(pixels.new_empty(slab_shape(tuple(pixels.shape), shard, rank, dim, scale)))
-        works = _start(self._group.frames, [], [(part, rank) for rank, part in enumerate(parts) if rank])
+        works: list[dist.Work] = []
+        if len(parts) > 1:
+            assert self._group.frames is not None
+            works = self._group.frames.start([], [(part, rank) for rank, part in enumerate(parts) if rank])
         ready = torch.cuda.current_stream().record_event() if self._stream is not None else None
         self._enqueue(_Chunk(works, parts, ready))
 
     def finish(self) -> None:
         """Wait until all frames are delivered, and end the thread. Raises what went wrong in it."""
         self._enqueue(None)
-        self._thread.join()
+        with self._group.waiting():
+            self._thread.join()
         self._check()
 
     def abandon(self) -> None:
@@ -151,7 +158,8 @@ class FrameCollector:
         while True:
             self._check()
             try:
-                self._waiting.put(item, timeout=0.5)
+                with self._group.waiting():
+                    self._waiting.put(item, timeout=0.5)
                 return
             except queue.Full:
                 continue
@@ -204,17 +212,6 @@ class _Chunk:
         self.ready = ready
 
 
-def _start(
-    group: dist.ProcessGroup | None, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]
-) -> list[dist.Work]:
-    """Start messages, all at once; tensors are contiguous, peers are ranks of the group."""
-    ops = [dist.P2POp(dist.isend, x, group=group, group_peer=peer) for x, peer in sends]
-    ops += [dist.P2POp(dist.irecv, x, group=group, group_peer=peer) for x, peer in receives]
-    return dist.batch_isend_irecv(ops) if ops else []
-
-
-def _exchange(
-    group: dist.ProcessGroup | None, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]
-) -> None:
-    for work in _start(group, sends, receives):
-        work.wait()
+def _messages(group: Group) -> Messages:
+    assert group.data is not None
+    return group.data

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from wanvae_app.link import Link
+from wanvae_app.messages import Messages
 from wanvae_app.places import CAPACITY, UNIT, Ahead, Neighbours
 
 ROWS, COLUMNS = 3, 4  # dimensions of B C T H W
@@ -35,7 +35,7 @@ class Shard:
     """One rank's part of a picture that `num_ranks` ranks hold together.
 
     `cuts` holds num_ranks + 1 latent positions along `dim`; rank r owns cuts[r] to cuts[r + 1]. Rows travel over
-    the `link` where there is one, else as messages of the `group`. `sent` counts the bytes that this rank sent.
+    the `link` where there is one, else as `messages`. `sent` counts the bytes that this rank sent.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Shard:
         dim: int,
         cuts: tuple[int, ...],
         rank: int,
-        group: dist.ProcessGroup | None,
+        messages: Messages | None,
         link: Link | None = None,
     ) -> None:
         assert 0 <= rank < len(cuts) - 1 and all(a < b for a, b in zip(cuts, cuts[1:], strict=False)), cuts
         self.dim = dim
         self.cuts = cuts
         self.rank = rank
-        self.group = group
+        self.messages = messages
         self.link = link if self.num_ranks > 1 else None
         self.sent = 0
         self._waited = 0.0
@@ -63,7 +63,7 @@ class Shard:
         width: int,
         size: int,
         rank: int,
-        group: dist.ProcessGroup | None = None,
+        messages: Messages | None = None,
         link: Link | None = None,
     ) -> Shard | None:
         """Cut a latent picture of height x width for `size` ranks, into rows or columns: the fairer way.
@@ -82,7 +82,7 @@ class Shard:
         parts = min(size, length)
         if rank >= parts:
             return None
-        return cls(dim, tuple(length * r // parts for r in range(parts + 1)), rank, group, link)
+        return cls(dim, tuple(length * r // parts for r in range(parts + 1)), rank, messages, link)
 
     @property
     def num_ranks(self) -> int:
@@ -239,14 +239,12 @@ class Shard:
         return torch.cat(parts, 1)
 
     def _exchange(self, sends: list[tuple[Tensor, int]], receives: list[tuple[Tensor, int]]) -> None:
-        """Point-to-point messages, all at once, into contiguous tensors; peers are ranks of the group."""
-        ops = [dist.P2POp(dist.isend, x.contiguous(), group=self.group, group_peer=peer) for x, peer in sends]
-        ops += [dist.P2POp(dist.irecv, x, group=self.group, group_peer=peer) for x, peer in receives]
-        if not ops:
+        """Send tensors and receive into contiguous ones, all at once."""
+        if not sends and not receives:
             return
+        assert self.messages is not None
         start = time.perf_counter()
-        for work in dist.batch_isend_irecv(ops):
-            work.wait()
+        self.messages.exchange([(x.contiguous(), peer) for x, peer in sends], receives)
         self._waited += time.perf_counter() - start
 
 

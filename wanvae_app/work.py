@@ -146,9 +146,9 @@ class _Work:
         part = self.part
         if part is None:
             return Report(), None
-        watch = self.group.watch
+        watchdog = self.group.watchdog
         try:
-            with watch.working(_where(step)) if watch is not None else nullcontext():
+            with watchdog.working(_where(step)) if watchdog is not None else nullcontext():
                 done = part.finish() if step is None else part.take(step)
         except Exception as error:
             reason = f"Rank {self.group.rank} failed {_where(step)}: {describe(error)}"

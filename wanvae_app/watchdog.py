@@ -1,4 +1,4 @@
-"""Watch: a thread beside each rank's work that notices what the work cannot: a failed or stopped peer."""
+"""Watchdog: a thread beside each rank's work that notices what the work cannot: a failed or stopped peer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,23 +16,13 @@ import torch.distributed as dist
 
 log = logging.getLogger(__name__)
 
-PERIOD = 0.5  # seconds between looks, while a job runs
-SILENCE = 5.0  # seconds without a sign of life after which a rank counts as stopped
-PATIENCE = 600.0  # seconds that a rank may spend in one layer; a CPU needs minutes for a large one
-# Seconds in which its thread may neither work nor wait for another rank; a GPU may be all that works.
+# Seconds in which a rank's thread may neither work nor wait for another rank; a GPU may be all that works.
 HUNG = {"cpu": 5.0, "cuda": 60.0}
-WAITING = {  # where it waits for another rank, or for rank 0's viewers' thread: module and function
-    ("wanvae_app.shard", "_exchange"),
-    ("wanvae_app.relay", "_exchange"),
-    ("wanvae_app.relay", "_wait_first"),
-    ("wanvae_app.relay", "_enqueue"),
-    ("wanvae_app.relay", "finish"),
-}
 FAREWELL = 3.0  # seconds for a rank to end in order, of itself or by a signal
 EXIT_CODE = 70  # tells torchrun to restart the ranks
 
 
-class Watch:
+class Watchdog:
     """Looks after one rank while a job runs; idle otherwise.
 
     - A failure announced by any rank: calls `on_failure` with the job's epoch, to wake this rank's blocked thread.
@@ -51,15 +40,21 @@ class Watch:
         self.store = store
         self.on_failure = on_failure
         self.hung = hung
+        self.period = 0.5  # seconds between looks, while a job runs
+        self.silence = 5.0  # seconds without a sign of life after which a rank counts as stopped
+        self.layer_timeout = (
+            600.0  # seconds that a rank may spend in one layer; a CPU needs minutes for a large one
+        )
         self._epoch: int | None = None  # of the present job
         self._changed = threading.Condition()
         self._working = False
+        self._num_waits = 0  # `waiting` blocks that the worker is in
         self._last_tick = time.monotonic()
         self._where = ""
-        self._worker = (0, 0)  # the thread that works, as Python and as the system numbers it
+        self._worker = (0, 0)  # the thread in `working`, as Python and as the system numbers it
         self._closed = False
         self._num_beats = 0
-        self._thread = threading.Thread(target=self._loop, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._loop, name="watchdog", daemon=True)
 
     def start(self) -> None:
         """Sign in, so that the others can look for this rank, and start the thread."""
@@ -80,7 +75,7 @@ class Watch:
 
     @contextmanager
     def working(self, where: str) -> Iterator[None]:
-        """Around one chunk: within it, `tick` must be called at least every PATIENCE seconds."""
+        """Around one chunk: within it, `tick` must be called at least every `layer_timeout` seconds."""
         self._where = where
         self._worker = threading.get_ident(), threading.get_native_id()
         self.tick()
@@ -89,6 +84,22 @@ class Watch:
             yield
         finally:
             self._working = False
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around each place where the thread in `working` waits for another rank or another thread.
+
+        Such a wait may take as long as that one works, and is no sign that this rank hangs. Does nothing in any other
+        thread.
+        """
+        if threading.get_ident() != self._worker[0]:
+            yield
+            return
+        self._num_waits += 1
+        try:
+            yield
+        finally:
+            self._num_waits -= 1
 
     def tick(self, *_: object) -> None:
         """A sign that this rank's work goes on; any arguments, so that it can be a module's hook."""
@@ -152,7 +163,9 @@ class Watch:
         while self._epoch == epoch and not self._closed:
             self._beat()
             now = time.monotonic()
-            if now - looked > SILENCE / 2:  # this process itself was stopped: then nobody else is to blame
+            if (
+                now - looked > self.silence / 2
+            ):  # this process itself was stopped: then nobody else is to blame
                 heard = dict.fromkeys(others, now)
                 self.tick()
             looked = now
@@ -164,30 +177,24 @@ class Watch:
             for rank, beat in zip(others, self.store.multi_get([f"alive/{r}" for r in others]), strict=True):
                 if beats.get(rank) != beat:
                     beats[rank], heard[rank] = beat, now
-                elif now - heard[rank] > SILENCE:
+                elif now - heard[rank] > self.silence:
                     self._end_rank(rank, now - heard[rank])
                     heard[rank] = now
-            if self._working and now - self._last_tick > PATIENCE:
+            if self._working and now - self._last_tick > self.layer_timeout:
                 self._end_self(now - self._last_tick)
             if not failed and self.store.check([f"failure/{epoch}"]):
                 failed = True
                 self.on_failure(epoch)
             with self._changed:
-                self._changed.wait_for(lambda: self._epoch != epoch or self._closed, PERIOD)
+                self._changed.wait_for(lambda: self._epoch != epoch or self._closed, self.period)
 
     def _signs_of_work(self) -> tuple[float, int] | None:
         """What changes while this rank's thread works: its last tick and its CPU time. None while it has nothing to
-        do, waits for another rank or the disk, or where the system does not say."""
-        python_id, system_id = self._worker
-        frame = sys._current_frames().get(python_id) if self._working else None
-        if frame is None:
+        do, is in a `waiting` block, waits for the disk, or where the system does not say."""
+        if not self._working or self._num_waits:
             return None
-        while frame is not None:
-            if (frame.f_globals.get("__name__"), frame.f_code.co_name) in WAITING:
-                return None
-            frame = frame.f_back
         try:
-            with open(f"/proc/self/task/{system_id}/stat") as file:
+            with open(f"/proc/self/task/{self._worker[1]}/stat") as file:
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             return None
