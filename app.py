@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
-from wanvae_app.checkpoint import DTYPES, choose_dtype, load_vae
+from wanvae_app.cli.launch import check_port
 from wanvae_app.device import DEVICES
 from wanvae_app.errors import describe
-from wanvae_app.group import Group, GroupLost
-from wanvae_app.launch import check_port
-from wanvae_app.vae import WanVAE
-from wanvae_app.watchdog import EXIT_CODE
+from wanvae_app.formats.checkpoint import DTYPES, choose_dtype, load_vae
+from wanvae_app.model.vae import WanVAE
+from wanvae_app.parallel.process_group import Group, GroupLost
+from wanvae_app.parallel.watchdog import EXIT_CODE
 
 DEMO_VAE = Path(__file__).resolve().parent / "assets" / "demo_vae"
 SPEAKING = 10.0  # seconds that rank 0 has to say what all ranks have found
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     # Python's own handlers would only run after the wait for a command.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from wanvae_app.jobs import follow
+    from wanvae_app.jobs.service import follow
 
     try:
         follow(group, vae)
@@ -109,7 +109,7 @@ def is_open(options: argparse.Namespace) -> bool:
 
 def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     """Rank 0: show the page until SIGTERM or Ctrl-C, or until the other ranks are lost."""
-    from wanvae_app.shelf import private_folder
+    from wanvae_app.jobs.result_store import private_folder
 
     # Named after torchrun, which outlives a restart of the ranks, so that finished runs do, too.
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
@@ -118,9 +118,9 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "uploads"))  # so they go when everything goes
     from gradio.tunneling import CURRENT_TUNNELS
 
-    from wanvae_app.jobs import Jobs
-    from wanvae_app.results import Results
-    from wanvae_app.ui import build_page, launch_arguments
+    from wanvae_app.jobs.service import Jobs
+    from wanvae_app.page.blocks import build_page, launch_arguments
+    from wanvae_app.page.history import Results
 
     if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")

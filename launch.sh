@@ -66,12 +66,12 @@ case "${1:-}" in
     ;;
 -h | --help)
     python="$(find_python)"
-    exec "$python" -m wanvae_app.launch "$@"
+    exec "$python" -m wanvae_app.cli.launch "$@"
     ;;
 *)
     python="$(find_python)"
-    "$python" -m wanvae_app.launch --check-only "$@" # a mistyped option is told before anything is installed
+    "$python" -m wanvae_app.cli.launch --check-only "$@" # a mistyped option is told before anything is installed
     install ""
-    exec .venv/bin/python -m wanvae_app.launch "$@"
+    exec .venv/bin/python -m wanvae_app.cli.launch "$@"
     ;;
 esac

@@ -16,15 +16,15 @@ if (
     os.environ["TRITON_INTERPRET"] = "1"
 
 if TYPE_CHECKING:  # the page's tests alone need a browser
-    from browser import Rigged, Visitor
     from playwright.sync_api import Browser
+    from support.browser import Rigged, Visitor
 
-RIGGED_APP = Path(__file__).with_name("rigged_app.py")
+RIGGED_APP = Path(__file__).with_name("support") / "rigged_app.py"
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    from browser import running_browser
+    from support.browser import running_browser
 
     with running_browser() as browser:
         yield browser
@@ -32,8 +32,8 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rigged]:
-    from app_runner import running_app
-    from browser import Rigged
+    from support.app_runner import running_app
+    from support.browser import Rigged
 
     rig = tmp_path_factory.mktemp("rig")
     with running_app(rig.with_suffix(".log"), script=RIGGED_APP, environment={"RIG": str(rig)}) as app:
@@ -49,7 +49,7 @@ def rigged(started: Rigged) -> Iterator[Rigged]:
 
 @pytest.fixture
 def visitor(rigged: Rigged, browser: Browser) -> Iterator[Visitor]:
-    from browser import Visitor
+    from support.browser import Visitor
 
     visitor = Visitor(browser, rigged.url)
     yield visitor

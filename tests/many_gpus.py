@@ -43,7 +43,8 @@ class Steps:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.failed: list[str] = []
-        self.environment = {**os.environ, "PYTHONPATH": _path(str(ROOT), os.environ.get("PYTHONPATH"))}
+        path = _path(str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH"))
+        self.environment = {**os.environ, "PYTHONPATH": path}
         self._begun = time.monotonic()
 
     @property
@@ -119,8 +120,8 @@ def install(steps: Steps) -> None:
 
 def bench(steps: Steps, device: str, num_ranks: int, cases: list[str], vae: str | None) -> None:
     """The benchmark of each case on 1, 2, 4 and 8 ranks, as far as there are so many, and on all."""
-    from wanvae_app.figures import Result
-    from wanvae_app.tables import COLUMNS, head, ranks_table, row
+    from wanvae_app.bench.results import Result
+    from wanvae_app.bench.tables import COLUMNS, head, ranks_table, row
 
     counts = ",".join(str(n) for n in sorted({1, 2, 4, 8, num_ranks}) if n <= num_ranks)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -146,7 +147,7 @@ def bench(steps: Steps, device: str, num_ranks: int, cases: list[str], vae: str 
 def app(steps: Steps, device: str, num_ranks: int) -> None:
     """The app on all ranks, from a program; its own results are printed as they come."""
     where = ["--cpu" if device == "cpu" else "--gpus", str(num_ranks)]
-    command = [sys.executable, str(ROOT / "tests" / "many_ranks_app.py"), *where]
+    command = [sys.executable, str(ROOT / "tests" / "support" / "many_ranks_app.py"), *where]
     command += ["--log", str(steps.folder / "app.log")]
     reason, seconds, _ = steps.run("app", command, LIMITS["app"], shown=True)
     steps.tell(not reason, "app", seconds, reason or f"all of it on {num_ranks} ranks")
@@ -154,7 +155,7 @@ def app(steps: Steps, device: str, num_ranks: int) -> None:
 
 def tests(steps: Steps, device: str) -> None:
     """Sharded against single, in both directions and versions, for the numbers of ranks that there are."""
-    file = "tests/test_gpu.py" if device == "cuda" else "tests/test_model_ranks.py"
+    file = "tests/fast/test_gpu.py" if device == "cuda" else "tests/model/test_model_ranks.py"
     command = [sys.executable, "-m", "pytest", file, "-q", "-rfE", "-p", "no:cacheprovider"]
     reason, seconds, printed = steps.run("tests", command, steps.left)
     steps.tell(not reason, f"pytest {file}", seconds, reason or printed.strip().rpartition("\n")[2])

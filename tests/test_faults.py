@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from app_runner import ROOT, App, running_app, wait_for
+from support.app_runner import ROOT, App, running_app, wait_for
 
 RIGGED = ROOT / "tests" / "rigged_app.py"
 MESSAGE = 10.0  # seconds within which the page must name rank and reason

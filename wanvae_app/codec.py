@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from wanvae_app import fused
-from wanvae_app.replay import borrowed, release
-from wanvae_app.shard import WHOLE, Shard
-from wanvae_app.vae import WanVAE
+from wanvae_app.fast import layers as fused
+from wanvae_app.fast.cuda_graph import borrowed, release
+from wanvae_app.model.vae import WanVAE
+from wanvae_app.parallel.shard import WHOLE, Shard
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.layers import Downsample, Upsample
-from wanvae_app.stream import Stream
+from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.layers import Downsample, Upsample
 
 
 def rows(x: Tensor) -> Tensor:

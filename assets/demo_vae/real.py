@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wanvae_app.stream import Stream
-from wanvae_app.vae import WanVAE
+from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.vae import WanVAE
 
 
 def read(path: str, num: int = 17, height: int = 256) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wanvae_app.checkpoint import save_tensors
-from wanvae_app.stream import Stream
-from wanvae_app.vae import WanVAE
+from wanvae_app.formats.checkpoint import save_tensors
+from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.vae import WanVAE
 
 
 @torch.no_grad()

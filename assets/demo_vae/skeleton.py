@@ -29,9 +29,9 @@ from linear import (
 )
 from torch import Tensor, nn
 
-from wanvae_app.layers import Attention, Downsample, ResidualBlock, Upsample
-from wanvae_app.stream import Stream
-from wanvae_app.vae import WanVAE
+from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.layers import Attention, Downsample, ResidualBlock, Upsample
+from wanvae_app.model.vae import WanVAE
 
 LOUD = 10.0  # the constant in front of a head, relative to the other channels together
 SPARE = 0.02  # deviation of weights that read channels which are silent at the start

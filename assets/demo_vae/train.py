@@ -35,7 +35,7 @@ import whole  # noqa: E402
 from pool import Pool  # noqa: E402
 
 from wanvae_app.config import WanConfig  # noqa: E402
-from wanvae_app.vae import WanVAE  # noqa: E402
+from wanvae_app.model.vae import WanVAE  # noqa: E402
 
 # frames, pixels, clips, share of the steps
 SHAPES = ((9, 96, 2, 0.55), (5, 96, 4, 0.15), (17, 64, 2, 0.15), (1, 128, 8, 0.05), (9, 128, 1, 0.10))

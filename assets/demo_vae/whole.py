@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.layers import Attention, Downsample, PixelNorm, ResidualBlock, Upsample
-from wanvae_app.vae import WanVAE
+from wanvae_app.model.layers import Attention, Downsample, PixelNorm, ResidualBlock, Upsample
+from wanvae_app.model.vae import WanVAE
 
 
 def conv(layer: nn.Conv3d, x: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ sys.path[:0] = [str(HERE.parent.parent), str(DEMO)]
 import pictures  # noqa: E402
 from textures import Textures  # noqa: E402
 
-from wanvae_app.checkpoint import load_vae  # noqa: E402
-from wanvae_app.stream import Stream  # noqa: E402
-from wanvae_app.vae import WanVAE  # noqa: E402
+from wanvae_app.formats.checkpoint import load_vae  # noqa: E402
+from wanvae_app.model.clip_state import Stream  # noqa: E402
+from wanvae_app.model.vae import WanVAE  # noqa: E402
 
 # name, scene, frames, height, width: the first is small enough for a CPU
 LATENTS = (

@@ -1,6 +1,6 @@
 """A causal 3x3x3 convolution as 27 shifted matrix products, with what follows it done before it is stored.
 
-Its input lies in padded frames, channels last (see `padded.py`): flattened to rows of C numbers, what one tap
+Its input lies in padded frames, channels last (see `padded_frames.py`): flattened to rows of C numbers, what one tap
 of the kernel sees of a whole frame is one matrix, shifted by some rows. So the convolution is a sum of matrix
 products that read the same memory, and nothing is unfolded. A program computes the same place of F frames, so
 that each tile it fetches serves up to three of them. A shortcut around the upsampling level is what the sum begins

@@ -1,6 +1,6 @@
 """Rows and tokens written straight into the memory of the GPUs beside this one, and a flag behind them.
 
-A message lies in units of 16 bytes. It goes into a place set aside for it in the peer's memory (see `link.py`);
+A message lies in units of 16 bytes. It goes into a place set aside for it in the peer's memory (see `peer_memory.py`);
 every program sends a part, raises a flag there, waits for the flag that its twin on the peer raises here, lowers
 it, and takes the part that came. So one launch is a whole exchange, no host has a part in it, and since both sides
 wait for each other neither can be ahead by more than one. The plain equal is `Shard`'s exchange by messages.

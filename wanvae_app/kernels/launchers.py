@@ -17,14 +17,14 @@ from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import blank_kernel, late, norm_kernel
+from wanvae_app.kernels.padded_frames import Padded, PaddedFrames
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
 from wanvae_app.kernels.transform import transform as transform
-from wanvae_app.padded import Padded, PaddedFrames
 
 if TYPE_CHECKING:
-    from wanvae_app.places import Neighbours
-    from wanvae_app.shard import Shard
+    from wanvae_app.kernels.mailbox import Neighbours
+    from wanvae_app.parallel.shard import Shard
 
 log = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ import triton.language as tl
 from torch import Tensor
 
 from wanvae_app.kernels.halo import wait
+from wanvae_app.kernels.mailbox import PROGRAMS
 from wanvae_app.kernels.norm import late, line, silu_norm
+from wanvae_app.kernels.padded_frames import Padded
 from wanvae_app.kernels.winograd import POINTS, num_products
-from wanvae_app.padded import Padded
-from wanvae_app.places import PROGRAMS
 
 if TYPE_CHECKING:
-    from wanvae_app.shard import Shard
+    from wanvae_app.parallel.shard import Shard
 
 Slots = tuple[int, ...]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from wanvae_app.kernels import nvrtc, tiles
 from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
-from wanvae_app.padded import Padded, PaddedFrames
+from wanvae_app.kernels.padded_frames import Padded, PaddedFrames
 
 if TYPE_CHECKING:
-    from wanvae_app.places import Ahead
+    from wanvae_app.kernels.mailbox import Ahead
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,179 @@
+"""The benchmark's account of several ranks, what it counts without data, and its projection; on the CPU, over gloo."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from support.grouped import run_group
+from support.tiny import tiny_vae
+
+from wanvae_app.bench import __main__ as bench
+from wanvae_app.bench.case import Case, Lonely, count_traffic
+from wanvae_app.bench.measure import measure
+from wanvae_app.bench.projection import exchange_seconds, project
+from wanvae_app.bench.results import Result
+from wanvae_app.bench.tables import COLUMNS, RANK_COLUMNS, ranks_table, row
+from wanvae_app.config import PRESETS
+from wanvae_app.fast import layers as fused
+from wanvae_app.parallel.process_group import Group
+from wanvae_app.parallel.shard import Shard
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+DECODE, ENCODE = Case("decode", 48, 40, 9), Case("encode", 48, 40, 9)
+
+
+def measured(group: Group, case: Case, sizes: list[int]) -> tuple[list[Result], float | None]:
+    vae = tiny_vae()
+    results = [measure(group, vae, case, 1, size, 2) for size in sizes]
+    for result in results:
+        result.compare(results[0])
+    return results, exchange_seconds(group)
+
+
+def check_shares(result: Result) -> None:
+    lists = (result.waiting, result.gathering, result.idle)
+    assert all(len(shares) == result.ranks for shares in lists)
+    for shares in zip(*lists, strict=True):
+        assert all(0 <= share <= 1 for share in shares) and sum(shares) <= 1, shares
+    assert min(result.idle) == 0, "the slowest rank is never idle"
+    assert result.waited_share == max(result.waiting)
+
+
+def check_bytes(result: Result) -> None:
+    for sent, least in zip(result.sent_bytes, result.least_bytes, strict=True):
+        assert least <= sent <= 1.15 * least
+
+
+@pytest.mark.parametrize("case", [DECODE, ENCODE], ids=str)
+def test_where_the_time_of_several_ranks_went(case: Case) -> None:
+    (everyone, exchange), *others = run_group(3, measured, case, [1, 2, 3])
+    assert exchange is not None and 0 < exchange < 1
+    for results in (everyone, *(theirs for theirs, _ in others)):
+        assert [r.ranks for r in results] == [1, 2, 3]
+    for result in everyone:
+        check_shares(result)
+        check_bytes(result)
+        assert result.peak_gib == max(result.peaks_gib) > 0
+        assert result.frame_bytes[0] == 0
+        frames = sum(result.frame_bytes) * 3  # in three chunks
+        whole = case.num_frames * case.height * case.width * 3
+        assert (0 < frames < whole) if case is DECODE and result.ranks > 1 else frames == 0
+    alone, _, three = everyone
+    assert alone.sent_bytes == alone.waiting == [0] and alone.speedup == alone.efficiency == 1
+    assert three.speedup == alone.seconds / three.seconds == pytest.approx(3 * (three.efficiency or 0))
+    assert len(three.peak_shares or []) == 3
+    _, inner, outer = three.sent_bytes
+    assert outer < inner < 2 * outer, "who has two neighbours sends more rows, but no more tokens to each"
+    assert row(three).count("|") == len(COLUMNS) + 1
+    *_, line = ranks_table(everyone).splitlines()
+    assert line.startswith(f"| {case} | 3 |") and line.count("|") == len(RANK_COLUMNS) + 1
+
+
+def test_ranks_without_a_part_are_not_counted() -> None:
+    (results, _), *_ = run_group(3, measured, Case("decode", 16, 16, 5), [1, 3])
+    assert [r.ranks for r in results] == [1, 2]
+    for result in results:
+        check_shares(result)
+        check_bytes(result)
+
+
+def test_rows_and_tokens_are_counted_by_hand() -> None:
+    """Wan 2.1's decoder of width 4 on a latent of 4x2: what the upper of two ranks sends with a later chunk."""
+    shard = Shard.plan(4, 2, 2, 0)
+    assert shard is not None
+    *_, chunk = count_traffic(tiny_vae().config, Case("decode", 32, 16, 9), 1, shard, torch.float32)
+    # By scale: frames times channels of the 3x3 convolutions, and of the smaller pictures that are enlarged.
+    coarse = 1 * (16 + (2 + 3) * 2 * 16) + 2 * 16
+    second = 2 * (8 + 5 * 16) + 4 * 16
+    third = 4 * 6 * 8 + 4 * 8
+    finest = 4 * (6 * 4 + 4)
+    numbers = 2 * coarse + 4 * second + 8 * third + 16 * finest
+    tokens = 4 * 16  # 2x2 pixels, of which the others make keys and values
+    assert chunk.token_bytes == 4 * tokens
+    assert chunk.num_bytes - chunk.token_bytes == 4 * numbers
+    assert chunk.num_exchanges == 1 + 10 + 1 + 6 + 1 + 6 + 1 + 6 + 1
+
+
+@pytest.mark.skipif(fused.launchers is None, reason="no Triton here")
+@pytest.mark.parametrize("family", PRESETS)
+@pytest.mark.parametrize("kind", ["decode", "encode"])
+def test_the_fast_path_sends_little_more_than_it_must(family: str, kind: str) -> None:
+    shard = Shard.plan(30, 52, 4, 1)
+    assert shard is not None
+    scale = PRESETS[family].spatial_factor
+    case = Case(kind, 30 * scale, 52 * scale, 5)
+    least, sent = (
+        sum(t.num_bytes for t in count_traffic(PRESETS[family], case, 1, shard, torch.bfloat16, fast))
+        for fast in (False, True)
+    )
+    assert least <= sent <= 1.15 * least
+
+
+def test_a_projection_adds_the_exchanges_to_the_slowest_slab() -> None:
+    group, vae = Group(0, 1, CPU), tiny_vae()
+    for case, ranks, slab, interior in ((DECODE, 2, 3, False), (DECODE, 4, 2, True), (ENCODE, 9, 1, True)):
+        found = project(group, vae, case, 1, ranks, 1, 1e-3, alone=1.0)
+        assert (found.ranks, found.cut, found.slab, found.length) == (ranks, "rows", slab, 6)
+        assert (found.interior_seconds is not None) == interior
+        num_exchanges = found.num_exchanges * 3
+        assert 1e-3 * num_exchanges <= found.exchange_seconds < 1e-3 * num_exchanges + 1e-4
+        slowest = max(found.edge_seconds, found.interior_seconds or 0.0)
+        assert found.seconds == slowest + found.exchange_seconds
+        assert found.speedup == 1 / found.seconds == pytest.approx(found.efficiency * ranks)
+
+
+def test_a_lonely_shard_is_as_large_as_a_real_one() -> None:
+    plan = Shard.plan(5, 9, 3, 1)
+    assert plan is not None
+    shard = Lonely(plan)
+    assert shard.halo(torch.ones(1, 2, 1, 5, 3), 1, 1).shape == (1, 2, 1, 5, 5)
+    tokens = shard.everyone(torch.ones(2, 15, 4))
+    assert tokens.shape == (2, 45, 4) and tokens[:, 15:30].min() == 1 and tokens.sum() == 2 * 15 * 4
+    shard.end_chunk()
+    assert (shard.turn, shard.seconds_waited) == (0, 0.0)
+
+
+def test_one_rank_prints_what_it_always_did_and_the_projection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Group, "join", lambda _: Group(0, 1, CPU))
+    arguments = ["--no-diffusers", "--repeat", "1", "--case", "decode:32x24x5"]
+    bench.main(arguments)
+    printed = capsys.readouterr().out
+    assert "| decode 32x24x5 | 1 | 1 |" in printed and "rojection" not in printed and "By rank" not in printed
+    bench.main([*arguments, "--project", "2,4"])
+    assert "Projection, not measured: " in capsys.readouterr().out
+    bench.main([*arguments, "--project", "2,4", "--exchange-us", "5", "--json"])
+    (result,) = json.loads(capsys.readouterr().out)
+    assert [p["ranks"] for p in result["projections"]] == [2, 4]
+    assert {p["exchange_us"] for p in result["projections"]} == {5}
+
+
+@pytest.mark.parametrize("arguments", [["--ranks", "2"], ["--repeat", "0"], ["--case", "decode:32x24x4"]])
+def test_what_makes_no_sense_is_said(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Group, "join", lambda _: Group(0, 1, CPU))
+    with pytest.raises(ValueError):
+        bench.main(arguments)
+
+
+def test_under_torchrun_json_has_everything() -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["wanvae_app.bench", "--json", "--no-diffusers", "--repeat", "1", "--case", "decode:32x24x9"]
+    command += ["--device", "cpu", "--project", "3"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    alone, both = (Result(**found) for found in json.loads(done.stdout))
+    assert (alone.ranks, both.ranks) == (1, 2) and alone.projections and not both.projections
+    for result in (alone, both):
+        check_shares(result)
+        check_bytes(result)
+    assert asdict(both)["efficiency"] == both.speedup / 2

@@ -1,0 +1,58 @@
+"""Starts that must fail: one sentence on stderr and the end of torchrun, however many restarts it was allowed."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.app_runner import ROOT, App, wait_for
+
+SECONDS = 60.0  # 13 on a machine that has nothing else to do; a restart of the ranks would take as much again
+
+
+def refused(log: Path, **options: Any) -> str:
+    """The one sentence of an app that cannot start."""
+    start = time.monotonic()
+    app = App(log, max_restarts=100, **options)
+    try:
+        wait_for(lambda: app.process.poll() is not None and not app.pids(), SECONDS, app)
+    finally:
+        app.stop()
+    sentences = [line for line in app.log().splitlines() if "cannot start" in line]
+    print(f"ended after {time.monotonic() - start:.1f} s: {sentences}")
+    assert app.process.returncode != 0 and len(sentences) == 1, app.log()
+    assert "Traceback" not in app.log() and "estart" not in app.log(), app.log()
+    return sentences[0].removeprefix("Rank 0 cannot start: ")
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        sentence = refused(tmp_path / "log", arguments=["--port", str(port)])
+    assert sentence.startswith(f"--host 127.0.0.1 --port {port}: cannot listen there (")
+
+
+def test_more_ranks_than_gpus(tmp_path: Path) -> None:
+    num_ranks = torch.cuda.device_count() + 1
+    sentence = refused(tmp_path / "log", num_ranks=num_ranks, arguments=["--device", "cuda"])
+    assert "GPU" in sentence and "give --device cpu" in sentence
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_whichever_rank_finds_the_fault_first(tmp_path: Path, late: int) -> None:
+    script = tmp_path / "late.py"
+    script.write_text(
+        f"import os, sys, time\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import app\n"
+        f"time.sleep(3 * (os.environ['RANK'] == '{late}'))\n"
+        f"app.main()\n"
+    )
+    sentence = refused(tmp_path / "log", script=script, arguments=["--vae", "/nowhere"])
+    assert sentence.startswith("There is no file or folder /nowhere")

@@ -1,0 +1,199 @@
+"""A file that holds no latent of this VAE is refused in one sentence, before anything large is read."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from wanvae_app.config import PRESETS, WanConfig
+from wanvae_app.formats.latents import read_latent
+from wanvae_app.formats.lazy_tensor import first_line, plain
+
+WAN = PRESETS["wan2.1"]
+SHAPE = (1, 16, 3, 4, 5)
+
+
+def legacy(value: Any, path: Path) -> None:
+    torch.save(value, path, _use_new_zipfile_serialization=False)
+
+
+class Trap:
+    def __reduce__(self) -> tuple:
+        return print, ("a pickle ran",)
+
+
+class Bomb:
+    """Six gigabytes out of a kilobyte, of a type that torch.load(weights_only=True) lets through."""
+
+    def __reduce__(self) -> tuple:
+        return bytearray, (6 * 2**30,)
+
+
+def safetensors(header: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def npy(header: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode() + data
+
+
+def lying(shape: Any, offsets: Any = (0, 4), dtype: str = "F32") -> bytes:
+    header = {"latent": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
+    return safetensors(json.dumps(header).encode(), bytes(4))
+
+
+def saved(value: Any) -> Callable[[Path], None]:
+    return lambda path: torch.save(value, path)
+
+
+def deflated(path: Path) -> None:
+    torch.save(torch.zeros(SHAPE), path)
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in entries.items():
+            archive.writestr(name, data)
+
+
+def cut(path: Path, write: Callable[[Path], None], keep: float) -> None:
+    write(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+
+
+@dataclass(frozen=True)
+class Wrong:
+    content: bytes | Callable[[Path], Any]
+    refusal: str  # a pattern
+    config: WanConfig = WAN
+
+
+Z = torch.ones(SHAPE)
+WRONG = {
+    "empty.pt": Wrong(b"", "is empty"),
+    "text.safetensors": Wrong(b"hello, this is no tensor", "is not a latent .* or a video .* by its content"),
+    "short.npy": Wrong(b"x", "by its content"),
+    "picture.pt": Wrong(b"\x89PNG\r\n\x1a\n" + bytes(50), "by its content"),
+    "packed.pt": Wrong(b"\x1f\x8b\x08" + bytes(50), "gzip; unpack"),
+    "pointer.safetensors": Wrong(b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    # What a pickle holds.
+    "trap.pt": Wrong(saved({"latent": Z, "x": Trap()}), r"Python objects \(\w+\.print\).*save plain tensors"),
+    "bomb.pt": Wrong(saved({"latent": Z, "x": Bomb()}), r"Python objects \(\w+\.bytearray\)"),
+    "legacy bomb.pt": Wrong(lambda path: legacy([Bomb()], path), "Python objects"),
+    "module.pt": Wrong(saved(torch.nn.Linear(2, 2)), r"Python objects \(torch\.nn\.modules"),
+    "array.pt": Wrong(saved({"latent": Z.numpy()}), r"Python objects \(numpy"),
+    "pickle.pt": Wrong(lambda path: path.write_bytes(pickle.dumps(Z)), "Python objects"),
+    "numbers.pkl": Wrong(
+        lambda path: path.write_bytes(pickle.dumps([1, 2])), "not one that torch.save wrote"
+    ),
+    "script.pt": Wrong(
+        lambda path: torch.jit.trace(lambda x: x + 1, torch.zeros(1)).save(str(path)),
+        "is a TorchScript program; save",
+    ),
+    "sparse.pt": Wrong(saved(Z.to_sparse()), "Python objects"),
+    "meta.pt": Wrong(saved(Z.to("meta")), "Python objects"),
+    "no tensor.pt": Wrong(saved({"seed": 3}), "holds no tensor; a latent .* is needed"),
+    "many.pt": Wrong(saved(list(range(20_000))), "more than 10000 things"),
+    # Small files that would be large.
+    "expanded.pt": Wrong(saved(torch.zeros(1).expand(1, 16, 100, 700, 700)), "tensor.contiguous()"),
+    "deflated.pt": Wrong(deflated, "is a compressed archive"),
+    "zip.pt": Wrong(
+        lambda path: zipfile.ZipFile(path, "w").close(), "by its content|not one that torch.save"
+    ),
+    "arrays.npz": Wrong(lambda path: np.savez(path, z=Z.numpy()), r"\(\.npz\); save the array alone"),
+    "large header.safetensors": Wrong(safetensors(b"{" + b" " * 2**21), "header of 2097153 bytes"),
+    "claims.safetensors": Wrong(struct.pack("<Q", 2**62) + b"{}", "header alone should have"),
+    # Headers that lie.
+    "shape.safetensors": Wrong(lying([1, 16, 2**40, 2**40, 4]), "damaged"),
+    "product.safetensors": Wrong(lying([2**32, 2**32]), "damaged"),
+    "negative.safetensors": Wrong(lying([-1, 16, 1, 1, 1]), "damaged"),
+    "offsets.safetensors": Wrong(lying([1], (4, 0)), "damaged"),
+    "type.safetensors": Wrong(lying([1], dtype="F77"), "damaged"),
+    "json.safetensors": Wrong(safetensors(b"{" * 50_000), "damaged"),
+    "huge.npy": Wrong(
+        npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': (1, 16, {2**40}, 1, 1)}}"), "it has"
+    ),
+    "negative.npy": Wrong(
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 16, 1, 1, 1)}"), "damaged"
+    ),
+    "true.npy": Wrong(
+        npy("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 16, 1, 1, 1)}"), "damaged"
+    ),
+    "no type.npy": Wrong(npy("{'descr': 'zz', 'fortran_order': False, 'shape': (1,)}"), "damaged"),
+    "half a header.npy": Wrong(npy("{'descr': '<f4', 'shape': ("), "damaged"),
+    "no header.npy": Wrong(b"\x93NUMPY\x01\x00", "damaged"),
+    "nested header.npy": Wrong(npy("(" * 9000), "damaged"),
+    "version.npy": Wrong(npy("", version=b"\x09\x09"), "NumPy table"),
+    "fields.npy": Wrong(lambda path: np.save(path, np.zeros(SHAPE, [("<b>", "f4")])), r"type \[\('\?b\?'"),
+    "objects.npy": Wrong(lambda path: np.save(path, np.array([Trap()]), allow_pickle=True), "Python objects"),
+    "cut.safetensors": Wrong(
+        lambda path: cut(path, lambda p: save_file({"z": Z}, p), 0.5), "damaged or cut off"
+    ),
+    "cut.pt": Wrong(lambda path: cut(path, saved(Z), 0.5), "damaged or cut off"),
+    "cut legacy.pt": Wrong(lambda path: cut(path, lambda p: legacy(Z, p), 0.5), "damaged or cut off"),
+    "cut.npy": Wrong(lambda path: cut(path, lambda p: np.save(p, Z.numpy()), 0.5), "damaged or cut off"),
+    # Tensors that are no latent of this VAE.
+    "complex.pt": Wrong(saved(Z.to(torch.complex64)), "type complex64; a latent has floating point numbers"),
+    "int.npy": Wrong(lambda path: np.save(path, Z.numpy().astype(np.int32)), "type int32"),
+    "bool.safetensors": Wrong(lambda path: save_file({"z": Z > 0}, path), "type BOOL"),
+    "nan.pt": Wrong(
+        saved(torch.where(torch.arange(Z.numel()).view(SHAPE) == 70, float("nan"), Z)),
+        "1 value that is no number.*first in channel 1, latent frame 0, row 2, column 0",
+    ),
+    "infinite.npy": Wrong(
+        lambda path: np.save(path, np.full(SHAPE, 1e300)), "960 values that are no numbers"
+    ),
+    "batch.pt": Wrong(
+        saved(torch.zeros((2, 16, 3, 4, 5))), r"a batch of 2; save one clip per file, such as latent\[0:1\]"
+    ),
+    "four.pt": Wrong(
+        saved(torch.zeros((1, 4, 3, 4, 5))), r"shape \[1, 4, 3, 4, 5\]; a latent .* has \[1, 16, T, H, W\]"
+    ),
+    "wan2.2.pt": Wrong(
+        saved(torch.zeros((1, 48, 3, 4, 5))), "has 48 channels where this VAE has 16; .* Wan 2.2 VAE"
+    ),
+    "wan2.1.pt": Wrong(saved(Z), "has 16 channels where this VAE has 48; .* Wan 2.1 VAE", PRESETS["wan2.2"]),
+    "frames first.pt": Wrong(saved(torch.zeros((1, 3, 16, 4, 5))), "channels and frames exchanged"),
+    "vector.pt": Wrong(saved(torch.zeros(16)), r"shape \[16\]; a latent .* has \[1, 16, T, H, W\]"),
+    "scalar.npy": Wrong(lambda path: np.save(path, np.float32(1)), r"shape \[\]"),
+    "six.pt": Wrong(saved(Z[None]), r"shape \[1, 1, 16, 3, 4, 5\]"),
+    "no frames.pt": Wrong(saved(Z[:, :, :0]), "is empty; every dimension must be 1 or more"),
+    "wide.pt": Wrong(saved(torch.zeros(1, 16, 1, 1, 513)), "too large; at most 1024 latent frames, 512 rows"),
+    "long.pt": Wrong(saved(torch.zeros(1, 16, 1025, 1, 1)), "too large"),
+    "several.pt": Wrong(saved({"a<b>": Z, "b\n": Z + 1}), r"holds 2 latents \(a\?b\?, b\?\); save one"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.parametrize("name", WRONG)
+def test_refused_in_one_sentence(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong, path = WRONG[name], tmp_path / name
+    if isinstance(wrong.content, bytes):
+        path.write_bytes(wrong.content)
+    else:
+        wrong.content(path)
+    with pytest.raises(ValueError, match=wrong.refusal) as refusal:
+        read_latent(path, wrong.config)
+    text = str(refusal.value)
+    assert text.startswith(name) and text.endswith(".") and "\n" not in text and "<" not in text, text
+    assert len(text) < 300 and "weights_only" not in text, text
+    assert "ran" not in capsys.readouterr().out
+
+
+def test_text_for_a_page() -> None:
+    """No dtype, name or message out of a file carries markup or a second line."""
+    assert plain("a<script>\n\x00b") == "a?script?b" and plain("x" * 99) == "x" * 60 + "..."
+    assert (
+        first_line(ValueError("wrong <b>.\nTraceback")) == "wrong ?b?"
+        and first_line(KeyError()) == "KeyError"
+    )

@@ -1,0 +1,176 @@
+"""Pickles, made of parts that do not fit: a result or one clear ValueError, in bounded time and memory."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import struct
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support.fuzzing import WAN, fuzz, latents, one_sentence, try_checkpoint, try_latent
+from support.fuzzing import file as file
+from support.fuzzing import memory_stays_bounded as memory_stays_bounded
+
+from wanvae_app.formats.latents import read_latent
+
+
+def pickled_int(value: int) -> bytes:
+    return b"\x8a\x08" + struct.pack("<q", value)
+
+
+def pickled_text(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text)) + text.encode()
+
+
+GLOBALS = (
+    *(
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_tensor_v3",
+        "torch._utils _rebuild_parameter",
+    ),
+    *(
+        "torch FloatStorage",
+        "torch.storage UntypedStorage",
+        "torch float32",
+        "torch Size",
+        "torch load",
+        "torch Tensor",
+    ),
+    *(
+        "collections OrderedDict",
+        "collections Counter",
+        "builtins bytearray",
+        "builtins getattr",
+        "os system",
+    ),
+    *(
+        "_codecs encode",
+        "torch device",
+        "torch._utils _rebuild_sparse_tensor",
+        "torch.jit load",
+        "numpy dtype",
+    ),
+)
+parts = st.one_of(
+    st.sampled_from(GLOBALS).map(lambda name: f"c{name.replace(' ', chr(10))}\n".encode()),
+    st.sampled_from([-1, 0, 1, 16, 64, 2**31, 2**62]).map(pickled_int),
+    st.sampled_from(["storage", "0", "cpu", "latent", "torch", "float32"]).map(pickled_text),
+    st.sampled_from([b"R", b"Q", b"b", b"\x81", b"\x93", b"i", b"o", b"\x82\x01", b"2", b"0", b"."]),
+    st.sampled_from(
+        [b"(", b"t", b"\x85", b"\x86", b"\x87", b"}", b"]", b")", b"N", b"\x88", b"s", b"u", b"a", b"e"]
+    ),
+    st.integers(0, 5).map(lambda i: b"q" + bytes([i])),
+    st.integers(0, 5).map(lambda i: b"h" + bytes([i])),
+    st.just(b"r\xff\xff\xff\x7f"),  # a memo of two billion places
+    st.binary(max_size=3),
+)
+
+
+def tensor_pickle(storage: int, offset: int, shape: list[int], stride: list[int]) -> bytes:
+    """A pickle of {"latent": a tensor}, with these numbers in it."""
+    place = pickled_text("storage") + b"ctorch\nFloatStorage\n" + pickled_text("0") + pickled_text("cpu")
+    numbers = b"".join(b"(" + b"".join(map(pickled_int, values)) + b"t" for values in (shape, stride))
+    tensor = b"((" + place + pickled_int(storage) + b"tQ" + pickled_int(offset) + numbers + b"\x89N"
+    call = b"ctorch._utils\n_rebuild_tensor_v2\n" + tensor + b"tR"
+    return b"\x80\x02}" + pickled_text("latent") + call + b"s."
+
+
+def archive(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for name, content in {"data.pkl": data, "data/0": bytes(256), "version": b"3\n"}.items():
+            file.writestr(f"archive/{name}", content)
+    return buffer.getvalue()
+
+
+def old_file(data: bytes) -> bytes:
+    start = latents()["legacy"]
+    magic = start[: start.index(b".") + 1]
+    rest = pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
+    return magic + rest + data + pickle.dumps(["0"], 2) + struct.pack("<q", 64) + bytes(256)
+
+
+small = st.integers(0, 2**62) | st.integers(-2, 20)
+
+
+@fuzz(150)
+@given(storage=small, offset=small, shape=st.lists(small, max_size=6), stride=st.lists(small, max_size=6))
+def test_tensors_in_pickles(
+    file: Path, storage: int, offset: int, shape: list[int], stride: list[int]
+) -> None:
+    data = tensor_pickle(storage, offset, shape, stride)
+    try_latent(file, archive(data))
+    try_latent(file, old_file(data))
+
+
+@pytest.mark.parametrize("stride", [[0] * 5, [64, 4, 4, 2, 1], [64, 4, 4, 2, 2], [2**61] * 5])
+def test_strides(file: Path, stride: list[int]) -> None:
+    """The pickle above is read if its tensor fits, so that what is tested is not refused for something else."""
+    file.write_bytes(archive(tensor_pickle(64, 0, [1, 16, 1, 2, 2], stride)))
+    z = one_sentence(lambda: read_latent(file, WAN))
+    assert (z is not None) == (stride in ([0] * 5, [64, 4, 4, 2, 1]))
+
+
+@fuzz(250)
+@given(pieces=st.lists(parts, max_size=40))
+def test_programs_in_pickles(file: Path, pieces: list[bytes]) -> None:
+    data = b"\x80\x02" + b"".join(pieces) + b"."
+    for content in (archive(data), old_file(data), data):
+        try_latent(file, content)
+    try_checkpoint(file, archive(data))
+
+
+class Bomb:
+    """Six gigabytes, of a type that torch.load(weights_only=True) lets through."""
+
+    def __reduce__(self) -> tuple:
+        return bytearray, (6 * 2**30,)
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def crowded() -> bytes:
+    """An archive of so many entries that their list alone takes a hundred times its size."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for i in range(20_000):
+            file.writestr(f"data/{i}", b"")
+    return buffer.getvalue()
+
+
+SAME_HASH = b"".join(b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(35_000))
+NESTED = b"K\x01q\x00" + b"h\x00h\x00\x86q\x00" * 60
+SAME_LIST = b"](" + b"K\x01K\x02\x86q\x00" + b"h\x00" * 60_000 + b"eq\x01"
+SMALL_FILES = {
+    "bytearray": lambda: saved(Bomb()),
+    "strides of zero": lambda: saved({"latent": torch.zeros(1).expand(1, 16, 60, 1000, 1000)}),
+    "strides of zero, as a checkpoint": lambda: saved({"decoder.conv1.weight": torch.zeros(1).expand(2**40)}),
+    "numbers of one hash": lambda: archive(b"\x80\x02}(" + SAME_HASH + b"u."),
+    "tuples in tuples as a key": lambda: archive(b"\x80\x02}(" + NESTED + b"Nu."),
+    "a list in itself": lambda: archive(b"\x80\x02]q\x00(" + b"h\x00" * 60_000 + b"e."),
+    "lists in lists": lambda: archive(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."),
+    "one list in many dictionaries": lambda: archive(
+        b"\x80\x02" + SAME_LIST + b"ccollections\nOrderedDict\nq\x02" + b"h\x02h\x01\x85R0" * 20_000 + b"N."
+    ),
+    "many dictionaries": lambda: archive(b"\x80\x02" + b"}" * 500_000 + b"."),
+    "entries": crowded,
+}
+
+
+@pytest.mark.parametrize("kind", SMALL_FILES)
+def test_small_files_that_would_be_large_or_slow(kind: str, file: Path) -> None:
+    content = SMALL_FILES[kind]()
+    start = time.process_time()
+    try_latent(file, content)
+    try_checkpoint(file, content)
+    assert time.process_time() - start < 10

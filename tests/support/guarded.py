@@ -1,0 +1,104 @@
+"""The page on one rank, in the test's own process, behind a password; and a visitor who knows it."""
+
+from __future__ import annotations
+
+import http.client
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import torch
+from support.app_runner import wait_for
+from support.tiny import some_latent, tiny_vae
+
+from wanvae_app.jobs.job import Run
+from wanvae_app.jobs.service import Jobs
+from wanvae_app.page.history import Entry, Given, Results
+from wanvae_app.page.routes import RECORD
+from wanvae_app.parallel.process_group import Group
+
+AUTH = ("ann", "a:secret")
+HIDDEN = b"not for you"
+
+
+class Server:
+    """The page on one rank, in this process, behind a password; and a visitor who knows it."""
+
+    def __init__(self, folder: Path) -> None:
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from wanvae_app.page.blocks import build_page, launch_arguments
+
+        self.jobs = Jobs(Group(0, 1, torch.device("cpu")), tiny_vae(), folder / "runs")
+        self.results = Results(self.jobs)
+        self.page = build_page(self.jobs, self.results)
+        arguments = launch_arguments(self.jobs, self.results)
+        self.app, self.url, _ = self.page.queue().launch(
+            prevent_thread_lock=True,
+            server_name="127.0.0.1",
+            server_port=None,
+            auth=AUTH,
+            quiet=True,
+            **arguments,
+        )
+        self.stranger = httpx.Client(base_url=self.url, timeout=20)
+        self.visitor = httpx.Client(base_url=self.url, timeout=20)
+        login = self.visitor.post("/login", data={"username": AUTH[0], "password": AUTH[1]})
+        assert login.status_code == 200 and self.visitor.get("/").status_code == 200
+        self.secret = folder / "secret.txt"
+        self.secret.write_bytes(HIDDEN)
+
+    def start(self, num_latents: int = 2) -> Entry:
+        """A run of the visitor's."""
+        run = self.jobs.new_run(
+            latent=some_latent(num_latents), owner=self.visitor.cookies["wanvae"], name="clip.pt"
+        )
+        return self.results.submit(run, Given("noise"))
+
+    def finish(self, num_latents: int = 2) -> Run:
+        """The same, when it has ended."""
+        entry = self.start(num_latents)
+        wait_for(lambda: entry.settled, 30)
+        return entry.run
+
+    def raw(self, path: str) -> tuple[int, bytes]:
+        """What the visitor gets for a path that no client has tidied up."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.page.server_port, timeout=20)
+        cookies = "; ".join(f"{name}={value}" for name, value in self.visitor.cookies.items())
+        connection.request("GET", path, headers={"Cookie": cookies})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    def call(self, file: Any) -> str:
+        """The endpoint's answer to a file as a client may describe it, as text of an event stream."""
+        data = {"data": [file, True, 1, "Auto"]}
+        answer = self.visitor.post("/gradio_api/call/run", json=data)
+        if answer.status_code != 200:
+            return answer.text
+        return self.visitor.get(f"/gradio_api/call/run/{answer.json()['event_id']}").text
+
+
+@contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    """A server that is closed at the end."""
+    server = Server(folder)
+    try:
+        yield server
+    finally:
+        server.jobs.close()
+        server.page.close()
+
+
+def indices(stream: bytes) -> list[int]:
+    """The numbers of the frames in a stream of records."""
+    found, position = [], 0
+    while position < len(stream):
+        index, length, _ = RECORD.unpack_from(stream, position)
+        position += RECORD.size
+        assert stream[position : position + 2] == b"\xff\xd8"  # of a JPEG
+        position += length
+        found.append(index)
+    assert position == len(stream)
+    return found

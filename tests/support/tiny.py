@@ -1,0 +1,34 @@
+"""A tiny VAE with random weights, and clips for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wanvae_app.config import PRESETS
+from wanvae_app.frame_log import FrameLog
+from wanvae_app.model.vae import WanVAE
+
+
+def tiny_vae(dtype: torch.dtype = torch.float32) -> WanVAE:
+    """A Wan 2.1 VAE of width 4, the same at every call."""
+    torch.manual_seed(7)
+    vae = WanVAE(replace(PRESETS["wan2.1"], base_dim=4, decoder_base_dim=4))
+    return vae.to(dtype).requires_grad_(False).eval()
+
+
+def some_latent(num_latents: int, height: int = 4, width: int = 3) -> Tensor:
+    """A raw latent, the same for the same shape."""
+    generator = torch.Generator().manual_seed(num_latents)
+    return torch.randn(1, 16, num_latents, height, width, generator=generator)
+
+
+def some_video(num_frames: int, height: int = 32, width: int = 24) -> FrameLog:
+    """A clip of noise, the same for the same shape."""
+    log = FrameLog(height, width)
+    log.append(np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8))
+    log.finish()
+    return log

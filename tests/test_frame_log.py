@@ -1,0 +1,115 @@
+"""FrameLog: what was appended is read back, by many readers at once, from file or memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wanvae_app.frame_log import FrameLog
+
+
+def some_frames(num_frames: int, height: int = 6, width: int = 10, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("filed", [True, False])
+def test_any_range_reads_back_equal(tmp_path: Path, filed: bool) -> None:
+    frames = some_frames(23)
+    log = FrameLog(6, 10, tmp_path if filed else None)
+    for start in range(0, 23, 5):
+        log.append(frames[start : start + 5])
+    assert len(log) == 23 and log.warning == ""
+    for start in range(24):
+        for stop in range(start, 24):
+            assert np.array_equal(log.read(start, stop), frames[start:stop])
+    with pytest.raises(IndexError):
+        log.read(3, 24)
+    assert log.times == sorted(log.times)
+
+
+def test_a_full_disk_costs_memory_and_no_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = some_frames(9)
+    log = FrameLog(6, 10, tmp_path)
+    log.append(frames[:3])
+    pwrite = os.pwrite
+    budget = [6 * 10 * 3 * 2 + 7]  # two frames and a bit of the third fit
+
+    def full_disk(fd: int, data: memoryview, offset: int) -> int:
+        if not budget[0]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        data = data[: budget[0]]
+        budget[0] -= len(data)
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", full_disk)
+    log.append(frames[3:7])
+    log.append(frames[7:])
+    assert "No space left" in log.warning
+    assert np.array_equal(log.read(0, 9), frames)
+    assert np.array_equal(log.read(4, 8), frames[4:8])
+    assert np.array_equal(log.read(6, 7), frames[6:7])
+
+
+def test_a_missing_folder_costs_memory_and_no_frame(tmp_path: Path) -> None:
+    log = FrameLog(6, 10, tmp_path / "gone")
+    log.append(some_frames(2))
+    assert "No such file" in log.warning
+    assert np.array_equal(log.read(0, 2), some_frames(2))
+
+
+def test_readers_follow_a_writer(tmp_path: Path) -> None:
+    frames = some_frames(40)
+    log = FrameLog(6, 10, tmp_path)
+    results: list[np.ndarray] = []
+
+    def follow() -> None:
+        seen: list[np.ndarray] = []
+        count = 0
+        while (now := log.wait(count, timeout=10)) > count:
+            seen.append(log.read(count, now))
+            count = now
+        results.append(np.concatenate(seen))
+
+    readers = [threading.Thread(target=follow) for _ in range(20)]
+    for reader in readers:
+        reader.start()
+    for frame in frames:
+        log.append(frame[None])
+    log.finish()
+    for reader in readers:
+        reader.join(10)
+    assert len(results) == 20
+    assert all(np.array_equal(result, frames) for result in results)
+
+
+def test_wait_returns_on_time_finish_and_close(tmp_path: Path) -> None:
+    log = FrameLog(6, 10, tmp_path)
+    start = time.monotonic()
+    assert log.wait(0, timeout=0.05) == 0
+    assert time.monotonic() - start < 5
+    log.append(some_frames(2))
+    assert log.wait(1, timeout=60) == 2
+    log.finish()
+    assert log.finished and log.wait(2, timeout=60) == 2
+    log.close()
+    assert len(log) == 2
+    with pytest.raises(ValueError, match="deleted"):
+        log.read(0, 1)
+    log.close()
+
+
+def test_nothing_of_a_log_stays_behind(tmp_path: Path) -> None:
+    num_open = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        log = FrameLog(6, 10, tmp_path)
+        log.append(some_frames(1))
+        log.read(0, 1)
+        del log
+    assert len(os.listdir("/proc/self/fd")) == num_open
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,131 @@
+"""The memory estimate against the operating system's own count of a process that does the work."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from wanvae_app.config import PRESETS
+from wanvae_app.fast import layers as fused
+from wanvae_app.memory_estimate import HEAP, _Alone, _Ledger, activation_bytes, free_bytes, refusal
+from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.layers import Downsample
+from wanvae_app.model.vae import WanVAE
+from wanvae_app.parallel.shard import Shard
+
+NARROW = replace(PRESETS["wan2.1"], base_dim=16, decoder_base_dim=16)
+
+MEASURE = """
+import sys, torch
+from test_memory_estimate import NARROW
+from wanvae_app.codec import decode_chunks, encode_chunks
+from wanvae_app.model.vae import WanVAE
+
+def status(key):
+    return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(key))
+
+kind, dtype, chunk = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3])
+vae = WanVAE(NARROW).to(dtype).requires_grad_(False)
+
+def work(height, width):
+    if kind == "decode":
+        return decode_chunks(vae, (torch.randn(1, 16, chunk, height, width) for _ in range(2)))
+    counts = (4 * chunk - 3, 4 * chunk)
+    return encode_chunks(vae, (torch.rand(1, 3, n, height * 8, width * 8) for n in counts))
+
+for _ in work(2, 2):  # libraries load and make their threads
+    pass
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts anew here
+before = status("VmRSS")
+for _ in work(32, 48):
+    pass
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.parametrize("kind, dtype, chunk", [("decode", "bfloat16", 1), ("encode", "bfloat16", 2)])
+def test_within_15_percent_of_the_measured_peak(kind: str, dtype: str, chunk: int) -> None:
+    # Every tensor in a mapping of its own, so that what is freed is gone at once; see HEAP for what comes on top.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    here = Path(__file__).parent
+    env["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
+    command = [sys.executable, "-c", MEASURE, kind, dtype, str(chunk)]
+    measured = int(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
+    estimate = activation_bytes(NARROW, kind, 2 * chunk, 32, 48, chunk, getattr(torch, dtype))
+    assert 0.85 < estimate / measured < 1.15, f"estimated {estimate >> 20} MiB, measured {measured >> 20} MiB"
+
+
+def test_what_the_estimate_knows() -> None:
+    def estimate(num_latents: int, chunk: int, size: int = 1, rank: int = 0) -> int:
+        return activation_bytes(NARROW, "decode", num_latents, 32, 32, chunk, torch.bfloat16, size, rank)
+
+    assert estimate(21, 1) == estimate(201, 1), "memory does not grow with the clip"
+    assert estimate(21, 4) > 1.5 * estimate(21, 1), "but with the chunk"
+    assert 0.5 < estimate(21, 1, size=2, rank=1) / estimate(21, 1) < 0.65, (
+        "and two ranks have half each, and halos"
+    )
+    assert estimate(21, 1, size=64, rank=63) == 0, "a rank without rows needs nothing"
+
+
+def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wanvae_app.kernels.launchers")  # no Triton for this platform
+    monkeypatch.setattr(fused, "runs_on", lambda device, dtype: True)
+    config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test's estimate is found again
+    with torch.device("meta"):
+        weights = sum(p.nbytes for p in WanVAE(config).bfloat16().parameters())
+    alone, one_of_two = (
+        weights + activation_bytes(config, "decode", 21, 90, 160, 1, torch.bfloat16, size, 0, gpu)
+        for size in (1, 2)
+    )
+    assert alone < 6.9 * 2**30, f"{alone / 2**30:.2f} GiB"
+    assert one_of_two < 0.55 * alone, f"{one_of_two / 2**30:.2f} of {alone / 2**30:.2f} GiB"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@torch.no_grad()
+def test_halving_a_picture_copies_only_its_edges(size: int) -> None:
+    plan = Shard.plan(64, 96, size, 0)
+    assert plan is not None
+    x = torch.empty(1, 4, 128, 192, 16, device="meta").movedim(-1, 1)
+    layer = Downsample(16, temporal=False).to("meta")
+    with _Ledger() as ledger:
+        layer(x, Stream(_Alone(plan.dim, plan.cuts, plan.rank, None)))
+    assert ledger.peak < 1.6 * x.nbytes, "x, the result, the same without its bias, and some rows and columns"
+
+
+def test_a_refusal_says_what_would_fit() -> None:
+    def refused(free: int | None, chunk: int = 4, size: int = 1) -> str:
+        return refusal(NARROW, ("decode",), (8, 32, 32), chunk, torch.bfloat16, size, 0, free)
+
+    def needs(chunk: int) -> int:
+        return round(HEAP * activation_bytes(NARROW, "decode", 8, 32, 32, chunk, torch.bfloat16))
+
+    needed = needs(4)
+    assert refused(needed) == refused(None) == refused(100 * needed) == ""
+    sentence = refused(needed - 1)
+    assert "rank 0 would need 0.5 GiB" in sentence and "2 latent frames per chunk would fit" in sentence
+    assert refused(needs(1) - 1, chunk=1).endswith("2 ranks would fit")
+    assert refused(2**20, chunk=1).endswith("a smaller picture would fit")
+
+
+def test_two_at_once_need_both_memories() -> None:
+    def refused(free: int, by_turns: bool) -> str:
+        what = NARROW, ("encode", "decode"), (8, 32, 32), 4, torch.bfloat16, 1, 0, free
+        return refusal(*what, by_turns=by_turns)
+
+    each = [activation_bytes(NARROW, kind, 8, 32, 32, 4, torch.bfloat16) for kind in ("encode", "decode")]
+    both, larger = round(HEAP * sum(each)), round(HEAP * max(each))
+    assert refused(both, True) == refused(larger, False) == ""
+    assert refused(both - 1, True) and refused(larger - 1, False)
+
+
+def test_free_memory_is_plausible() -> None:
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50

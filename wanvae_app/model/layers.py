@@ -1,0 +1,227 @@
+"""The Wan VAE's layers. B C T H W throughout; H and W are this rank's part of the picture.
+
+Every layer that looks beyond its own pixel takes the clip's `Stream` and asks it for past frames and
+neighbours' rows. None of them knows how the clip is cut in time, or the picture in space.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from wanvae_app.fast import layers as fused
+from wanvae_app.kernels.packed_weights import bias_of
+from wanvae_app.model.clip_state import Stream
+from wanvae_app.parallel.shard import joined
+
+
+class CausalConv3d(nn.Conv3d):
+    """A convolution over past and present frames; zeros before the clip and around the picture."""
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
+        kt, kh, kw = self.kernel_size
+        if (kt, kh, kw) == (3, 3, 3) and fused.serves(x):
+            return fused.causal_conv(self, x, stream)
+        begins = stream.begins(self, x)
+        x, weight = stream.window(self, x, kt - 1, kh // 2), self.weight
+        padding = (0, *stream.shard.padding(kh // 2, kw // 2))
+        if begins and kh > 1:  # zeros alone before it: one tap in time will do
+            x, weight = x[:, :, -1:], weight[:, :, -1:]
+        return F.conv3d(x, weight, self.bias, self.stride, padding)
+
+
+class PixelNorm(nn.Module):
+    """Each pixel's channels scaled to root mean square 1, times gamma; zeros stay zeros."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B C ...] to the same shape; half precisions are normalised in float32."""
+        # The epsilon only keeps 0 / 0 away; Wan's own norm clamps the length at 1e-12.
+        return F.rms_norm(x.movedim(1, -1), self.gamma.shape, self.gamma, eps=1e-24).movedim(-1, 1)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1x1x1 convolution on x where the width changes."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm1 = PixelNorm(in_dim)
+        self.conv1 = CausalConv3d(in_dim, out_dim, 3)
+        self.norm2 = PixelNorm(out_dim)
+        self.conv2 = CausalConv3d(out_dim, out_dim, 3)
+        self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else None
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), stream)
+        h = self.conv2(F.silu(self.norm2(h)), stream)
+        return h + (x if self.shortcut is None else self.shortcut(x, stream))
+
+
+def residual_blocks(
+    blocks: Sequence[ResidualBlock], x: Tensor, stream: Stream, spent: bool = False
+) -> Tensor:
+    """Residual blocks at one scale, one after another; x may be written over if it is `spent`: not needed any more."""
+    if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
+        return fused.residual_blocks(blocks, x, stream, spent)
+    for block in blocks:
+        x = block(x, stream)
+    return x
+
+
+class Attention(nn.Module):
+    """Single-head attention among the pixels of each frame, added to x.
+
+    Each rank asks with its own pixels and is answered by everyone's: exact, for a share of the work.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = PixelNorm(dim)
+        self.to_qkv = nn.Conv2d(dim, dim * 3, 1)
+        self.proj = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+        frames, c = _per_frame(x), x.shape[1]
+        weight, bias = self.to_qkv.weight.flatten(1), bias_of(self.to_qkv)
+        tokens = self.norm(frames).flatten(2).transpose(1, 2)  # BT tokens C
+        # What keys and values are made of travels, which is half as much; to make them all costs next to nothing.
+        seen = stream.shard.everyone(tokens)
+        if seen is tokens:
+            q, k, v = F.linear(tokens, weight, bias).chunk(3, 2)
+        else:
+            q = F.linear(tokens, weight[:c], bias[:c])
+            k, v = F.linear(seen, weight[c:], bias[c:]).chunk(2, 2)
+        if fused.attends(q):
+            out = fused.launchers.attend(q, k, v)
+        else:
+            out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        out = self.proj(out.transpose(1, 2).unflatten(2, frames.shape[2:]))  # BT C H W
+        return x + out.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+
+
+def _per_frame(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(0, 1)  # B C T H W -> BT C H W
+
+
+class Downsample(nn.Module):
+    """Half the height and width; with `temporal` half the frames too, but the clip's first stands alone."""
+
+    def __init__(self, dim: int, temporal: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, dim, 3, stride=2)
+        self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
+
+    def forward(self, x: Tensor, stream: Stream, into: Tensor | None = None) -> Tensor:
+        """The next frames of x, half its size; written `into` a place for them if one is given (not if `temporal`)."""
+        batch, dim, num_frames, height, width = x.shape
+        before = int(self.time_conv is not None and not stream.first)  # the frame before these goes in front
+        if into is None:
+            into = x.new_empty(batch, before + num_frames, height // 2, width // 2, dim).movedim(-1, 1)
+        self._halve(x.movedim(1, -1), into[:, :, before:].movedim(1, -1), stream)
+        if self.time_conv is None:
+            return into
+        past = stream.last(self.time_conv, into, 1)
+        if before:
+            into[:, :, :1] = past
+        past.copy_(into[:, :, -1:])
+        if into.shape[2] == 1:
+            return into
+        # Frames in pairs, each with the one before: the third tap falls on the second of the pair.
+        pairs = F.conv3d(into, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
+        return pairs if before else joined((into[:, :, :1], pairs), 2)
+
+    def _halve(self, x: Tensor, out: Tensor, stream: Stream) -> None:
+        """The convolution of x [B T H W C] into out [B T H/2 W/2 C]; zeros below and to the right of the picture.
+
+        x is read as it lies: what looks beyond it, the last row and the last column, is convolved apart.
+        """
+        bottom, right = stream.shard.edges(x)
+        pieces = (x, out[:, :, :-1, :-1]), (right, out[:, :, :-1, -1:]), (bottom, out[:, :, -1:])
+        for pixels, place in pieces:
+            if place.numel():
+                pixels = pixels.flatten(0, 1).movedim(-1, 1)  # BT C H W
+                halved = F.conv2d(pixels, self.conv.weight, stride=self.conv.stride).movedim(1, -1)
+                # The bias on the way to its place: a GPU adds it in a step of its own in any case.
+                torch.add(halved.unflatten(0, x.shape[:2]), bias_of(self.conv), out=place)
+
+
+class Upsample(nn.Module):
+    """Twice the height and width; with `temporal` twice the frames too, but the clip's first stands alone."""
+
+    def __init__(self, dim: int, out_dim: int, temporal: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim, out_dim, 3)
+        self.time_conv = CausalConv3d(dim, dim * 2, (3, 1, 1)) if temporal else None
+
+    def forward(self, x: Tensor, stream: Stream, skip: Tensor | None = None) -> Tensor:
+        """The next frames of x enlarged, plus Wan 2.2's shortcut from `skip`, of x's size, where there is one."""
+        if fused.serves(x, x.shape[1], self.conv.out_channels):
+            return fused.upsample(self.conv, self.time_conv, x, stream, skip)
+        if self.time_conv is not None:
+            # The clip's first frame is not even past: those after it see zeros in its place.
+            first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
+            if rest.shape[2]:
+                rest = self.time_conv(rest, stream).movedim(1, -1).unflatten(4, (2, -1))  # B T H W 2 C
+                rest = rest.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).movedim(-1, 1)  # B C 2T H W
+            x = joined((first, rest), 2)
+        # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
+        dim, batch = stream.shard.dim, x.shape[0]
+        wide = stream.shard.halo(x, 1, 1)
+        pixels = F.interpolate(_per_frame(wide), scale_factor=2.0, mode="nearest-exact")
+        if wide is not x:
+            pixels = pixels.narrow(dim - 1, 1, pixels.shape[dim - 1] - 2)
+        pixels = F.conv2d(pixels, self.conv.weight, self.conv.bias, padding=stream.shard.padding(1, 1))
+        pixels = pixels.unflatten(0, (batch, -1)).transpose(1, 2)
+        if skip is None:
+            return pixels
+        return add_duplicate_up(pixels, skip, 1 if self.time_conv is None else 2, 2, stream)
+
+
+def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream) -> Tensor:
+    """Wan 2.2's shortcut around a downsampling level: pixels of x [B C T H W] folded into channels, and groups of these
+    averaged: [B out_dim T/time H/space W/space]. The clip's first frame stands alone."""
+    if time > 1 and stream.first:
+        x = F.pad(x, (0, 0, 0, 0, time - 1, 0))  # the clip's first frame stands alone
+    x = x.movedim(1, -1).unflatten(1, (-1, time)).unflatten(3, (-1, space)).unflatten(5, (-1, space))
+    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)  # B T H W C time space space
+    # Mostly it is the pixels of one place and time that are averaged: then nothing needs to be moved first.
+    alike = x.shape[4] * time == out_dim
+    x = x.mean((6, 7)).flatten(4) if alike else x.flatten(4).unflatten(4, (out_dim, -1)).mean(5)
+    return x.movedim(-1, 1)
+
+
+def add_duplicate_up(x: Tensor, skip: Tensor, time: int, space: int, stream: Stream) -> Tensor:
+    """x [B C T H W] plus Wan 2.2's shortcut around an upsampling level: the channels of skip [B C' T/time H/space
+    W/space] repeated, then unfolded into pixels. The clip's first frame stands alone. x is overwritten.
+    """
+    pixels, skip = x.movedim(1, -1), skip.movedim(1, -1)  # B T H W C
+    copies, channels = time * space * space, skip.shape[4] // pixels.shape[4]
+    for copy in range(copies):
+        t, h, w = copy // space**2, copy // space % space, copy % space
+        late = 0
+        if stream.first:  # the clip's first frame stands alone: it has only the last of its copies in time
+            t, late = (t + 1) % time, int(t < time - 1)
+        pixels[:, t::time, h::space, w::space] += skip[:, late:, :, :, copy * channels // copies :: channels]
+    return x
+
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """B C T (H patch) (W patch) to B (C patch patch) T H W; of the two, columns change slower."""
+    if patch == 1:
+        return x
+    x = x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
+    return x.permute(0, 2, 3, 5, 1, 6, 4).flatten(4).movedim(-1, 1)  # channels last in memory
+
+
+def unpatchify(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `patchify`."""
+    if patch == 1:
+        return x
+    x = x.unflatten(1, (-1, patch, patch)).permute(0, 4, 5, 3, 6, 2, 1)  # B T H patch W patch C
+    return x.flatten(4, 5).flatten(2, 3).movedim(-1, 1)

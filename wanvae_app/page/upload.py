@@ -1,0 +1,100 @@
+"""Intake: from an uploaded file to a run, with everything refused here that can be refused before it is queued."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from torch import Tensor
+
+from wanvae_app.config import WanConfig
+from wanvae_app.formats.latents import guess_scaling, read_latent, stored_scaling, to_raw
+from wanvae_app.formats.video import describe_video, is_video, read_video
+from wanvae_app.jobs.job import Run
+from wanvae_app.jobs.service import Jobs
+from wanvae_app.page.history import Given
+
+SCALINGS = ("Auto", "Normalised", "Raw")
+MAX_CHUNK = 16  # latent frames: more only takes memory
+
+
+def make_run(
+    jobs: Jobs, path: Path, *, parallel: bool, chunk: int, scaling: str, owner: str
+) -> tuple[Run, Given]:
+    """A run for the latent or video in `path`, ready to be submitted.
+
+    Raises ValueError, in one sentence, for what is neither; OSError where there is no ffmpeg, or no room.
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(f"Unknown latent scaling {scaling!r}; choose one of {', '.join(SCALINGS)}.")
+    if not 1 <= chunk <= MAX_CHUNK:
+        raise ValueError(f"{chunk} latent frames per chunk is impossible; choose 1 to {MAX_CHUNK}.")
+    if not path.is_file():
+        raise ValueError("The uploaded file is no longer on the server; upload it again.")
+    config = jobs.vae.config
+    if not is_video(path):
+        z = read_latent(path, config)
+        scaling, reason = choose_scaling(path, z, config, scaling)
+        given = Given(f"{digest_of(path)} {scaling}", scaling, reason)
+        run = jobs.new_run(
+            latent=to_raw(z, config, scaling),
+            chunk=chunk,
+            parallel=parallel,
+            owner=owner,
+            name=path.name,
+            fps=native_fps(config),
+        )
+        return run, given
+    folder = jobs.shelf.folder_or_none()
+    try:
+        video = read_video(path, config, folder)
+        given = Given(digest_of(path), note=video.fitted)
+        run = jobs.new_run(
+            source=video.frames,
+            fps=video.fps,
+            chunk=chunk,
+            parallel=parallel,
+            owner=owner,
+            name=path.name,
+            folder=folder,
+        )
+    except BaseException:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return run, given
+
+
+def describe(path: Path, config: WanConfig) -> str:
+    """What an upload is, in a line for the page. Raises ValueError and OSError as `make_run` would."""
+    if is_video(path):
+        return describe_video(path, config)
+    z = read_latent(path, config)
+    _, num_channels, num_latents, height, width = z.shape
+    factor = config.output_factor
+    _, reason = choose_scaling(path, z, config, "Auto")
+    return (
+        f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
+        f"of {width * factor} x {height * factor}. {reason}"
+    )
+
+
+def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> tuple[str, str]:
+    """The scaling to use, "normalised" or "raw", and a sentence that says why."""
+    if wanted == "Auto":
+        if stored := stored_scaling(path):
+            return stored, f"Taken as {stored}, as the file says."
+        return guess_scaling(z, config)
+    return wanted.lower(), f"Taken as {wanted.lower()}, as you chose."
+
+
+def native_fps(config: WanConfig) -> float:
+    """At which Wan's models were trained: a latent does not carry it."""
+    return 24.0 if config.residual else 16.0
+
+
+def digest_of(path: Path) -> str:
+    """A name for a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
