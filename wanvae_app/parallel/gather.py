@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from wanvae_app.parallel.messages import Messages
+from wanvae_app.parallel.messages import Message
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
@@ -50,10 +50,10 @@ def scatter(
             _to_device(slab(whole, shard, rank, dim, scale).to(dtype).contiguous(), group.device)
             for rank in range(shard.num_ranks)
         ]
-        _messages(group).exchange([(part, rank) for rank, part in enumerate(parts) if rank], [])
+        _exchange(group, [(part, rank) for rank, part in enumerate(parts) if rank], [])
         return parts[0]
     mine = torch.empty(slab_shape(shape, shard, shard.rank, dim, scale), dtype=dtype, device=group.device)
-    _messages(group).exchange([], [(mine, 0)])
+    _exchange(group, [], [(mine, 0)])
     return mine
 
 
@@ -65,12 +65,12 @@ def _to_device(x: Tensor, device: torch.device) -> Tensor:
 def gather(group: Group, shard: Shard, mine: Tensor, shape: tuple[int, ...], dim: int) -> Tensor | None:
     """The whole tensor of `shape` on rank 0, on the CPU, from everybody's slab `mine`; None on the others."""
     if shard.rank > 0:
-        _messages(group).exchange([(mine.contiguous(), 0)], [])
+        _exchange(group, [(mine.contiguous(), 0)], [])
         return None
     parts = [mine]
     for rank in range(1, shard.num_ranks):
         parts.append(mine.new_empty(slab_shape(shape, shard, rank, dim, 1)))
-    _messages(group).exchange([], [(part, rank) for rank, part in enumerate(parts) if rank])
+    _exchange(group, [], [(part, rank) for rank, part in enumerate(parts) if rank])
     return torch.cat(parts, dim).cpu()
 
 
@@ -212,6 +212,7 @@ class _Chunk:
         self.ready = ready
 
 
-def _messages(group: Group) -> Messages:
-    assert group.data is not None
-    return group.data
+def _exchange(group: Group, sends: list[Message], receives: list[Message]) -> None:
+    if sends or receives:  # a rank alone has no connections
+        assert group.data is not None
+        group.data.exchange(sends, receives)
