@@ -46,8 +46,8 @@ class Job:
     def phases(self) -> tuple[str, ...]:
         return ("encode", "decode") if self.kind == "roundtrip" else ("decode",)
 
-    def steps(self, by_turns: bool = False) -> list[Step]:
-        """All chunks in the order in which every rank takes them; `by_turns` each is decoded once it is encoded, not
+    def steps(self, interleaved: bool = False) -> list[Step]:
+        """All chunks in the order in which every rank takes them; `interleaved` each is decoded once it is encoded, not
         after all of them."""
         steps = []
         for phase in self.phases:
@@ -55,7 +55,7 @@ class Job:
             for chunk, size in enumerate(chunk_sizes(self.shape[1], self.chunk)):
                 steps.append(Step(phase, chunk, start, start + size))
                 start += size
-        return sorted(steps, key=lambda step: step.chunk) if by_turns else steps
+        return sorted(steps, key=lambda step: step.chunk) if interleaved else steps
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Activity:
     wait_seconds: float
 
 
-class Run:
+class JobState:
     """One job as rank 0 and its pages see it. The jobs thread writes, everyone reads.
 
     `state` goes from "queued" over "running" and "writing" (the frames are there, the MP4 is not yet) to
@@ -119,7 +119,7 @@ class Run:
         self.why_stopped = ""  # if nobody pressed Stop
         self.last_seen = time.monotonic()  # when a page last asked for it
         self.place = 0
-        self.on_stop: Callable[[Run], None] | None = None
+        self.on_stop: Callable[[JobState], None] | None = None
         self._version = 0
         self._changed = threading.Condition()
 
