@@ -149,7 +149,7 @@ def streamed(group: Group) -> list[np.ndarray] | None:
                     seen = run.frames.wait(seen, 30)
                 while not run.ended:
                     run.wait(1)
-                assert run.state == "finished", run.message
+                assert run.status == "finished", run.message
                 results.append(run.frames.read(0, len(run.frames)))
     finally:
         jobs.close()
@@ -196,7 +196,7 @@ def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
             jobs.submit(run)
             while not run.ended:
                 run.wait(1)
-            outcomes.append((run.state, run.message, len(run.frames)))
+            outcomes.append((run.status, run.message, len(run.frames)))
     finally:
         jobs.close()
     return outcomes

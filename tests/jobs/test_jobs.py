@@ -39,7 +39,7 @@ def decode_in_several_ways(jobs: JobService) -> list[np.ndarray]:
         run = jobs.new_run(latent=some_latent(4), chunk=chunk, parallel=parallel, name="a")
         jobs.submit(run)
         finish(run)
-        assert run.state == "finished", run.message
+        assert run.status == "finished", run.message
         num_ranks = min(4, jobs.group.size) if parallel else 1
         assert run.num_ranks == num_ranks and len(run.frames) == run.num_frames == 13
         assert run.frames.finished and run.progress == (4, 4)
@@ -70,7 +70,7 @@ def round_trips(jobs: JobService) -> list[tuple[np.ndarray, torch.Tensor]]:
         run = jobs.new_run(source=some_video(13), chunk=2)
         jobs.submit(run)
         finish(run)
-        assert run.state == "finished", run.message
+        assert run.status == "finished", run.message
         assert run.encode_seconds > 0 and run.decode_seconds > 0
         steps = [(a.phase, a.chunk) for a in run.activity if a.rank == 0]
         encoded, decoded = ([(phase, chunk) for chunk in range(3)] for phase in ("encode", "decode"))
@@ -103,7 +103,7 @@ def stop_and_go(jobs: JobService) -> list[tuple[str, int]]:
         run.stop()
         finish(run)
         assert run.done[run.job.phases[0]] < 13, "it went on to the end"
-        outcomes.append((run.state, len(run.frames)))
+        outcomes.append((run.status, len(run.frames)))
     run = jobs.new_run(latent=some_latent(2))
     jobs.submit(run)
     outcomes.append((finish(run).state, len(run.frames)))
@@ -162,7 +162,7 @@ def queue_up(jobs: JobService) -> list[tuple[str, int]]:
     for run in runs:
         finish(run)
     assert [jobs.get(run.id) for run in runs] == runs and jobs.get("another") is None
-    return [(run.state, len(run.frames)) for run in runs]
+    return [(run.status, len(run.frames)) for run in runs]
 
 
 def test_a_queued_run_that_is_stopped_never_starts() -> None:
@@ -207,7 +207,7 @@ def ask_for_too_much(jobs: JobService) -> list[tuple[str, str, int, int]]:
         run = jobs.new_run(latent=some_latent(7, 6, 4), chunk=chunk)
         jobs.submit(run)
         finish(run)
-        outcomes.append((run.state, run.message, len(run.frames), len(run.activity)))
+        outcomes.append((run.status, run.message, len(run.frames), len(run.activity)))
     return outcomes
 
 
@@ -232,7 +232,7 @@ def decode_one(jobs: JobService) -> tuple[str, str]:
     run = jobs.new_run(latent=some_latent(1))
     jobs.submit(run)
     finish(run)
-    return run.state, run.message
+    return run.status, run.message
 
 
 def test_a_rank_may_warm_up_longer_than_the_others() -> None:
@@ -262,10 +262,10 @@ def test_a_run_says_that_it_waits_for_the_gpus(monkeypatch: pytest.MonkeyPatch) 
     try:
         run = jobs.new_run(latent=some_latent(1))
         jobs.submit(run)
-        assert run.state == "queued" and run.place == 0 and "got ready" in run.message
+        assert run.status == "queued" and run.place == 0 and "got ready" in run.message
         ready.set()
         finish(run)
-        assert (run.state, run.message) == ("finished", "Finished.")
+        assert (run.status, run.message) == ("finished", "Finished.")
     finally:
         ready.set()
         jobs.close()

@@ -70,7 +70,7 @@ def fail_and_go_on(jobs: JobService) -> list[tuple[tuple[int, str], str, str, fl
         run = jobs.new_run(latent=latent, source=source, chunk=num_latents // 4)
         jobs.submit(run)
         finish(run)
-        outcomes.append((fault, run.state, run.message, run.finished - run.started))
+        outcomes.append((fault, run.status, run.message, run.finished - run.started))
         run = jobs.new_run(latent=some_latent(2))
         jobs.submit(run)
         assert finish(run).state == "finished", f"after {fault}: {run.message}"
@@ -91,7 +91,7 @@ def without_a_folder(jobs: JobService) -> tuple[str, str, int]:
     jobs.submit(run)
     finish(run)
     jobs.folder.unlink()
-    return run.state, run.message, len(pixels(run))
+    return run.status, run.message, len(pixels(run))
 
 
 def test_without_a_folder_the_frames_are_still_there() -> None:
@@ -133,7 +133,7 @@ def many_runs(jobs: JobService) -> tuple[dict[str, list[int]], dict[str, list[in
         run = jobs.new_run(latent=latent, source=source, chunk=chunk, parallel=number % 7 != 0)
         entry = history.submit(run, Given(str(number)))
         if number % 2 and not fails:
-            while run.state == "queued":
+            while run.status == "queued":
                 run.wait(0.01)
             run.stop()
         finish(run)

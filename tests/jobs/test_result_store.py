@@ -14,7 +14,7 @@ from support.tiny import some_video
 
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs import result_store as shelf_module
-from wanvae_app.jobs.job import Job, JobState
+from wanvae_app.jobs.job import Job, JobState, Status
 from wanvae_app.jobs.result_store import KEEP, MAX_KEPT, ResultStore, private_folder, record
 
 
@@ -24,7 +24,7 @@ def put(store: ResultStore, number: int, seen_ago: float = 1e6, state: str = "fi
     run = JobState(
         job, folder=folder, frames=FrameLog(8, 8, folder), num_frames=5, name=f"{number}.pt", owner="ann"
     )
-    run.change(state=state, created=float(number), last_seen=time.monotonic() - seen_ago)
+    run.change(status=Status(state), created=float(number), last_seen=time.monotonic() - seen_ago)
     store.add(run)
     return run
 
@@ -60,9 +60,9 @@ def test_a_finished_run_outlives_a_restart(tmp_path: Path) -> None:
 
     (found,) = ResultStore(tmp_path).runs()
     assert (found.id, found.owner, found.name, found.job) == (run.id, "ann", "1.pt", run.job)
-    assert found.state == "finished" and found.ended and "restarted" in found.message
+    assert found.status == "finished" and found.ended and "restarted" in found.message
     assert found.video_path is not None and found.video_path.read_bytes() == b"video"
-    assert found.latent_path is None and found.frames.closed and found.progress == (2, 2)
+    assert found.latent_path is None and found.frames.closed and found.done == {"decode": 2}
     assert (found.peak_bytes, found.decode_seconds, found.finished) == ([1, 2], 0.5, 11.0)
     assert not broken.folder.exists() and not unfinished.folder.exists()
 

@@ -44,7 +44,7 @@ def finish(run: JobState, timeout: float = 30) -> JobState:
         if run.ended:
             return run
         version = run.wait(0.1, version)
-    raise TimeoutError(f"the run is still {run.state}: {run.message}")
+    raise TimeoutError(f"the run is still {run.status}: {run.message}")
 
 
 def pixels(run: JobState) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.job import Job, JobState
+from wanvae_app.jobs.job import Job, JobState, Status
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ def restore(folder: Path) -> JobState | None:
     run.latent_path = folder / latent if latent else None
     run.done = {phase: job.shape[1] for phase in job.phases}
     run.change(
-        state="finished",
+        status=Status.FINISHED,
         phase=job.phases[-1],
         message="Finished, and then the ranks were restarted: the files are here, the frames are gone.",
     )

@@ -18,7 +18,7 @@ from wanvae_app.codec import warm_up
 from wanvae_app.errors import describe
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.fair_queue import FairQueue
-from wanvae_app.jobs.job import Job, JobState, shape_of_latent, shape_of_video
+from wanvae_app.jobs.job import Job, JobState, Status, shape_of_latent, shape_of_video
 from wanvae_app.jobs.result_store import ResultStore, record
 from wanvae_app.jobs.worker import Verdict, run_job
 from wanvae_app.jobs.writer import Writer
@@ -190,7 +190,7 @@ class JobService:
             return None if self._closing else self._queue.next()
 
     def _do(self, run: JobState) -> None:
-        run.change(state="running", message="Encoding." if run.phase == "encode" else "Decoding.")
+        run.change(status=Status.RUNNING, message="Encoding." if run.phase == "encode" else "Decoding.")
         self.group.post({"job": asdict(run.job)})
         verdict, reason = run_job(self.group, self.vae, run.job, run)
         run.finished = time.monotonic()
@@ -198,11 +198,11 @@ class JobService:
             run.decode_seconds = run.finished - run.started - (run.encode_seconds or 0.0)
         run.frames.finish()
         if verdict == Verdict.FAILED:
-            self._end(run, "failed", f"{reason}.")
+            self._end(run, Status.FAILED, f"{reason}.")
         elif verdict == Verdict.STOP:
             self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames")
         else:
-            run.change(state="writing", message="Writing the files to download.")
+            run.change(status=Status.WRITING, message="Writing the files to download.")
             self._writer.put(run, self._finish)
 
     def _lose(self, reason: str) -> None:
@@ -210,16 +210,16 @@ class JobService:
             self.broken = f"{reason[:1].upper()}{reason[1:]}; the ranks are being restarted."
             runs = self._queue.clear()
         for run in runs:
-            self._end(run, "failed", self.broken)
+            self._end(run, Status.FAILED, self.broken)
         self.lost()
 
     def _finish(self, run: JobState, message: str) -> None:
         record(run)
-        self._end(run, "finished", message)
+        self._end(run, Status.FINISHED, message)
 
-    def _end(self, run: JobState, state: str, message: str) -> None:
+    def _end(self, run: JobState, status: Status, message: str) -> None:
         run.frames.finish()
-        run.change(state=state, message=message, finished=run.finished or time.monotonic())
+        run.change(status=status, message=message, finished=run.finished or time.monotonic())
         log.info("job %s: %s", run.id[:8], run.summary())
 
     def _on_stop(self, run: JobState) -> None:
@@ -230,7 +230,7 @@ class JobService:
 
     def _end_stopped(self, run: JobState, when: str) -> None:
         why = f": {run.why_stopped}" if run.why_stopped else ""
-        self._end(run, "stopped", f"Stopped {when}{why}.")
+        self._end(run, Status.STOPPED, f"Stopped {when}{why}.")
 
 
 def get_ready(group: Group, vae: WanVAE) -> None:

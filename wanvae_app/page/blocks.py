@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.codec import default_chunk
+from wanvae_app.jobs.job import Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import VisitorMiddleware, owner_of
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, find_samples, gallery_cards, header
@@ -199,7 +200,7 @@ class Handlers:
                 yield state, None, None
                 # Not longer: a caller's departure is noticed at a yield only.
                 version = run.wait(0.25, version)
-            if run.state == "failed":
+            if run.status == Status.FAILED:
                 raise gr.Error(run.message, print_exception=False)
             final = snapshot(entry) | {"rows": self.history.rows(entry)}
             yield final, _text(run.video_path), _text(run.latent_path)

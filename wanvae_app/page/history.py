@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.job import JobState, Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.compare import difference, psnr
 
@@ -93,7 +93,7 @@ class History:
         run, version = entry.run, None
         while not run.ended:
             version = run.wait(0.5, version)
-            grace = self.grace * (PATIENCE if run.state == "queued" else 1)
+            grace = self.grace * (PATIENCE if run.status == Status.QUEUED else 1)
             if time.monotonic() - run.last_seen > grace and not run.stop_requested:
                 log.info("job %s: nobody is watching, so it is stopped", run.id[:8])
                 run.stop(f"no page had asked for it for {grace:.0f} s")
@@ -105,7 +105,7 @@ class History:
             while len(self._rows) > MAX_INPUTS:
                 self._rows.popitem(last=False)
         try:
-            if run.state == "finished":
+            if run.status == Status.FINISHED:
                 self._compare(entry)
         except ValueError as error:  # the frames were deleted meanwhile
             log.warning("job %s was not compared: %s", run.id[:8], error)
@@ -120,7 +120,9 @@ class History:
             before = [
                 other
                 for other in self._entries.values()
-                if other.key == entry.key and other.number < entry.number and other.run.state == "finished"
+                if other.key == entry.key
+                and other.number < entry.number
+                and other.run.status == Status.FINISHED
             ]
         if before and not before[-1].run.frames.closed:
             entry.comparison = compare(before[-1], entry)
@@ -131,7 +133,7 @@ def make_row(entry: Entry) -> dict[str, Any]:
     run = entry.run
     return {
         "number": entry.number,
-        "state": run.state,
+        "state": run.status,
         "parallel": run.job.parallel,
         "ranks": run.num_ranks,
         "chunk": run.job.chunk,

@@ -149,7 +149,7 @@ def snapshot(entry: Entry, since: int = 0) -> dict[str, Any]:
         "name": run.name,
         "kind": job.kind,
         "number": entry.number,
-        "state": run.state,
+        "state": run.status,
         "stopping": run.stop_requested and not run.ended,
         "message": run.message,
         "place": run.queue_place(),
