@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from wanvae_app.config import PRESETS
 
 pytest.importorskip("triton")  # none for this platform
-from support.fast_path import DEVICE, DTYPE, GPU, TOO_OLD, fast_vae
+from support.fast_path import DEVICE, DTYPE, GPU, UNSUPPORTED, fast_vae
 
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.cuda_graph import GraphCoder
@@ -31,7 +31,7 @@ from wanvae_app.parallel.shard import WHOLE
 
 KERNELS = tuple(name for name in vars(launchers) if name.endswith("_kernel"))
 pytestmark = pytest.mark.skipif(
-    TOO_OLD,
+    bool(UNSUPPORTED),
     reason="what is not launched as kernels is not recorded",
 )
 

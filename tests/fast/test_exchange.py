@@ -14,11 +14,11 @@ from wanvae_app.model.layers import PixelNorm
 from wanvae_app.parallel.shard import COLUMNS, ROWS, WHOLE, Shard
 
 pytest.importorskip("triton")  # none for this platform
-from support.fast_path import DEVICE, DTYPE, NOT_HERE, TOLERANCE, TOO_OLD, random
+from support.fast_path import DEVICE, DTYPE, TOLERANCE, UNSUPPORTED, random
 
 from wanvae_app.fast.exchange import activate_transformed
 
-pytestmark = pytest.mark.skipif(TOO_OLD, reason=NOT_HERE)
+pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 
 
 def normed(x: Tensor, gamma: Tensor) -> Tensor:

@@ -18,12 +18,12 @@ from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
 pytest.importorskip("triton")  # none for this platform
-from support.fast_path import DEVICE, DTYPE, GPU, NOT_HERE, TOO_OLD, fast_vae
+from support.fast_path import DEVICE, DTYPE, GPU, UNSUPPORTED, fast_vae
 
 from wanvae_app.fast.vae import FastVAE
 from wanvae_app.kernels import launchers, winograd
 
-pytestmark = pytest.mark.skipif(TOO_OLD, reason=NOT_HERE)
+pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 
 
 def config_of(family: str) -> WanConfig:

@@ -14,11 +14,11 @@ from wanvae_app.model.layers import ResidualBlock, Upsample
 from wanvae_app.model.vae import Head
 
 pytest.importorskip("triton")  # none for this platform
-from support.fast_path import DEVICE, DTYPE, NOT_HERE, TOLERANCE, TOO_OLD, fast_state, random
+from support.fast_path import DEVICE, DTYPE, TOLERANCE, UNSUPPORTED, fast_state, random
 
 from wanvae_app.fast import layers
 
-pytestmark = pytest.mark.skipif(TOO_OLD, reason=NOT_HERE)
+pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 99])

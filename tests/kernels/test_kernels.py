@@ -23,16 +23,15 @@ from support.fast_path import (
     DEVICE,
     DTYPE,
     GPU,
-    NOT_HERE,
     TOLERANCE,
-    TOO_OLD,
+    UNSUPPORTED,
     frames_of,
     random,
 )
 
 from wanvae_app.kernels import attention, launchers
 
-pytestmark = pytest.mark.skipif(TOO_OLD, reason=NOT_HERE)
+pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 WIDE = [(96, 96), (192, 192), (192, 384), (384, 384), (160, 320), (256, 256), (640, 640), (1024, 1024)]
 
 

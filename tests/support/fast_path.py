@@ -11,7 +11,7 @@ from torch import Tensor
 from wanvae_app.config import WanConfig
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.vae import FastVAE
-from wanvae_app.kernels import winograd
+from wanvae_app.kernels import launchers, winograd
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import PaddedFramePool, SlotTables
 from wanvae_app.parallel.shard import WHOLE, Shard
@@ -20,8 +20,7 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 # The interpreter multiplies float32; on a GPU bf16's own rounding is what is left.
 DTYPE, TOLERANCE = (torch.bfloat16, 4e-3) if GPU else (torch.float32, 2e-6)
-TOO_OLD = GPU and torch.cuda.get_device_capability() < (9, 0)
-NOT_HERE = "the kernels need a Hopper GPU or later"
+UNSUPPORTED = launchers.unsupported(torch.device("cuda", 0)) if GPU else ""  # why the kernels do not run here
 
 
 def fast_state(shard: Shard = WHOLE) -> FastClipState:

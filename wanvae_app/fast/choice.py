@@ -22,6 +22,7 @@ def build_vae(config: WanConfig, device: torch.device, dtype: torch.dtype, name:
         or any(width % WIDTH_MULTIPLE for width in _widths(config))
     ):
         return WanVAE(config, name)
+    device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     try:
         from wanvae_app.fast.vae import FastVAE
         from wanvae_app.kernels import launchers, winograd
