@@ -11,7 +11,7 @@ from pathlib import Path
 from gradio_client import Client, handle_file
 from support.app_runner import ROOT, launched, wait_for
 
-from wanvae_app.cli.launch import free_port
+from wanvae_app.cli.ports import free_port
 
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"
 

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # many_ranks_app.py is started without pytest, which does this
 
-from wanvae_app.cli.launch import free_port  # noqa: E402
+from wanvae_app.cli.ports import free_port  # noqa: E402
 
 START = 90.0  # seconds; a loaded machine imports slowly
 

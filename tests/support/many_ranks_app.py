@@ -26,7 +26,7 @@ import numpy as np
 from gradio_client import Client, handle_file
 from support.app_runner import ROOT, App, surroundings, wait_for
 
-from wanvae_app.cli.launch import free_port
+from wanvae_app.cli.ports import free_port
 
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"  # 256x256x17
 START, RESTART, JOB = 60.0, 60.0, 45.0  # seconds within which it must be there
