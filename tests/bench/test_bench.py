@@ -138,7 +138,7 @@ def test_a_lonely_shard_is_as_large_as_a_real_one() -> None:
     tokens = shard.all_gather_tokens(torch.ones(2, 15, 4))
     assert tokens.shape == (2, 45, 4) and tokens[:, 15:30].min() == 1 and tokens.sum() == 2 * 15 * 4
     shard.end_chunk()
-    assert (shard.turn, shard.seconds_waited) == (0, 0.0)
+    assert (shard.sequence, shard.seconds_waited) == (0, 0.0)
 
 
 def test_one_rank_prints_what_it_always_did_and_the_projection(
