@@ -121,7 +121,7 @@ def install(steps: Steps) -> None:
 def bench(steps: Steps, device: str, num_ranks: int, cases: list[str], vae: str | None) -> None:
     """The benchmark of each case on 1, 2, 4 and 8 ranks, as far as there are so many, and on all."""
     from wanvae_app.bench.results import Result
-    from wanvae_app.bench.tables import COLUMNS, head, ranks_table, row
+    from wanvae_app.bench.tables import TIME_HEADINGS, ranks_table, table_head, time_row
 
     counts = ",".join(str(n) for n in sorted({1, 2, 4, 8, num_ranks}) if n <= num_ranks)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
@@ -140,7 +140,7 @@ def bench(steps: Steps, device: str, num_ranks: int, cases: list[str], vae: str 
         steps.tell(True, name, seconds, ", ".join(times))
         results += found
     if results:
-        lines = [head(COLUMNS), *map(row, results)]
+        lines = [table_head(TIME_HEADINGS), *map(time_row, results)]
         print("\n".join(["", *lines, "", ranks_table(results), ""]), flush=True)
 
 

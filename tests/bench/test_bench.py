@@ -15,11 +15,13 @@ from support.grouped import run_group
 from support.tiny import tiny_vae
 
 from wanvae_app.bench import __main__ as bench
-from wanvae_app.bench.case import Case, Lonely, count_traffic
+from wanvae_app.bench.case import Case
+from wanvae_app.bench.dry_run import Lonely, count_traffic
+from wanvae_app.bench.exchange import exchange_seconds
 from wanvae_app.bench.measure import measure
-from wanvae_app.bench.projection import exchange_seconds, project
+from wanvae_app.bench.projection import project
 from wanvae_app.bench.results import Result
-from wanvae_app.bench.tables import COLUMNS, RANK_COLUMNS, ranks_table, row
+from wanvae_app.bench.tables import RANK_HEADINGS, TIME_HEADINGS, ranks_table, time_row
 from wanvae_app.config import PRESETS
 from wanvae_app.fast import layers as fused
 from wanvae_app.parallel.process_group import Group
@@ -72,9 +74,9 @@ def test_where_the_time_of_several_ranks_went(case: Case) -> None:
     assert len(three.peak_shares or []) == 3
     _, inner, outer = three.sent_bytes
     assert outer < inner < 2 * outer, "who has two neighbours sends more rows, but no more tokens to each"
-    assert row(three).count("|") == len(COLUMNS) + 1
+    assert time_row(three).count("|") == len(TIME_HEADINGS) + 1
     *_, line = ranks_table(all_gather_tokens).splitlines()
-    assert line.startswith(f"| {case} | 3 |") and line.count("|") == len(RANK_COLUMNS) + 1
+    assert line.startswith(f"| {case} | 3 |") and line.count("|") == len(RANK_HEADINGS) + 1
 
 
 def test_ranks_without_a_part_are_not_counted() -> None:
@@ -120,7 +122,7 @@ def test_the_fast_path_sends_little_more_than_it_must(family: str, kind: str) ->
 def test_a_projection_adds_the_exchanges_to_the_slowest_slab() -> None:
     group, vae = Group(0, 1, CPU), tiny_vae()
     for case, ranks, slab, interior in ((DECODE, 2, 3, False), (DECODE, 4, 2, True), (ENCODE, 9, 1, True)):
-        found = project(group, vae, case, 1, ranks, 1, 1e-3, alone=1.0)
+        found = project(group, vae, case, 1, ranks, 1, 1e-3, one_rank=1.0)
         assert (found.ranks, found.cut, found.slab, found.length) == (ranks, "rows", slab, 6)
         assert (found.interior_seconds is not None) == interior
         num_exchanges = found.num_exchanges * 3
