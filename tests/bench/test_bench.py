@@ -16,7 +16,7 @@ from support.tiny import tiny_vae
 
 from wanvae_app.bench import __main__ as bench
 from wanvae_app.bench.case import Case
-from wanvae_app.bench.dry_run import Lonely, count_traffic
+from wanvae_app.bench.cost import Lonely, count_traffic
 from wanvae_app.bench.exchange import exchange_seconds
 from wanvae_app.bench.measure import measure
 from wanvae_app.bench.projection import project

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wanvae_app.bench.case import Case
-from wanvae_app.bench.dry_run import count_tflop, count_traffic
+from wanvae_app.bench.cost import count_tflop, count_traffic
 from wanvae_app.bench.results import Result
 from wanvae_app.bench.timing import Marks, synchronize
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8

@@ -15,7 +15,7 @@ import time
 from torch import Tensor
 
 from wanvae_app.bench.case import Case
-from wanvae_app.bench.dry_run import Lonely, Traffic, count_traffic
+from wanvae_app.bench.cost import Lonely, Traffic, count_traffic
 from wanvae_app.bench.measure import clip_coder
 from wanvae_app.bench.results import Projection
 from wanvae_app.bench.timing import synchronize

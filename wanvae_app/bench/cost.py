@@ -1,4 +1,4 @@
-"""Counts what a case takes by coding it without data: arithmetic, and bytes from rank to rank."""
+"""What a case costs, counted by coding it without data: arithmetic, and bytes from rank to rank."""
 
 from __future__ import annotations
 
