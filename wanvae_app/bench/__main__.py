@@ -27,9 +27,9 @@ from wanvae_app.bench.projection import project
 from wanvae_app.bench.results import Result
 from wanvae_app.bench.tables import TIME_HEADINGS, projection_table, ranks_table, table_head, time_row
 from wanvae_app.bench.timing import matmul_rate
-from wanvae_app.codec import default_chunk
 from wanvae_app.config import PRESETS
 from wanvae_app.device import choose_dtype
+from wanvae_app.fast.choice import build_vae
 from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -50,7 +50,6 @@ def main(argv: list[str] | None = None) -> None:
     counts = choose_counts(args.ranks, group.size)
     dtype = choose_dtype(args.dtype, group.device)
     gpu = group.device.type == "cuda"
-    chunk = args.chunk or default_chunk(group.device, dtype)
     sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO_VAE)]
     rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
     group.agree([0.0])
@@ -65,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     results: list[Result] = []
     for source in sources:
         vae = make_vae(source, dtype, group.device)
+        chunk = args.chunk or vae.default_chunk
         for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
             case = Case.parse(text, vae.config)
             found = measure_counts(group, vae, case, chunk, counts, args.repeat)
@@ -164,7 +164,8 @@ def make_vae(source: str, dtype: torch.dtype, device: torch.device) -> WanVAE:
     if source not in PRESETS:
         return load_vae(source, dtype, device)
     torch.manual_seed(1)
-    return WanVAE(PRESETS[source], source).to(device, dtype).requires_grad_(False).channels_last()
+    vae = build_vae(PRESETS[source], device, dtype, source)
+    return vae.to(device, dtype).requires_grad_(False).channels_last()
 
 
 def _numbers(text: str) -> list[int]:

@@ -14,9 +14,9 @@ from wanvae_app.bench.case import Case
 from wanvae_app.bench.cost import count_tflop, count_traffic
 from wanvae_app.bench.results import Result
 from wanvae_app.bench.timing import Marks, synchronize
-from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
+from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.device import peak_bytes, reset_peak, tidy_up
-from wanvae_app.fast.cuda_graph import release
+from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.gather import FrameCollector, FrameSender, slab
 from wanvae_app.parallel.process_group import Group
@@ -43,7 +43,7 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
         group.peer_memory.reserve(group.agree, config, (chunk, height, width), vae.dtype)
     code_clip = clip_coder(vae, case, chunk, shard) if shard is not None else None
     runs: list[list[RunReport]] = []  # by rank
-    release(vae)
+    vae.release()
     tidy_up(device)
     reset_peak(device)
     for _ in range(repeat + 1):
@@ -76,7 +76,7 @@ def clip_coder(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[]
     torch.manual_seed(0)  # the same clip on every rank
     if case.kind == "decode":
         latents = shard.part(torch.randn(case.latent_shape(config))).to(vae.device, vae.dtype)
-        return lambda: map(to_uint8, decode_chunks(vae, torch.split(latents, sizes, 2), shard))
+        return lambda: map(vae.to_uint8, decode_chunks(vae, torch.split(latents, sizes, 2), shard))
     pixels = torch.randint(0, 256, (case.num_frames, case.height, case.width, 3), dtype=torch.uint8)
     pixels = slab(pixels, shard, shard.rank, shard.dim - 2, config.spatial_factor).to(vae.device)
     return lambda: encode_chunks(vae, (from_uint8(x, vae.dtype) for x in torch.split(pixels, sizes)), shard)

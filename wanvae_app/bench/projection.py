@@ -15,14 +15,13 @@ import time
 from torch import Tensor
 
 from wanvae_app.bench.case import Case
-from wanvae_app.bench.cost import Lonely, Traffic, count_traffic
+from wanvae_app.bench.cost import count_traffic
 from wanvae_app.bench.measure import clip_coder
 from wanvae_app.bench.results import Projection
 from wanvae_app.bench.timing import synchronize
 from wanvae_app.device import tidy_up
-from wanvae_app.fast import layers as fused
-from wanvae_app.fast.cuda_graph import release
 from wanvae_app.model.vae import WanVAE
+from wanvae_app.parallel.dry_run import DryRunShard, Traffic
 from wanvae_app.parallel.gather import FrameCollector, slab
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import ROWS, WHOLE, Shard
@@ -51,8 +50,7 @@ def project(
     interior = max(range(1, last), key=lambda rank: shares[rank], default=None)
     chosen = [edge] if interior is None else [edge, interior]
     seconds = [slab_seconds(group, vae, case, chunk, plans[r], repeat, collects=r == edge) for r in chosen]
-    fast = fused.runs_on(vae.device, vae.dtype)
-    traffic = [count_traffic(vae.config, case, chunk, plans[r], vae.dtype, fast) for r in chosen]
+    traffic = [count_traffic(vae.config, case, chunk, plans[r], vae.dtype, vae.device) for r in chosen]
     exchanging = max(_exchanging_seconds(chunks, exchange) for chunks in traffic)
     total = max(seconds) + exchanging
     chunks = traffic[-1]
@@ -81,8 +79,8 @@ def slab_seconds(
     With `collects` it also copies whole frames to its host, as rank 0 does.
     """
     device, times = group.device, []
-    code_clip = clip_coder(vae, case, chunk, Lonely(shard))
-    release(vae)
+    code_clip = clip_coder(vae, case, chunk, DryRunShard(shard))
+    vae.release()
     tidy_up(device)
     for _ in range(repeat + 1):
         synchronize(device)
@@ -97,7 +95,7 @@ def slab_seconds(
             outbox.finish()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    release(vae)
+    vae.release()
     return statistics.median(times[1:])
 
 

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
+from wanvae_app.fast.choice import build_vae
 from wanvae_app.formats.key_maps import external_name, recognise
 from wanvae_app.formats.lazy_tensor import LazyTensor, first_line, plain
 from wanvae_app.formats.source import locate
@@ -35,8 +36,10 @@ def load_vae(
     Official .pth, ComfyUI's, LightX2V's and diffusers' files are told apart by their tensors. Raises
     ValueError in one sentence for what is none of these.
     """
-    path, vae, ours = _open(source)
-    config = vae.config
+    device = torch.device(device)
+    path, config, ours = _open(source)
+    with torch.device("meta"):
+        vae = build_vae(config, device, dtype)
     # Wide first: a weight may be beyond float16's range before it is rescaled.
     wide = torch.float32 if dtype == torch.float16 else dtype
     weights = {name: _weight(name, stored, config, path).to(device, wide) for name, stored in ours.items()}
@@ -81,8 +84,8 @@ def rescale(vae: WanVAE, scale: float) -> None:
             parameter.mul_(scale)
 
 
-def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, LazyTensor]]:
-    """The file of a source, its VAE without weights, and the weights under our names, not read yet."""
+def _open(source: str | Path) -> tuple[Path, WanConfig, dict[str, LazyTensor]]:
+    """The file of a source, its configuration, and the weights under our names, not read yet."""
     path = locate(str(source))
     tensors = _list(path)
     style, config = recognise({name: tensor.shape for name, tensor in tensors.items()})
@@ -90,7 +93,7 @@ def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, LazyTensor]]:
     config = _with_statistics(config, path.parent / "config.json")
     with torch.device("meta"):
         vae = WanVAE(config)
-    return path, vae, _match(vae, tensors, style, path)
+    return path, config, _match(vae, tensors, style, path)
 
 
 def _weight(name: str, stored: LazyTensor, config: WanConfig, path: Path) -> Tensor:
