@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The Wan VAE in the browser, on all GPUs of this machine. `./launch.sh --help` explains the options.
 set -euo pipefail
-export WANVAE_CALLER="$PWD" # what --vae is relative to
+export WANVAE_CALLER="$PWD" # a relative path after --vae starts there
 cd "$(dirname "$0")"
 
 die() { echo "launch.sh: $*" >&2; exit 1; }
 
-find_python() { # any that will do
+find_python() { # prints the name of a Python 3.11 or later
     local python
     for python in .venv/bin/python python3 python3.13 python3.12 python3.11 python; do
         if "$python" -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null; then
@@ -17,7 +17,7 @@ find_python() { # any that will do
     die "Python 3.11 or later is needed and was not found; install it (Debian: apt install python3 python3-venv)."
 }
 
-install() { # install EXTRA: nothing to do if the same was installed before
+install() { # install EXTRA; does nothing if the same was installed before
     local extra=$1 stamp python
     stamp="$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)"
     if [ -f ".venv/installed$extra" ] && [ "$(cat ".venv/installed$extra")" = "$stamp" ]; then return; fi
@@ -31,14 +31,14 @@ install() { # install EXTRA: nothing to do if the same was installed before
     echo "$stamp" >".venv/installed$extra"
 }
 
-find_browser() {
+find_browser() { # prints the path of an installed Chromium or Chrome, or nothing
     local name
     for name in chromium chromium-browser google-chrome google-chrome-stable; do
         if command -v "$name"; then return; fi
     done
 }
 
-get_browser() { # prints the path of a Chromium or Chrome, after installing one if there is none
+get_browser() { # prints the path of Chromium or Chrome; installs Chromium if there is neither
     find_browser | grep . && return
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium; } >&2 || true
@@ -70,7 +70,7 @@ case "${1:-}" in
     ;;
 *)
     python="$(find_python)"
-    "$python" -m wanvae_app.cli.launch --check-only "$@" # a mistyped option is told before anything is installed
+    "$python" -m wanvae_app.cli.launch --check-only "$@" # refuses wrong options before anything is installed
     install ""
     exec .venv/bin/python -m wanvae_app.cli.launch "$@"
     ;;

@@ -17,7 +17,7 @@ import app
         (["--share", "--host", "0.0.0.0", "--auth", "ann:secret:with:colons"], False),
     ],
 )
-def test_a_page_that_is_open_to_everybody_is_noticed(arguments: list[str], expected: bool) -> None:
+def test_a_page_without_a_password_is_open_beyond_this_machine(arguments: list[str], expected: bool) -> None:
     assert app.is_open(app.parse(arguments)) == expected
 
 

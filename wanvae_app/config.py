@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DTYPE_NAMES = ("bf16", "fp16", "fp32", "fp64")  # as the command line and the benchmark call them
-# Mean and standard deviation of the latents, per channel: constants of the model family, published with
-# the official weights (which do not carry them) and repeated in diffusers' config.json.
+DTYPE_NAMES = ("bf16", "fp16", "fp32", "fp64")  # on the command lines; see `device.DTYPES`
+# Mean and standard deviation of the latents, per channel. They are constants in the official code of Wan 2.1 and 2.2
+# (the weights do not contain them), and stand in diffusers' config.json as well.
 # fmt: off
 MEAN_2_1 = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -35,7 +35,7 @@ STD_2_2 = (
 class WanConfig:
     """One member of the Wan VAE family.
 
-    Widths are `base_dim * m` for m in `dim_mult`; the decoder goes through them backwards.
+    The widths of the levels are `base_dim * m` for m in `dim_mult`. The decoder goes through them backwards.
     """
 
     base_dim: int = 96
@@ -43,36 +43,36 @@ class WanConfig:
     dim_mult: tuple[int, ...] = (1, 2, 4, 4)
     num_res_blocks: int = 2  # per level of the encoder; the decoder has one more
     z_dim: int = 16
-    temporal_downsample: tuple[bool, ...] = (False, True, True)  # per level but the last
-    residual: bool = False  # Wan 2.2: parameter-free shortcuts around each level
-    patch_size: int = 1  # pixels that are folded into channels before the encoder
-    output_patch: int = 1  # pixels that the decoder unfolds; differs from patch_size in 2x-upscaling decoders
+    temporal_downsample: tuple[bool, ...] = (False, True, True)  # one per level but the last
+    residual: bool = False  # shortcuts without parameters around each level, in Wan 2.2
+    patch_size: int = 1  # side of the square of pixels that are folded into channels before the encoder
+    output_patch: int = 1  # the same after the decoder; larger than patch_size in decoders that upscale
     latents_mean: tuple[float, ...] = MEAN_2_1
     latents_std: tuple[float, ...] = STD_2_1
 
     @property
     def encoder_dims(self) -> tuple[int, ...]:
-        """Width before the first level, then after each."""
+        """The encoder's width before its first level, then after each level."""
         return tuple(self.base_dim * m for m in (1, *self.dim_mult))
 
     @property
     def decoder_dims(self) -> tuple[int, ...]:
-        """Width before the first level, then after each."""
+        """The decoder's width before its first level, then after each level."""
         return tuple(self.decoder_base_dim * m for m in (self.dim_mult[-1], *reversed(self.dim_mult)))
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels per latent row of a picture that is encoded."""
+        """Rows of pixels per latent row, in encoding."""
         return self.patch_size * 2 ** len(self.temporal_downsample)
 
     @property
     def output_factor(self) -> int:
-        """Pixels per latent row of a picture that was decoded."""
+        """Rows of pixels per latent row, in decoding."""
         return self.output_patch * 2 ** len(self.temporal_downsample)
 
     @property
     def temporal_factor(self) -> int:
-        """Frames per latent frame, after the first, which stands alone."""
+        """Frames per latent frame, but for the first, which holds one frame."""
         return 2 ** sum(self.temporal_downsample)
 
     def num_frames(self, num_latents: int) -> int:
@@ -80,7 +80,7 @@ class WanConfig:
         return 1 + self.temporal_factor * (num_latents - 1)
 
     def num_latents(self, num_frames: int) -> int:
-        """Latent frames that hold `num_frames` frames; ValueError unless num_frames = 1 + 4 k."""
+        """Latent frames that hold `num_frames` frames. Raises ValueError unless that is 1 + k * `temporal_factor`."""
         latents, rest = divmod(num_frames - 1, self.temporal_factor)
         if num_frames < 1 or rest:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The device that a rank works on: how it is chosen and set up, its dtype, and the memory in use there."""
+"""The device of a rank: how it is chosen and set up, its dtype, and the memory in use on it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from wanvae_app.config import DTYPE_NAMES
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = dict(zip(DTYPE_NAMES, (torch.bfloat16, torch.float16, torch.float32, torch.float64), strict=True))
-MALLOPT = {-1: 2**31 - 1, -3: 2**31 - 1, -8: 1}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+# Options of glibc's mallopt(3), numbered as in its malloc.h.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+NEVER = 2**31 - 1  # bytes; a threshold that nothing reaches
 
 
 def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
     """The device of the process `local_rank` of `local_size` on this machine; `name` is one of DEVICES.
 
-    Raises ValueError if there are fewer GPUs than processes.
+    Raises ValueError for another name, and if there are fewer GPUs than processes.
     """
     if name not in DEVICES:
         raise ValueError(f"Unknown device {name!r}; choose auto, cpu or cuda.")
@@ -41,22 +43,24 @@ def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
 
 
 def set_up(device: torch.device, local_size: int) -> None:
-    """Prepare this process for its device, of which the machine's other processes leave it a share."""
+    """Prepare this process for its device. On the CPU it shares the cores with `local_size` - 1 other processes."""
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # batched messages of NCCL use the current device
-        torch.backends.cudnn.allow_tf32 = False  # whoever asks for fp32 wants fp32
+        torch.cuda.set_device(device)  # NCCL's batched messages go over the current device
+        torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
         torch.backends.cuda.matmul.allow_tf32 = False
     else:
         torch.set_num_threads(max(1, num_cores() // local_size))
-        # glibc gives a large tensor's memory back at once, and half the time goes into new pages for the next. Let
-        # it keep what is freed, in one heap for all threads; `tidy_up` gives it back.
+        # By default glibc returns the memory of each large tensor at once, and half of the time is spent on new pages
+        # for the next. Let it keep freed memory, in one heap for all threads. `tidy_up` returns it.
         with contextlib.suppress(AttributeError):  # another libc
-            for option, value in MALLOPT.items():
-                ctypes.CDLL(None).mallopt(option, value)
+            libc = ctypes.CDLL(None)
+            libc.mallopt(M_TRIM_THRESHOLD, NEVER)
+            libc.mallopt(M_MMAP_THRESHOLD, NEVER)
+            libc.mallopt(M_ARENA_MAX, 1)
 
 
 def tidy_up(device: torch.device) -> None:
-    """Give back memory that is kept for reuse: somebody else may need it, or the next job in other pieces."""
+    """Return memory that is kept for reuse. Other processes may need it, or the next job in pieces of other sizes."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         return
@@ -70,18 +74,22 @@ def num_cores() -> int:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" or a name in DTYPES, for a device: bf16 where it is native, else fp16 on GPUs, fp32 on CPUs."""
+    """The dtype called `name`, one of DTYPES or "auto": bf16 where it is native, else fp16 on GPUs and fp32 on CPUs.
+
+    Raises ValueError for another name.
+    """
     if name != "auto":
         if name not in DTYPES:
             raise ValueError(f"Unknown dtype {name!r}; choose auto, {', '.join(DTYPES)}.")
         return DTYPES[name]
     if device.type == "cuda":
-        # sm_80 is the first whose matrix units take bf16; older GPUs only emulate it.
+        # Tensor cores take bf16 from compute capability 8.0 on. Older GPUs only emulate it.
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
 
 
 def _cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has instructions for products of bf16. False where the system does not say."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:  # not Linux
@@ -90,18 +98,18 @@ def _cpu_multiplies_bf16() -> bool:
 
 
 def reset_peak(device: torch.device) -> None:
-    """Measure from now on."""
+    """Let `peak_bytes` count from now on, where the system allows that."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:  # not Linux, or forbidden: then the peak is that of the whole process so far
+    except OSError:  # not Linux, or forbidden: the peak counts from the start of the process
         return
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most bytes in use since `reset_peak`; weights included, on the CPU the whole process."""
+    """The most bytes in use since `reset_peak`: of tensors, weights included, on a GPU, and of the process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

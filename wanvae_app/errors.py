@@ -1,26 +1,26 @@
-"""Exceptions: as a sentence for the page, and out of the way of what they hold."""
+"""Exceptions: as a sentence for the page, and freed from what their tracebacks hold."""
 
 from __future__ import annotations
 
 import re
 import traceback
 
-MAX_LENGTH = 300
-# Gloo opens with its source's position, and closes with advice for its developers.
+MAX_LENGTH = 300  # characters of a message
+# Gloo's messages begin with a position in its source and end with advice for its developers.
 GLOO_POSITION = re.compile(r"^\[\S+:\d+\] ")
 GLOO_ADVICE = re.compile(r"\. This is typically caused by .*")
 
 
 def describe(error: BaseException) -> str:
-    """An exception in a sentence, without a full stop: its kind and the first line of what it says."""
+    """An exception as a sentence without a full stop: its type, and the first line of its message."""
     text = str(error).strip().partition("\n")[0]
     text = GLOO_ADVICE.sub("", GLOO_POSITION.sub("", text))[:MAX_LENGTH].rstrip(" .")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def forget(error: BaseException | None) -> None:
-    """Free what the frames of an exception's traceback hold: a process group there keeps its sockets open, a
-    tensor its memory."""
+    """Free what the frames of an exception's traceback hold, such as the memory of tensors and the sockets of a process
+    group. Does the same for the exceptions that caused it."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

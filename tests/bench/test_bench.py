@@ -1,4 +1,4 @@
-"""The benchmark's account of several ranks, what it counts without data, and its projection; on the CPU, over gloo."""
+"""The benchmark on CPU ranks over gloo: what it measures, counts by a dry run, projects and prints."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from support.grouped import run_group
 from support.tiny import tiny_vae
 
 from wanvae_app.bench import __main__ as bench
-from wanvae_app.bench.case import Case, count_traffic
+from wanvae_app.bench.case import Case
+from wanvae_app.bench.cost import count_traffic
+from wanvae_app.bench.exchange import exchange_seconds
 from wanvae_app.bench.measure import measure
-from wanvae_app.bench.projection import exchange_seconds, project
+from wanvae_app.bench.projection import project
 from wanvae_app.bench.results import Result
-from wanvae_app.bench.tables import COLUMNS, RANK_COLUMNS, ranks_table, row
+from wanvae_app.bench.tables import RANK_HEADINGS, TIME_HEADINGS, ranks_table, time_row
 from wanvae_app.config import PRESETS
 from wanvae_app.parallel.dry_run import DryRunShard
 from wanvae_app.parallel.process_group import Group
@@ -31,6 +33,7 @@ DECODE, ENCODE = Case("decode", 48, 40, 9), Case("encode", 48, 40, 9)
 
 
 def measured(group: Group, case: Case, sizes: list[int]) -> tuple[list[Result], float | None]:
+    """Results of the case on each number of ranks, compared with the first, and the seconds of an exchange."""
     vae = tiny_vae()
     results = [measure(group, vae, case, 1, size, 2) for size in sizes]
     for result in results:
@@ -39,6 +42,7 @@ def measured(group: Group, case: Case, sizes: list[int]) -> tuple[list[Result], 
 
 
 def check_shares(result: Result) -> None:
+    """Shares of the time are possible."""
     lists = (result.waiting, result.gathering, result.idle)
     assert all(len(shares) == result.ranks for shares in lists)
     for shares in zip(*lists, strict=True):
@@ -48,17 +52,18 @@ def check_shares(result: Result) -> None:
 
 
 def check_bytes(result: Result) -> None:
+    """Ranks send little more than the least possible."""
     for sent, least in zip(result.sent_bytes, result.least_bytes, strict=True):
         assert least <= sent <= 1.15 * least
 
 
 @pytest.mark.parametrize("case", [DECODE, ENCODE], ids=str)
-def test_where_the_time_of_several_ranks_went(case: Case) -> None:
-    (all_gather_tokens, exchange), *others = run_group(3, measured, case, [1, 2, 3])
+def test_time_and_bytes_of_several_ranks(case: Case) -> None:
+    (on_rank_0, exchange), *others = run_group(3, measured, case, [1, 2, 3])
     assert exchange is not None and 0 < exchange < 1
-    for results in (all_gather_tokens, *(theirs for theirs, _ in others)):
+    for results in (on_rank_0, *(on_another for on_another, _ in others)):
         assert [r.ranks for r in results] == [1, 2, 3]
-    for result in all_gather_tokens:
+    for result in on_rank_0:
         check_shares(result)
         check_bytes(result)
         assert result.peak_gib == max(result.peaks_gib) > 0
@@ -66,15 +71,17 @@ def test_where_the_time_of_several_ranks_went(case: Case) -> None:
         frames = sum(result.frame_bytes) * 3  # in three chunks
         whole = case.num_frames * case.height * case.width * 3
         assert (0 < frames < whole) if case is DECODE and result.ranks > 1 else frames == 0
-    alone, _, three = all_gather_tokens
-    assert alone.sent_bytes == alone.waiting == [0] and alone.speedup == alone.efficiency == 1
-    assert three.speedup == alone.seconds / three.seconds == pytest.approx(3 * (three.efficiency or 0))
+    one, _, three = on_rank_0
+    assert one.sent_bytes == one.waiting == [0] and one.speedup == one.efficiency == 1
+    assert three.speedup == one.seconds / three.seconds == pytest.approx(3 * (three.efficiency or 0))
     assert len(three.peak_shares or []) == 3
     _, inner, outer = three.sent_bytes
-    assert outer < inner < 2 * outer, "who has two neighbours sends more rows, but no more tokens to each"
-    assert row(three).count("|") == len(COLUMNS) + 1
-    *_, line = ranks_table(all_gather_tokens).splitlines()
-    assert line.startswith(f"| {case} | 3 |") and line.count("|") == len(RANK_COLUMNS) + 1
+    assert outer < inner < 2 * outer, (
+        "a second neighbour doubles the rows that a rank sends, but not the tokens"
+    )
+    assert time_row(three).count("|") == len(TIME_HEADINGS) + 1
+    *_, line = ranks_table(on_rank_0).splitlines()
+    assert line.startswith(f"| {case} | 3 |") and line.count("|") == len(RANK_HEADINGS) + 1
 
 
 def test_ranks_without_a_part_are_not_counted() -> None:
@@ -85,18 +92,19 @@ def test_ranks_without_a_part_are_not_counted() -> None:
         check_bytes(result)
 
 
-def test_rows_and_tokens_are_counted_by_hand() -> None:
-    """Wan 2.1's decoder of width 4 on a latent of 4x2: what the upper of two ranks sends with a later chunk."""
+def test_counted_traffic_equals_a_count_by_hand() -> None:
+    """What the upper of two ranks sends in a later chunk: Wan 2.1's decoder of width 4, a latent of 4x2."""
     shard = Shard.plan(4, 2, 2, 0)
     assert shard is not None
     *_, chunk = count_traffic(tiny_vae().config, Case("decode", 32, 16, 9), 1, shard, torch.float32)
-    # By scale: frames times channels of the 3x3 convolutions, and of the smaller pictures that are enlarged.
+    # Numbers per pixel of the boundary row at each scale: frames times channels, of each 3x3 convolution's input and
+    # of the smaller picture that is upsampled.
     coarse = 1 * (16 + (2 + 3) * 2 * 16) + 2 * 16
     second = 2 * (8 + 5 * 16) + 4 * 16
     third = 4 * 6 * 8 + 4 * 8
     finest = 4 * (6 * 4 + 4)
     numbers = 2 * coarse + 4 * second + 8 * third + 16 * finest
-    tokens = 4 * 16  # 2x2 pixels, of which the others make keys and values
+    tokens = 4 * 16  # 2x2 pixels of this rank, from which the other rank makes keys and values
     assert chunk.token_bytes == 4 * tokens
     assert chunk.num_bytes - chunk.token_bytes == 4 * numbers
     assert chunk.num_exchanges == 1 + 10 + 1 + 6 + 1 + 6 + 1 + 6 + 1
@@ -104,7 +112,7 @@ def test_rows_and_tokens_are_counted_by_hand() -> None:
 
 @pytest.mark.parametrize("family", PRESETS)
 @pytest.mark.parametrize("kind", ["decode", "encode"])
-def test_the_fast_path_sends_little_more_than_it_must(
+def test_the_fast_path_sends_little_more_than_the_least(
     family: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")  # none for this platform
@@ -126,7 +134,7 @@ def test_the_fast_path_sends_little_more_than_it_must(
 def test_a_projection_adds_the_exchanges_to_the_slowest_slab() -> None:
     group, vae = Group(0, 1, CPU), tiny_vae()
     for case, ranks, slab, interior in ((DECODE, 2, 3, False), (DECODE, 4, 2, True), (ENCODE, 9, 1, True)):
-        found = project(group, vae, case, 1, ranks, 1, 1e-3, alone=1.0)
+        found = project(group, vae, case, 1, ranks, 1, 1e-3, one_rank=1.0)
         assert (found.ranks, found.cut, found.slab, found.length) == (ranks, "rows", slab, 6)
         assert (found.interior_seconds is not None) == interior
         num_exchanges = found.num_exchanges * 3
@@ -147,7 +155,7 @@ def test_a_dry_run_shard_is_as_large_as_a_real_one() -> None:
     assert (shard.sequence, shard.seconds_waited) == (0, 0.0)
 
 
-def test_one_rank_prints_what_it_always_did_and_the_projection(
+def test_one_rank_prints_a_projection_only_if_asked(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(Group, "join", lambda _: Group(0, 1, CPU))
@@ -164,22 +172,22 @@ def test_one_rank_prints_what_it_always_did_and_the_projection(
 
 
 @pytest.mark.parametrize("arguments", [["--ranks", "2"], ["--repeat", "0"], ["--case", "decode:32x24x4"]])
-def test_what_makes_no_sense_is_said(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_impossible_options_are_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Group, "join", lambda _: Group(0, 1, CPU))
     with pytest.raises(ValueError):
         bench.main(arguments)
 
 
-def test_under_torchrun_json_has_everything() -> None:
+def test_json_under_torchrun_has_every_field() -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command += ["wanvae_app.bench", "--json", "--no-diffusers", "--repeat", "1", "--case", "decode:32x24x9"]
     command += ["--device", "cpu", "--project", "3"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    alone, both = (Result(**found) for found in json.loads(done.stdout))
-    assert (alone.ranks, both.ranks) == (1, 2) and alone.projections and not both.projections
-    for result in (alone, both):
+    one, both = (Result(**found) for found in json.loads(done.stdout))
+    assert (one.ranks, both.ranks) == (1, 2) and one.projections and not both.projections
+    for result in (one, both):
         check_shares(result)
         check_bytes(result)
     assert asdict(both)["efficiency"] == both.speedup / 2

@@ -1,4 +1,4 @@
-"""Two torchrun agents, as on two machines: launched by the README's command, one job on the ranks of both."""
+"""One job on the ranks of two torchrun agents, each launched by the README's command for one of two machines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from gradio_client import Client, handle_file
 from support.app_runner import ROOT, launched, wait_for
 
-from wanvae_app.cli.launch import free_port
+from wanvae_app.cli.ports import free_port
 
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"
 
@@ -19,6 +19,7 @@ SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"
 def machine(
     rank: int, master_port: int, port: int, log: Path
 ) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    """Launch machine `rank` of two, with one rank on the CPU."""
     where = ["--nnodes", "2", "--node-rank", str(rank), "--master-addr", "127.0.0.1"]
     return launched(log, "--cpu", "1", "--port", str(port), *where, "--master-port", str(master_port))
 

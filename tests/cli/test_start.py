@@ -1,4 +1,4 @@
-"""Starts that must fail: one sentence on stderr and the end of torchrun, however many restarts it was allowed."""
+"""Starts that fail: torchrun ends without a restart, after one sentence on stderr."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 import torch
 from support.app_runner import ROOT, App, wait_for
 
-SECONDS = 60.0  # 13 on a machine that has nothing else to do; a restart of the ranks would take as much again
+MAX_SECONDS = 60.0  # of a failed start; 13 on an idle machine, and as long again for a restart of the ranks
 
 
 def refused(log: Path, **options: Any) -> str:
-    """The one sentence of an app that cannot start."""
+    """Start an app that must fail; its sentence, without the prefix."""
     start = time.monotonic()
     app = App(log, max_restarts=100, **options)
     try:
-        wait_for(lambda: app.process.poll() is not None and not app.pids(), SECONDS, app)
+        wait_for(lambda: app.process.poll() is not None and not app.pids(), MAX_SECONDS, app)
     finally:
         app.stop()
     sentences = [line for line in app.log().splitlines() if "cannot start" in line]
@@ -29,7 +29,7 @@ def refused(log: Path, **options: Any) -> str:
     return sentences[0].removeprefix("Rank 0 cannot start: ")
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_a_taken_port(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -45,7 +45,7 @@ def test_more_ranks_than_gpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", [0, 1])
-def test_whichever_rank_finds_the_fault_first(tmp_path: Path, late: int) -> None:
+def test_the_sentence_is_the_same_whichever_rank_fails_first(tmp_path: Path, late: int) -> None:
     script = tmp_path / "late.py"
     script.write_text(
         f"import os, sys, time\n"

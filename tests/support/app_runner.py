@@ -1,6 +1,6 @@
-"""The real app under torchrun, for tests: started on a free port, awaited, stopped with nothing left.
+"""The real app under torchrun, for tests: starts it on a free port, waits for it, and stops all its processes.
 
-with running_app(num_ranks=2) as app:
+with running_app(log, num_ranks=2) as app:
     urlopen(app.url)
 """
 
@@ -20,11 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # many_ranks_app.py is started without pytest, which does this
+sys.path.insert(0, str(ROOT))  # many_ranks_app.py runs without pytest, which would add it
 
-from wanvae_app.cli.launch import free_port  # noqa: E402
+from wanvae_app.cli.ports import free_port  # noqa: E402
 
-START = 90.0  # seconds; a loaded machine imports slowly
+START = 90.0  # seconds until the page answers; a loaded machine imports slowly
 
 
 class App:
@@ -40,44 +40,36 @@ class App:
         environment: dict[str, str] | None = None,
         max_restarts: int = 3,
     ) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log_path = log
-        self._mark = uuid.uuid4().hex  # in the environment of all its processes, by which they are found
+        port = free_port()
         command = [sys.executable, "-m", "torch.distributed.run"]
         command += ["--nproc-per-node", str(num_ranks), "--max-restarts", str(max_restarts)]
         command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(script)]
-        command += ["--device", "cpu", "--port", str(self.port), *arguments]
-        env = surroundings(TEST_MARK=self._mark, **(environment or {}))
-        env.pop("GRADIO_ANALYTICS_ENABLED", None)
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        command += ["--device", "cpu", "--port", str(port), *arguments]
+        self._start(log, port, command, environment or {})
 
     def log(self) -> str:
         """What all ranks have printed so far."""
         return self.log_path.read_text(errors="replace")
 
     def health(self) -> dict[str, str] | None:
-        """What the health address says; None while nobody answers."""
+        """The answer of /health; None while nothing answers."""
         try:
             with urllib.request.urlopen(f"{self.url}/health", timeout=2) as answer:
                 return json.load(answer)
-        except (http.client.HTTPException, OSError, ValueError):  # not there, or ending in the middle of it
+        except (http.client.HTTPException, OSError, ValueError):  # not started, or ending while it answers
             return None
 
     def wait_ready(self, timeout: float = START) -> None:
-        """Until the page answers."""
+        """Wait until the page answers. AssertionError if the app ends."""
         wait_for(lambda: self.health() or self.process.poll() is not None, timeout, self)
         assert self.process.poll() is None, f"the app ended:\n{self.log()}"
 
     def wait_log(self, text: str, timeout: float = 20) -> None:
-        """Until a rank has printed `text`."""
+        """Wait until a rank has printed `text`."""
         wait_for(lambda: text in self.log(), timeout, self)
 
     def pids(self) -> list[int]:
-        """All living processes of this app: torchrun, ranks, and what they started."""
+        """All running processes of this app: torchrun, the ranks, and their children."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -85,11 +77,11 @@ class App:
                 if state != "Z" and f"TEST_MARK={self._mark}".encode() in (path / "environ").read_bytes():
                     found.append(int(path.name))
             except OSError:
-                continue  # it has just ended
+                continue  # the process has just ended
         return found
 
     def rank_pid(self, rank: int) -> int:
-        """The process of a rank."""
+        """The process of a rank. AssertionError if it is not running."""
         for pid in self.pids():
             variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
             parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
@@ -98,7 +90,10 @@ class App:
         raise AssertionError(f"rank {rank} is not running:\n{self.log()}")
 
     def stop(self, number: int = signal.SIGTERM, timeout: float = 10) -> float:
-        """Send torchrun a signal and wait until nothing is left; returns the seconds. Kills what remains."""
+        """Send torchrun a signal and wait until all processes have ended; returns the seconds.
+
+        AssertionError if some are left after `timeout` seconds; these are killed.
+        """
         start = time.monotonic()
         if self.process.poll() is None:
             self.process.send_signal(number)
@@ -111,10 +106,22 @@ class App:
             self.process.wait()
         return time.monotonic() - start
 
+    def _start(self, log: Path, port: int, command: list[str], environment: dict[str, str]) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.log_path = log
+        self._mark = uuid.uuid4().hex  # in the environment of all its processes, to find them by
+        env = surroundings(TEST_MARK=self._mark, **environment)
+        env.pop("GRADIO_ANALYTICS_ENABLED", None)  # app.py must set it
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
 
 @contextmanager
 def running_app(log: Path, **options: object) -> Iterator[App]:
-    """An app that is ready; see App for the options. It is stopped at the end."""
+    """An app whose page answers; takes the options of App. Stops it at the end."""
     app = App(log, **options)  # type: ignore[arg-type]
     try:
         app.wait_ready()
@@ -125,7 +132,7 @@ def running_app(log: Path, **options: object) -> Iterator[App]:
 
 @contextmanager
 def launched(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """What `./launch.sh` with these options becomes, in a process group of its own. It is stopped at the end."""
+    """The launcher with these options, in a process group of its own. Stops it at the end."""
     command = [sys.executable, "-m", "wanvae_app.cli.launch", *arguments]
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -144,13 +151,13 @@ def launched(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def surroundings(**more: str) -> dict[str, str]:
-    """The environment of a process that finds this repository and whatever this one finds, and `more`."""
+    """This process's environment with the repository on PYTHONPATH, and `more` variables."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def wait_for(condition: Callable[[], object], timeout: float, app: App | None = None) -> float:
-    """Poll until the condition holds; returns the seconds. AssertionError with the app's log if late."""
+    """Poll until the condition holds; returns the seconds. AssertionError with the app's log if that takes too long."""
     start = time.monotonic()
     while not condition():
         seconds = time.monotonic() - start

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from wanvae_app.cli.launch import free_port
+from wanvae_app.cli.ports import free_port
 from wanvae_app.parallel.process_group import Group
 
 

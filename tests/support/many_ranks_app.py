@@ -1,7 +1,8 @@
-"""The app as launch.sh starts it, on many ranks, driven by gradio_client: a job that is streamed, one that is stopped,
-and a rank that is killed. A step of many_gpus.py:
+"""Checks the app on many ranks, as launch.sh starts it and gradio_client drives it. many_gpus.py runs this as a step.
 
     python tests/support/many_ranks_app.py --gpus 8 --log app.log
+
+Streams one job, stops another, and kills a rank during a third.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ import argparse
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,50 +23,47 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from gradio_client import Client, handle_file
-from support.app_runner import ROOT, App, surroundings, wait_for
+from support.app_runner import ROOT, App, wait_for
 
-from wanvae_app.cli.launch import free_port
+from wanvae_app.cli.ports import free_port
 
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"  # 256x256x17
-START, RESTART, JOB = 60.0, 60.0, 45.0  # seconds within which it must be there
+START = 60.0  # seconds until the page answers
+RESTART = 60.0  # seconds until it answers again after a rank was killed
+READY = 45.0  # seconds until the ranks are free after a job was stopped
 
 
-class Launched(App):
+class LaunchedApp(App):
     """The app under `python -m wanvae_app.cli.launch`; `where` is its --gpus N or --cpu N."""
 
     def __init__(self, log: Path, where: list[str]) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log_path = log
-        self._mark = uuid.uuid4().hex
-        command = [sys.executable, "-m", "wanvae_app.cli.launch", *where, "--port", str(self.port)]
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=surroundings(TEST_MARK=self._mark), stdout=file,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        port = free_port()
+        command = [sys.executable, "-m", "wanvae_app.cli.launch", *where, "--port", str(port)]
+        self._start(log, port, command, {})
 
 
-class Driver:
-    """What is done to the app; each method returns what it found, or raises AssertionError."""
+class Checks:
+    """The checks, in the order in which they run. Each returns a sentence about what it found, or raises
+    AssertionError."""
 
     def __init__(self, app: App, num_ranks: int, gpus: bool, folder: Path) -> None:
         self.app = app
         self.num_ranks = num_ranks
         self.folder = folder
         self.streamed, self.long = SAMPLE, folder / "long.npy"
-        # Long enough that a stop comes in the middle: 4,093 small frames, or on a CPU 253.
+        # So long that a stop comes before its end: 4,093 small frames, on a CPU 253.
         self._noise(self.long, 1024 if gpus else 64, 32, 32)
-        if gpus:  # enough for many updates: 480x832x321
+        if gpus:  # 480x832x321, for many updates
             self.streamed = folder / "streamed.npy"
             self._noise(self.streamed, 81, 60, 104)
 
     def start(self) -> str:
+        """Wait for the page."""
         self.app.wait_ready(START)
         return f"ready at {self.app.url}"
 
     def stream(self) -> str:
-        """A job on all ranks whose frames are counted as they come."""
+        """Run a job on all ranks and count its frames as they come."""
         start, first, counts = time.monotonic(), 0.0, [0]
         state: dict[str, Any] = {}
         job = self._submit(self.streamed)
@@ -85,7 +81,7 @@ class Driver:
         )
 
     def stop(self) -> str:
-        """What the page's Stop does, in the middle of a job."""
+        """Stop a running job by the route of the page's Stop button."""
         job, state = self._running()
         start = time.monotonic()
         stop = urllib.request.Request(f"{self.app.url}/live/{state['job']}/stop", method="POST")
@@ -93,11 +89,11 @@ class Driver:
         state = [state, *(update for update, *_ in job)][-1]
         seconds = time.monotonic() - start
         assert state["state"] == "stopped", state
-        wait_for(lambda: (self.app.health() or {}).get("state") == "ready", JOB, self.app)
+        wait_for(lambda: (self.app.health() or {}).get("state") == "ready", READY, self.app)
         return f"stopped after {state['frames']} of {state['num_frames']} frames, told {seconds:.2f} s later"
 
     def kill(self) -> str:
-        """SIGKILL to the last rank in the middle of a job: the app comes back on the same address, and works."""
+        """Send SIGKILL to the last rank during a job. The app must come back on the same address, and work."""
         self._running()
         boot = (self.app.health() or {}).get("boot")
         rank = self.num_ranks - 1
@@ -117,7 +113,7 @@ class Driver:
         return client.submit(handle_file(path), True, 1, "Auto", api_name="/run")
 
     def _running(self) -> tuple[Iterator[Any], dict[str, Any]]:
-        """The long job, and its state once there are frames."""
+        """Start the long job; it, and its first state with frames."""
         job = iter(self._submit(self.long))
         for state, *_ in job:
             if state["frames"]:
@@ -131,15 +127,15 @@ class Driver:
         )
 
 
-def attempt(step: Callable[[], str]) -> bool:
-    """Take a step and print what came of it."""
+def passes(check: Callable[[], str]) -> bool:
+    """Run a check, print its result, and return whether it passed."""
     start = time.monotonic()
     try:
-        words, passed = step(), True
+        sentence, passed = check(), True
     except Exception as error:
-        words, passed = f"{type(error).__name__}: {error}", False
+        sentence, passed = f"{type(error).__name__}: {error}", False
     seconds = time.monotonic() - start
-    print(f"{'PASS' if passed else 'FAIL'} app: {step.__name__}, {seconds:.1f} s: {words}", flush=True)
+    print(f"{'PASS' if passed else 'FAIL'} app: {check.__name__}, {seconds:.1f} s: {sentence}", flush=True)
     return passed
 
 
@@ -149,21 +145,21 @@ def main() -> None:
     parser.add_argument("--cpu", type=int, metavar="N")
     parser.add_argument("--log", type=Path, required=True, help="what the app prints")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of the app's end
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops the app in `finally`
     num_ranks = args.cpu or args.gpus
     where = ["--cpu", str(args.cpu)] if args.cpu else ["--gpus", str(args.gpus)]
     with tempfile.TemporaryDirectory(prefix="many-ranks-") as folder:
-        app = Launched(args.log, where)
+        app = LaunchedApp(args.log, where)
         try:
-            driver = Driver(app, num_ranks, not args.cpu, Path(folder))
-            passed = attempt(driver.start)
-            if passed:
-                passed = all([attempt(step) for step in (driver.stream, driver.stop, driver.kill)])
+            checks = Checks(app, num_ranks, not args.cpu, Path(folder))
+            passed = passes(checks.start)
+            if passed:  # run all the others, even if one fails
+                passed = all([passes(check) for check in (checks.stream, checks.stop, checks.kill)])
         finally:
-            with contextlib.suppress(AssertionError):  # it was killed then
+            with contextlib.suppress(AssertionError):  # `stop` has killed what was left
                 app.stop(timeout=20)
     sys.stdout.flush()
-    os._exit(not passed)  # gradio_client's threads may still wait for the job whose rank was killed
+    os._exit(not passed)  # gradio_client's threads may wait for ever for the job whose rank was killed
 
 
 if __name__ == "__main__":

@@ -21,10 +21,12 @@ import torch
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.bench.case import Case
 from wanvae_app.bench.diffusers_baseline import diffusers_seconds
-from wanvae_app.bench.measure import matmul_rate, measure
-from wanvae_app.bench.projection import exchange_seconds, project
+from wanvae_app.bench.exchange import exchange_seconds
+from wanvae_app.bench.measure import measure
+from wanvae_app.bench.projection import project
 from wanvae_app.bench.results import Result
-from wanvae_app.bench.tables import COLUMNS, head, projection_table, ranks_table, row
+from wanvae_app.bench.tables import TIME_HEADINGS, projection_table, ranks_table, table_head, time_row
+from wanvae_app.bench.timing import matmul_rate
 from wanvae_app.config import PRESETS
 from wanvae_app.device import choose_dtype
 from wanvae_app.fast.choice import build_vae
@@ -42,6 +44,57 @@ EXCHANGE_US = 18.0
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measure all cases on all chosen numbers of ranks. Raises ValueError for options that cannot work here."""
+    args = parse(argv)
+    group = Group.join(args.device)
+    counts = choose_counts(args.ranks, group.size)
+    dtype = choose_dtype(args.dtype, group.device)
+    gpu = group.device.type == "cuda"
+    sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO_VAE)]
+    rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
+    group.agree([0.0])
+    measured_exchange = exchange_seconds(group) if args.project else None
+    exchange = args.exchange_us / 1e6 if measured_exchange is None else measured_exchange
+    prints_tables = group.rank == 0 and not args.json
+    if prints_tables:
+        name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads per rank"
+        precision = str(dtype).removeprefix("torch.")
+        print(f"{name}, {precision}, matmul {rate:.3g} TFLOP/s, torch {torch.__version__}\n")
+        print(table_head(TIME_HEADINGS), flush=True)
+    results: list[Result] = []
+    for source in sources:
+        vae = make_vae(source, dtype, group.device)
+        chunk = args.chunk or vae.default_chunk
+        for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
+            case = Case.parse(text, vae.config)
+            found = measure_counts(group, vae, case, chunk, counts, args.repeat)
+            if group.rank == 0:
+                one_rank = found[0]
+                for result in found:
+                    result.limit_share = result.tflop / rate / result.ranks / result.seconds
+                if not args.no_diffusers:
+                    one_rank.diffusers_seconds = diffusers_seconds(vae, case, min(args.repeat, 2))
+                if args.project:
+                    one_rank.projections = [
+                        project(group, vae, case, chunk, n, args.repeat, exchange, one_rank.seconds)
+                        for n in args.project
+                    ]
+            group.agree([0.0])  # the other ranks wait for rank 0
+            results += found
+            if prints_tables:  # now, because the next case may take minutes
+                print("\n".join(map(time_row, found)), flush=True)
+    if prints_tables and group.size > 1:
+        print(f"\n{ranks_table(results)}")
+    if prints_tables and args.project:
+        measured = f"as measured here between {group.size} ranks"
+        print(f"\n{projection_table(results, 'as given' if measured_exchange is None else measured)}")
+    if group.rank == 0 and args.json:
+        print(json.dumps([asdict(result) for result in results], indent=1))
+    group.close()
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line. Raises ValueError for numbers below 1."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -84,66 +137,39 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.repeat < 1 or (args.chunk is not None and args.chunk < 1):
         raise ValueError(f"--chunk {args.chunk} --repeat {args.repeat}: give 1 or more.")
+    return args
 
-    group = Group.join(args.device)
-    counts = sorted({*(args.ranks or [group.size]), 1})
-    if not 1 <= counts[0] <= counts[-1] <= group.size:
-        raise ValueError(f"--ranks {counts[-1]}: there are {group.size} ranks; start torchrun with more.")
-    dtype = choose_dtype(args.dtype, group.device)
-    gpu = group.device.type == "cuda"
-    sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO_VAE)]
-    rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
-    group.agree([0.0])
-    exchange = exchange_seconds(group) if args.project else None
-    results: list[Result] = []
-    table = group.rank == 0 and not args.json
-    if table:
-        name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads per rank"
-        precision = str(dtype).removeprefix("torch.")
-        print(f"{name}, {precision}, matmul {rate:.3g} TFLOP/s, torch {torch.__version__}\n")
-        print(head(COLUMNS), flush=True)
-    for source in sources:
-        vae = _make(source, dtype, group.device)
-        chunk = args.chunk or vae.default_chunk
-        for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
-            case = Case.parse(text, vae.config)
-            entry = [measure(group, vae, case, chunk, count, args.repeat) for count in counts]
-            alone = entry[0]
-            for result in entry:
-                if group.size > 1:
-                    result.compare(alone)
-                result.limit_share = (
-                    result.tflop / rate / result.ranks / result.seconds if group.rank == 0 else None
-                )
-            if group.rank == 0 and not args.no_diffusers and vae.config.output_patch == vae.config.patch_size:
-                # On a GPU nobody decodes in float32; on a CPU that is what diffusers does unless it is told otherwise.
-                dtypes = {
-                    str(d).removeprefix("torch."): d for d in ((dtype,) if gpu else (dtype, torch.float32))
-                }
-                found = {n: diffusers_seconds(vae, case, d, min(args.repeat, 2)) for n, d in dtypes.items()}
-                alone.diffusers_seconds = {n: s for n, s in found.items() if s is not None} or None
-            if group.rank == 0 and args.project:
-                price = args.exchange_us / 1e6 if exchange is None else exchange
-                alone.projections = [
-                    project(group, vae, case, chunk, n, args.repeat, price, alone.seconds)
-                    for n in args.project
-                ]
-            group.agree([0.0])
-            results += entry
-            for result in entry if table else ():  # at once: the next case may take minutes
-                print(row(result), flush=True)
-    if table and group.size > 1:
-        print(f"\n{ranks_table(results)}")
-    if table and args.project:
-        price = "as given" if exchange is None else f"as measured here between {group.size} ranks"
-        print(f"\n{projection_table(results, price)}")
-    if group.rank == 0 and args.json:
-        print(json.dumps([asdict(r) for r in results], indent=1))
-    group.close()
+
+def choose_counts(asked: list[int] | None, size: int) -> list[int]:
+    """The numbers of ranks to measure on: one, and those asked for or else all. Raises ValueError above `size`."""
+    counts = sorted({*(asked or [size]), 1})
+    if not 1 <= counts[0] <= counts[-1] <= size:
+        raise ValueError(f"--ranks {counts[-1]}: there are {size} ranks; start torchrun with more.")
+    return counts
+
+
+def measure_counts(
+    group: Group, vae: WanVAE, case: Case, chunk: int, counts: list[int], repeat: int
+) -> list[Result]:
+    """Measure a case on each number of ranks, the first of which is one, and compare with that."""
+    results = [measure(group, vae, case, chunk, count, repeat) for count in counts]
+    if group.size > 1:
+        for result in results:
+            result.compare(results[0])
+    return results
+
+
+def make_vae(source: str, dtype: torch.dtype, device: torch.device) -> WanVAE:
+    """The VAE of a checkpoint, or one of PRESETS with random weights, the same on every rank."""
+    if source not in PRESETS:
+        return load_vae(source, dtype, device)
+    torch.manual_seed(1)
+    vae = build_vae(PRESETS[source], device, dtype, source)
+    return vae.to(device, dtype).requires_grad_(False).channels_last()
 
 
 def _numbers(text: str) -> list[int]:
-    """ "2,4,8" as numbers of ranks."""
+    """Numbers of ranks, such as "2,4,8"."""
     try:
         found = [int(part) for part in text.split(",")]
     except ValueError:
@@ -151,14 +177,6 @@ def _numbers(text: str) -> list[int]:
     if not found or min(found) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers of ranks, such as 4,8")
     return found
-
-
-def _make(source: str, dtype: torch.dtype, device: torch.device) -> WanVAE:
-    if source not in PRESETS:
-        return load_vae(source, dtype, device)
-    torch.manual_seed(1)  # the same weights on every rank
-    vae = build_vae(PRESETS[source], device, dtype, source)
-    return vae.to(device, dtype).requires_grad_(False).channels_last()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long diffusers takes for the same work with the same weights, where it is installed."""
+"""How long diffusers takes for the same case with the same weights, where it is installed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,25 @@ import torch
 from torch import Tensor
 
 from wanvae_app.bench.case import Case
-from wanvae_app.bench.measure import synchronize
+from wanvae_app.bench.timing import synchronize
 from wanvae_app.formats.checkpoint import save_tensors
 from wanvae_app.model.vae import WanVAE
 
 
-def diffusers_seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) -> float | None:
-    """Median seconds of diffusers with the same weights; None where it is not installed."""
+def diffusers_seconds(vae: WanVAE, case: Case, repeat: int) -> dict[str, float] | None:
+    """Median seconds of `repeat` warm runs of diffusers, by dtype: the VAE's, on a CPU float32 as well.
+
+    None if diffusers is not installed, or has no such VAE.
+    """
+    if vae.config.output_patch != vae.config.patch_size:
+        return None
+    # Nobody decodes in float32 on a GPU. On a CPU it is the dtype that diffusers chooses by itself.
+    dtypes = (vae.dtype,) if vae.device.type == "cuda" else (vae.dtype, torch.float32)
+    found = {str(dtype).removeprefix("torch."): _seconds(vae, case, dtype, repeat) for dtype in dtypes}
+    return {name: seconds for name, seconds in found.items() if seconds is not None} or None
+
+
+def _seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) -> float | None:
     try:
         from diffusers import AutoencoderKLWan
         from diffusers.utils import logging
@@ -26,7 +38,7 @@ def diffusers_seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) 
     logging.set_verbosity_error()
     c = vae.config
     channels = 3 * c.patch_size**2
-    theirs: Any = AutoencoderKLWan(
+    baseline: Any = AutoencoderKLWan(  # type: ignore[no-untyped-call]
         base_dim=c.base_dim,
         decoder_base_dim=c.decoder_base_dim,
         z_dim=c.z_dim,
@@ -40,9 +52,9 @@ def diffusers_seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) 
         out_channels=channels,
         patch_size=c.patch_size if c.patch_size > 1 else None,
     )
-    theirs.load_state_dict(save_tensors(vae, "diffusers"))
-    theirs = theirs.to(vae.device, dtype).eval()
-    step: Callable[[Tensor], Any] = theirs.decode if case.kind == "decode" else theirs.encode
+    baseline.load_state_dict(save_tensors(vae, "diffusers"))
+    baseline = baseline.to(vae.device, dtype).eval()
+    code: Callable[[Tensor], Any] = baseline.decode if case.kind == "decode" else baseline.encode
     shape = (
         case.latent_shape(c) if case.kind == "decode" else (1, 3, case.num_frames, case.height, case.width)
     )
@@ -52,7 +64,7 @@ def diffusers_seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) 
         for _ in range(repeat + 1):
             synchronize(vae.device)
             start = time.perf_counter()
-            step(x)
+            code(x)
             synchronize(vae.device)
             times.append(time.perf_counter() - start)
     return statistics.median(times[1:])

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from wanvae_app.bench.projection import TOKENS
+from wanvae_app.bench.projection import TOKEN_BANDWIDTH
 from wanvae_app.bench.results import Result
 
-COLUMNS = (
-    *("work", "ranks", "chunk", "first frames", "all", "cold", "frames/s", "speed-up", "waiting", "peak"),
-    *("of limit", "diffusers"),
-)
-RANK_COLUMNS = (
-    *("work", "ranks", "speed-up", "efficiency", "waiting", "gathering", "idle"),
-    *("sent/chunk", "of least", "frames/chunk", "peak, of one rank's"),
-)
-PROJECTION_COLUMNS = (
-    *("work", "ranks", "slab", "edge", "interior", "exchanges/chunk", "exchanging", "projected", "speed-up"),
+TIME_HEADINGS = (
+    "work", "ranks", "chunk", "first frames", "all", "cold", "frames/s", "speed-up", "waiting", "peak", "of limit",
+    "diffusers",
+)  # fmt: skip
+RANK_HEADINGS = (
+    "work", "ranks", "speed-up", "efficiency", "waiting", "gathering", "idle", "sent/chunk", "of least",
+    "frames/chunk", "peak, of one rank's",
+)  # fmt: skip
+PROJECTION_HEADINGS = (
+    "work", "ranks", "slab", "edge", "interior", "exchanges/chunk", "exchanging", "projected", "speed-up",
     "efficiency",
-)
+)  # fmt: skip
 RANKS_LEGEND = (
     "By rank, rank 0 first, in shares of the time: waiting for the others' rows and tokens, gathering (from its last "
     "pixels until they have left it, on rank 0 until all frames are on the host, and what earlier ones held it up), "
@@ -26,14 +26,14 @@ RANKS_LEGEND = (
 )
 
 
-def head(columns: Sequence[str]) -> str:
-    """The first two lines of a table."""
-    return f"{_line(columns)}\n{'|---' * len(columns)}|"
+def table_head(headings: Sequence[str]) -> str:
+    """The first two lines of a table: headings, and the line below them."""
+    return f"{_line(headings)}\n{'|---' * len(headings)}|"
 
 
-def row(r: Result) -> str:
-    """One line of the table of times."""
-    theirs = (r.diffusers_seconds or {}).items()
+def time_row(r: Result) -> str:
+    """One line of the table with TIME_HEADINGS."""
+    diffusers = (r.diffusers_seconds or {}).items()
     return _line(
         [
             r.case,
@@ -47,14 +47,14 @@ def row(r: Result) -> str:
             f"{r.waited_share:.0%}",
             f"{r.peak_gib:.2f} GiB",
             "" if r.limit_share is None else f"{r.limit_share:.0%}",
-            ", ".join(f"{name} {seconds:.2f} s ({seconds / r.seconds:.1f}x)" for name, seconds in theirs),
+            ", ".join(f"{name} {seconds:.2f} s ({seconds / r.seconds:.1f}x)" for name, seconds in diffusers),
         ]
     )
 
 
 def ranks_table(results: Iterable[Result]) -> str:
-    """Where the time of several ranks went, and what they sent."""
-    lines = [RANKS_LEGEND, "", head(RANK_COLUMNS)]
+    """Where the time of several ranks went, and what they sent, with a legend above."""
+    lines = [RANKS_LEGEND, "", table_head(RANK_HEADINGS)]
     for r in results:
         if r.ranks > 1:
             sent, least = sum(r.sent_bytes), sum(r.least_bytes)
@@ -73,16 +73,16 @@ def ranks_table(results: Iterable[Result]) -> str:
     return "\n".join(lines)
 
 
-def projection_table(results: Iterable[Result], price: str) -> str:
-    """What more ranks would take; `price` says where that of an exchange is from."""
+def projection_table(results: Iterable[Result], origin: str) -> str:
+    """What more ranks would take; `origin` says where the time of one exchange is from. "" without projections."""
     lines: list[str] = []
     for r in results:
         for p in r.projections or ():
             lines = lines or [
                 "Projection, not measured: each rank coded its slab alone, on this device, and exchanges were added, "
-                f"at {p.exchange_us:.1f} us {price}, and tokens at {TOKENS / 1e9:g} GB/s.",
+                f"at {p.exchange_us:.1f} us {origin}, and tokens at {TOKEN_BANDWIDTH / 1e9:g} GB/s.",
                 "",
-                head(PROJECTION_COLUMNS),
+                table_head(PROJECTION_HEADINGS),
             ]
             cells: list[object] = [
                 r.case,

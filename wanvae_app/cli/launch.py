@@ -1,21 +1,35 @@
-"""What launch.sh starts: checks the options, then becomes torchrun, one rank per GPU or a few on the CPU."""
+"""What launch.sh starts: checks the options, then becomes torchrun with one rank per GPU, or a few on the CPU.
+
+    python -m wanvae_app.cli.launch --gpus 2
+
+--help and --check-only run before anything is installed, so this module imports torch only where it needs it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
-import socket
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parents[2]
+from wanvae_app.cli.options import add_shared_options, check_auth
+from wanvae_app.cli.ports import check_port, free_port
+
+APP = Path(__file__).resolve().parents[2] / "app.py"
 CPU_RANKS = 2
-MAX_RESTARTS = 100  # of the ranks, after one died; the page comes back by itself
+MAX_RESTARTS = 100  # of all ranks together, each time after one has died
+
+
+class Placement(NamedTuple):
+    """Where the ranks of this machine run."""
+
+    device: str  # "cuda" or "cpu"
+    num_ranks: int
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line; exits with a sentence for what makes no sense whatever the machine."""
+    """Parse the command line. Exits with a sentence for options that cannot work on any machine."""
     parser = argparse.ArgumentParser(
         prog="./launch.sh",
         description="Decode Wan latents on all GPUs of this machine and watch the frames in the browser.",
@@ -26,25 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     where.add_argument(
         "--cpu", type=int, metavar="N", help=f"use N processes on the CPU (without GPUs: {CPU_RANKS})"
     )
-    parser.add_argument("--port", type=int, default=7860, help="port of the page (default 7860)")
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
-    )
-    vae = "weights: a file, a diffusers folder or a Hugging Face id (default: the demo VAE)"
-    parser.add_argument("--vae", metavar="SOURCE", help=vae)
-    dtype = "auto (default: bf16 where the device is made for it), bf16, fp16, fp32 or fp64"
-    parser.add_argument(
-        "--dtype", default="auto", choices=["auto", "bf16", "fp16", "fp32", "fp64"], help=dtype
-    )
-    parser.add_argument(
-        "--share", action="store_true", help="also make a public address, through Gradio's servers"
-    )
-    parser.add_argument(
-        "--auth",
-        metavar="USER:PASSWORD",
-        default=os.environ.get("WANVAE_AUTH") or None,
-        help="ask for these before anything is shown (default: what WANVAE_AUTH in the environment says)",
-    )
+    add_shared_options(parser)
     parser.add_argument("--nnodes", type=int, default=1, metavar="N", help="number of machines (default 1)")
     parser.add_argument(
         "--node-rank", type=int, default=0, metavar="R", help="which of them this is; 0 has the page"
@@ -62,8 +58,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and not 1 <= value <= 65535:
             parser.error(f"--{name.replace('_', '-')} {value}: a port is a number from 1 to 65535")
-    if args.auth is not None and not all(args.auth.partition(":")):
-        parser.error("--auth takes USER:PASSWORD, with a colon between them and neither empty")
+    check_auth(parser, args.auth)
     if not 0 <= args.node_rank < args.nnodes:
         parser.error(f"--node-rank {args.node_rank}: with --nnodes {args.nnodes} give 0 to {args.nnodes - 1}")
     if args.nnodes > 1 and not args.master_addr:
@@ -71,19 +66,51 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def num_processes(args: argparse.Namespace) -> tuple[str, int]:
-    """Device and number of ranks on this machine; SystemExit if there are fewer GPUs than asked for."""
+def place_ranks(args: argparse.Namespace) -> Placement:
+    """Where the ranks of this machine run. Raises ValueError if there are fewer GPUs than asked for."""
     import torch
 
     if args.cpu:
-        return "cpu", args.cpu
+        return Placement("cpu", args.cpu)
     found = torch.cuda.device_count()
     if args.gpus is None:
-        return ("cuda", found) if found else ("cpu", CPU_RANKS)
+        return Placement("cuda", found) if found else Placement("cpu", CPU_RANKS)
     if args.gpus > found:
         advice = f"give --gpus {found}" if found else "use --cpu N, or look at the driver with nvidia-smi"
-        raise SystemExit(f"--gpus {args.gpus}: PyTorch finds {found} GPUs here; {advice}.")
-    return "cuda", args.gpus
+        raise ValueError(f"--gpus {args.gpus}: PyTorch finds {found} GPUs here; {advice}.")
+    return Placement("cuda", args.gpus)
+
+
+def find_weights(source: str) -> str:
+    """`source` as the ranks can read it: a path becomes absolute. Raises ValueError if it holds no VAE.
+
+    launch.sh changes the working directory, so paths are relative to WANVAE_CALLER, its caller's.
+    """
+    from wanvae_app.formats.checkpoint import check
+
+    path = Path(os.environ.get("WANVAE_CALLER", ""), Path(source).expanduser())
+    if path.exists():
+        source = str(path.absolute())
+    try:
+        check(source)
+    except ValueError as error:
+        raise ValueError(f"--vae: {error}") from error
+    return source
+
+
+def torchrun_command(args: argparse.Namespace, placement: Placement) -> list[str]:
+    """The command line of torchrun that starts app.py on these ranks, without the password."""
+    command = [sys.executable, "-m", "wanvae_app.cli.torchrun", "--nproc-per-node", str(placement.num_ranks)]
+    command += ["--max-restarts", str(MAX_RESTARTS), "--nnodes", str(args.nnodes)]
+    if args.nnodes == 1:
+        command += ["--master-addr", "127.0.0.1", "--master-port", str(args.master_port or free_port())]
+    else:
+        command += ["--node-rank", str(args.node_rank), "--master-addr", args.master_addr]
+        command += ["--master-port", str(args.master_port or 29500)]
+    command += [str(APP), "--device", placement.device, "--host", args.host, "--port", str(args.port)]
+    command += ["--dtype", args.dtype, *(["--vae", args.vae] if args.vae else [])]
+    command += ["--share"] if args.share else []
+    return command
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -91,71 +118,25 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(sys.argv[1:] if argv is None else argv)
     if args.check_only:
         return
-    device, num_ranks = num_processes(args)
-    if args.node_rank == 0:
-        try:
+    try:
+        placement = place_ranks(args)
+        if args.node_rank == 0:  # it serves the page
             check_port(args.host, args.port)
-        except ValueError as error:
-            raise SystemExit(str(error)) from error
-    if args.vae:
-        from wanvae_app.formats.checkpoint import check
+        if args.vae:
+            args.vae = find_weights(args.vae)
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    command = torchrun_command(args, placement)
+    from wanvae_app.device import num_cores
 
-        path = Path(os.environ.get("WANVAE_CALLER", ""), Path(args.vae).expanduser())
-        if path.exists():
-            args.vae = str(path.absolute())  # launch.sh itself goes elsewhere
-        try:
-            check(args.vae)
-        except ValueError as error:
-            raise SystemExit(f"--vae: {error}") from error
-    command = [sys.executable, "-m", "wanvae_app.cli.torchrun", "--nproc-per-node", str(num_ranks)]
-    command += ["--max-restarts", str(MAX_RESTARTS), "--nnodes", str(args.nnodes)]
-    if args.nnodes == 1:
-        command += ["--master-addr", "127.0.0.1", "--master-port", str(args.master_port or free_port())]
-    else:
-        command += ["--node-rank", str(args.node_rank), "--master-addr", args.master_addr]
-        command += ["--master-port", str(args.master_port or 29500)]
-    command += [str(ROOT / "app.py"), "--device", device, "--host", args.host, "--port", str(args.port)]
-    command += ["--dtype", args.dtype, *(["--vae", args.vae] if args.vae else [])]
-    command += ["--share"] if args.share else []
-    if args.auth:
-        os.environ["WANVAE_AUTH"] = (
-            args.auth
-        )  # not on a command line, which everybody on this machine can read
-    # Ranks that share a machine share its cores; torchrun would give each just one, and say so at length.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // num_ranks)))
-    what = (
-        f"{num_ranks} GPU{'s' * (num_ranks > 1)}" if device == "cuda" else f"{num_ranks} processes on the CPU"
-    )
-    print(f"Starting on {what}...", flush=True)
+    if args.auth:  # in the environment, because every user of this machine can read command lines
+        os.environ["WANVAE_AUTH"] = args.auth
+    # The ranks share this machine's cores. torchrun would give each rank one thread, with a long warning.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // placement.num_ranks)))
+    plural = "s" * (placement.num_ranks > 1)
+    kind = f"GPU{plural}" if placement.device == "cuda" else "processes on the CPU"
+    print(f"Starting on {placement.num_ranks} {kind}...", flush=True)
     os.execv(sys.executable, command)
-
-
-def check_port(host: str, port: int) -> None:
-    """Raises ValueError if nobody can listen there."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except (OSError, OverflowError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise ValueError(
-                f"--host {host} --port {port}: cannot listen there ({reason}); try another."
-            ) from error
-
-
-def free_port() -> int:
-    """A port of this machine that is free just now, and below those (from 32768) that connections are given of
-    themselves: not even this app's own will take it before it is used."""
-    for port in random.sample(range(10000, 32768), 1000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("none of a thousand ports from 10000 to 32767 is free")
 
 
 if __name__ == "__main__":

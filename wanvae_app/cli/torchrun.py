@@ -1,6 +1,6 @@
-"""torchrun for `launch.py`: what it starts and how is torch's own, but its end on Ctrl-C or SIGTERM is a quiet one.
+"""torchrun for `launch.py`: starts ranks exactly as torch's own does, but ends quietly on Ctrl-C or SIGTERM.
 
-Torch's command would print a traceback of its own insides, and a warning for every rank that it passes the signal to.
+Torch's command prints a traceback of its own code then, and a warning for each rank that it signals.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from torch.distributed.run import main as torchrun
 
 
 def main() -> None:
-    """Run torchrun with this process's arguments. Ended by a signal, it exits with 128 + that number, as in shells."""
+    """Run torchrun with this process's arguments. Exits with 128 + the number of the signal that ended it, as shells
+    do."""
     for module in (agent, processes):
         logging.getLogger(module.__name__).setLevel(logging.ERROR)
     try:
