@@ -12,7 +12,7 @@ import torch
 from wanvae_app.config import WanConfig
 from wanvae_app.jobs.service import Jobs
 
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".latent"]
 VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
 
