@@ -47,8 +47,19 @@ export function start({ element, props, watch }) {
       const { job, run, lost, reading, boot, active, settled } = follower;
       const { count, decoded, drawn, mode, playing, shown } = player;
       return {
-        ...{ job, run, lost, reading, boot, active, settled },
-        ...{ mode, playing, shown, received: count, drawn: drawn.size, complete: decoded?.complete ?? false },
+        job,
+        run,
+        lost,
+        reading,
+        boot,
+        active,
+        settled,
+        mode,
+        playing,
+        shown,
+        received: count,
+        drawn: drawn.size,
+        complete: decoded?.complete ?? false,
         status: element.querySelector(".status").textContent,
       };
     },

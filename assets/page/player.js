@@ -48,7 +48,15 @@ export class Player {
     this.onChange();
   }
 
-  /** Play a clip from its first frame on. @param {{numFrames, fps, decoded: Feed, source: Feed | null}} clip */
+  /**
+   * Play a clip from its first frame on.
+   *
+   * @param {object} clip
+   * @param {number} clip.numFrames that there will be
+   * @param {number} clip.fps frames per second
+   * @param {import("./feed.js").Feed} clip.decoded
+   * @param {import("./feed.js").Feed | null} clip.source
+   */
   open({ numFrames, fps, decoded, source }) {
     this.clear();
     this.numFrames = numFrames;

@@ -32,7 +32,9 @@ class Scripts:
             raise HTTPException(404, "There is no such script.")
         tag = self._tags[name]
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
-        if tag in request.headers.get("if-none-match", ""):  # perhaps as W/"...", which compressing proxies make of it
+        if tag in request.headers.get(
+            "if-none-match", ""
+        ):  # perhaps as W/"...", which compressing proxies make of it
             return Response(status_code=304, headers=headers)
         return Response(self._texts[name], media_type="text/javascript", headers=headers)
 
