@@ -1,4 +1,5 @@
 // Runs before the page is built: applies the chosen theme, and tells the server that a reloaded page still watches.
+// Gradio inserts it into the page's head right after it has set a theme of its own.
 (() => {
   const read = (openStorage, key) => {
     try {
@@ -8,11 +9,7 @@
     }
   };
   const theme = read(() => localStorage, "wanvae-theme");
-  const apply = () => document.body?.classList.toggle("dark", theme === "dark");
-  if (theme) {
-    // Gradio sets its own theme while it starts; ours comes after.
-    for (const event of ["DOMContentLoaded", "load"]) addEventListener(event, apply);
-  }
+  if (theme) document.body.classList.toggle("dark", theme === "dark");
   const job = read(() => sessionStorage, "wanvae-job");
   if (job) fetch(new URL(`live/${job}/state`, document.baseURI)).catch(() => null);
 })();
