@@ -21,15 +21,15 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from wanvae_app.assets import DEMO_VAE
 from wanvae_app.cli.launch import check_port
-from wanvae_app.device import DEVICES
+from wanvae_app.device import DEVICES, DTYPES, choose_dtype
 from wanvae_app.errors import describe
-from wanvae_app.formats.checkpoint import DTYPES, choose_dtype, load_vae
+from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group, GroupLost
 from wanvae_app.parallel.watchdog import EXIT_CODE
 
-DEMO_VAE = Path(__file__).resolve().parent / "assets" / "demo_vae"
 SPEAKING = 10.0  # seconds that rank 0 has to say what all ranks have found
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -118,13 +118,13 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "uploads"))  # so they go when everything goes
     from gradio.tunneling import CURRENT_TUNNELS
 
-    from wanvae_app.jobs.service import Jobs
+    from wanvae_app.jobs.service import JobService
     from wanvae_app.page.blocks import build_page, launch_arguments
-    from wanvae_app.page.history import Results
+    from wanvae_app.page.history import History
 
     if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
-    jobs = Jobs(group, vae, folder)
+    jobs = JobService(group, vae, folder)
     ending, why = threading.Event(), [0]
 
     def end(number: int, *_: object) -> None:
@@ -139,8 +139,8 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     jobs.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    results = Results(jobs)
-    page = build_page(jobs, results)
+    history = History(jobs)
+    page = build_page(jobs, history)
     try:
         page.queue(max_size=8).launch(
             prevent_thread_lock=True,
@@ -149,7 +149,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
             share=options.share,
             auth=tuple(options.auth.split(":", 1)) if options.auth else None,
             quiet=True,
-            **launch_arguments(jobs, results),
+            **launch_arguments(jobs, history),
         )
     except Exception as error:  # the port was taken meanwhile, Gradio's servers give no public address
         give_up(error)

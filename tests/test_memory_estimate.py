@@ -14,7 +14,7 @@ import torch
 from wanvae_app.config import PRESETS
 from wanvae_app.fast import layers as fused
 from wanvae_app.memory_estimate import HEAP, _Alone, _Ledger, activation_bytes, free_bytes, refusal
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Downsample
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.shard import Shard
@@ -96,7 +96,7 @@ def test_halving_a_picture_copies_only_its_edges(size: int) -> None:
     x = torch.empty(1, 4, 128, 192, 16, device="meta").movedim(-1, 1)
     layer = Downsample(16, temporal=False).to("meta")
     with _Ledger() as ledger:
-        layer(x, Stream(_Alone(plan.dim, plan.cuts, plan.rank, None)))
+        layer(x, ClipState(_Alone(plan.dim, plan.bounds, plan.rank, None)))
     assert ledger.peak < 1.6 * x.nbytes, "x, the result, the same without its bias, and some rows and columns"
 
 
@@ -116,9 +116,9 @@ def test_a_refusal_says_what_would_fit() -> None:
 
 
 def test_two_at_once_need_both_memories() -> None:
-    def refused(free: int, by_turns: bool) -> str:
+    def refused(free: int, interleaved: bool) -> str:
         what = NARROW, ("encode", "decode"), (8, 32, 32), 4, torch.bfloat16, 1, 0, free
-        return refusal(*what, by_turns=by_turns)
+        return refusal(*what, interleaved=interleaved)
 
     each = [activation_bytes(NARROW, kind, 8, 32, 32, 4, torch.bfloat16) for kind in ("encode", "decode")]
     both, larger = round(HEAP * sum(each)), round(HEAP * max(each))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DTYPE_NAMES = ("bf16", "fp16", "fp32", "fp64")  # as the command line and the benchmark call them
 # Mean and standard deviation of the latents, per channel: constants of the model family, published with
 # the official weights (which do not carry them) and repeated in diffusers' config.json.
 # fmt: off

@@ -1,14 +1,20 @@
-"""The device that a rank works on, and how it is set up."""
+"""The device that a rank works on: how it is chosen and set up, its dtype, and the memory in use there."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import re
+import resource
+from pathlib import Path
 
 import torch
 
+from wanvae_app.config import DTYPE_NAMES
+
 DEVICES = ("auto", "cpu", "cuda")
+DTYPES = dict(zip(DTYPE_NAMES, (torch.bfloat16, torch.float16, torch.float32, torch.float64), strict=True))
 MALLOPT = {-1: 2**31 - 1, -3: 2**31 - 1, -8: 1}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
 
 
@@ -61,3 +67,46 @@ def tidy_up(device: torch.device) -> None:
 def num_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """ "auto" or a name in DTYPES, for a device: bf16 where it is native, else fp16 on GPUs, fp32 on CPUs."""
+    if name != "auto":
+        if name not in DTYPES:
+            raise ValueError(f"Unknown dtype {name!r}; choose auto, {', '.join(DTYPES)}.")
+        return DTYPES[name]
+    if device.type == "cuda":
+        # sm_80 is the first whose matrix units take bf16; older GPUs only emulate it.
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
+    return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
+
+
+def _cpu_multiplies_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:  # not Linux
+        return False
+    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None
+
+
+def reset_peak(device: torch.device) -> None:
+    """Measure from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:  # not Linux, or forbidden: then the peak is that of the whole process so far
+        return
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most bytes in use since `reset_peak`; weights included, on the CPU the whole process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else 0

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from wanvae_app.config import WanConfig
 from wanvae_app.fast import layers as fused
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.shard import Shard
 
@@ -83,10 +83,10 @@ def activation_bytes(
     plan = Shard.plan(height, width, size, rank)
     if plan is None:
         return 0
-    shard = _Alone(plan.dim, plan.cuts, plan.rank, None)
+    shard = _Alone(plan.dim, plan.bounds, plan.rank, None)
     with torch.device("meta"):
         vae = WanVAE(config).to(dtype).requires_grad_(False)
-    ledger, stream = _Ledger(), Stream(shard)
+    ledger, state = _Ledger(), ClipState(shard)
     fast = fused.runs_on(device, dtype)
     sizes = [1, *[min(chunk, num_latents - 1)] * min(2, num_latents - 1)]
     scale = config.spatial_factor if kind == "encode" else 1
@@ -105,7 +105,7 @@ def activation_bytes(
             )
             x = shard.part(whole.movedim(-1, 1), scale).contiguous(memory_format=torch.channels_last_3d)
             del whole
-            x = (vae.decode if kind == "decode" else vae.encode)(x, stream)
+            x = (vae.decode if kind == "decode" else vae.encode)(x, state)
     return ledger.peak
 
 
@@ -134,26 +134,26 @@ def refusal(
     rank: int,
     free: int | None,
     device: torch.device = CPU,
-    by_turns: bool = False,
+    interleaved: bool = False,
 ) -> str:
     """Why `rank` of `size` cannot take its part in a clip, in a sentence, and what would fit; "" if it can.
 
-    `kinds` are the steps of the job, "encode" and "decode", one after the other or `by_turns`; `shape` is the latent's
-    T, H, W.
+    `kinds` are the steps of the job, "encode" and "decode", one after the other or `interleaved`; `shape` is the
+    latent's T, H, W.
     """
     num_latents, height, width = shape
 
     def need(chunk: int, size: int, rank: int) -> int:
         arguments = (num_latents, height, width, chunk, dtype, size, rank, device)
         each = [activation_bytes(config, kind, *arguments) for kind in kinds]
-        most = sum(each) if by_turns else max(each)
+        most = sum(each) if interleaved else max(each)
         return round(HEAP * most) if device.type == "cpu" else most
 
     # Far from the limit nothing is simulated: 30 times the largest activation is twice what was ever seen.
     frames = config.temporal_factor * min(chunk, num_latents)
     widest = max(config.base_dim, config.decoder_base_dim) // config.patch_size**2
     pixels = frames * height * width * config.output_factor**2
-    if free is None or 30 * pixels * widest * dtype.itemsize * (1 + by_turns) < free / 2:
+    if free is None or 30 * pixels * widest * dtype.itemsize * (1 + interleaved) < free / 2:
         return ""
     needed = need(chunk, size, rank)
     if needed <= free:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Downsample, Upsample
 
 
@@ -130,7 +130,9 @@ def raise_frames(step: Upsample, x: Tensor, target: Tensor, num: int, constant: 
     fit_frames(step, x, target, num)
     dim = x.shape[1]
     step.time_conv.bias[dim - 1] = step.time_conv.bias[2 * dim - 1] = constant
-    rest = step.time_conv(x[:, :, 1:], Stream()).unflatten(1, (2, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+    rest = (
+        step.time_conv(x[:, :, 1:], ClipState()).unflatten(1, (2, -1)).permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
+    )
     return torch.cat([x[:, :, :1], rest], 2)
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 
 
@@ -41,7 +41,7 @@ def psnr(a: Tensor, b: Tensor) -> float:
 
 @torch.no_grad()
 def round_trip(vae: WanVAE, clip: Tensor) -> Tensor:
-    return vae.decode(vae.encode(clip, Stream()), Stream())
+    return vae.decode(vae.encode(clip, ClipState()), ClipState())
 
 
 def measure(vae: WanVAE, clips: dict[str, Tensor]) -> dict[str, float]:

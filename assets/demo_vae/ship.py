@@ -10,14 +10,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wanvae_app.formats.checkpoint import save_tensors
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 
 
 @torch.no_grad()
 def statistics(vae: WanVAE, clips: Tensor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of the latents of clips [B 3 T H W], per channel."""
-    z = torch.cat([vae.encode(clip[None], Stream()) for clip in clips])
+    z = torch.cat([vae.encode(clip[None], ClipState()) for clip in clips])
     mean, std = z.mean((0, 2, 3, 4)), z.std((0, 2, 3, 4))
     return [round(float(v), 4) for v in mean], [round(float(v), 4) for v in std]
 

@@ -29,7 +29,7 @@ from linear import (
 )
 from torch import Tensor, nn
 
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Attention, Downsample, ResidualBlock, Upsample
 from wanvae_app.model.vae import WanVAE
 
@@ -67,7 +67,7 @@ def open_norms(vae: WanVAE, chosen: list[nn.Module], clips: Tensor) -> None:
 
     norms = [b.norm if isinstance(b, Attention) else b.norm1 for b in chosen]
     hooks = [norm.register_forward_pre_hook(look) for norm in norms]
-    vae.decode(vae.encode(clips, Stream()), Stream())
+    vae.decode(vae.encode(clips, ClipState()), ClipState())
     for hook in hooks:
         hook.remove()
 
@@ -99,7 +99,7 @@ def build(vae: WanVAE, clips: Tensor) -> None:
     steps[1].conv.bias[31] = 1.5
     set_pairs(steps[1], f4, 31, list(range(31)))
     steps[1].time_conv.bias[31] = 1.5
-    f4t = steps[1](full_in(f2, 32), Stream())[:, :31]
+    f4t = steps[1](full_in(f2, 32), ClipState())[:, :31]
     set_shortcut(enc.levels[2].blocks[0].shortcut, 31, 63, 1.5)
     where = [
         *range(16),
@@ -114,7 +114,7 @@ def build(vae: WanVAE, clips: Tensor) -> None:
     for conv in (steps[2].conv, steps[2].time_conv):
         conv.weight[16:32] = -conv.weight[:16]
         conv.bias[32] = loud
-    f8t = steps[2](full_in(f4t, 64), Stream())
+    f8t = steps[2](full_in(f4t, 64), ClipState())
     scale = f8t[:, :16].square().mean((0, 2, 3, 4)).sqrt()
     enc.head.norm.gamma.fill_(loud / 8)
     enc.head.norm.gamma[:16] = enc.head.norm.gamma[16:32] = loud / 8 / scale
@@ -129,7 +129,7 @@ def build(vae: WanVAE, clips: Tensor) -> None:
     identity(vae.post_quant_conv, z_dim)
 
     # Decoder: each layer predicts what the encoder had at the same place.
-    z = vae.encode(clips, Stream())
+    z = vae.encode(clips, ClipState())
     w, b = solve(rows(windows(z)), rows(f8t[:, where]), 1e-4)
     quiet(dec.conv_in)
     dec.conv_in.weight[:47], dec.conv_in.bias[:47], dec.conv_in.bias[63] = (
@@ -137,7 +137,7 @@ def build(vae: WanVAE, clips: Tensor) -> None:
         b,
         2.0,
     )
-    x = dec.conv_in(z, Stream())
+    x = dec.conv_in(z, ClipState())
     ups = [level.resample for level in dec.levels if level.resample is not None]
     for step in ups:
         quiet(step.conv)

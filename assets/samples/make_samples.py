@@ -24,7 +24,7 @@ import pictures  # noqa: E402
 from textures import Textures  # noqa: E402
 
 from wanvae_app.formats.checkpoint import load_vae  # noqa: E402
-from wanvae_app.model.clip_state import Stream  # noqa: E402
+from wanvae_app.model.clip_state import ClipState  # noqa: E402
 from wanvae_app.model.vae import WanVAE  # noqa: E402
 
 # name, scene, frames, height, width: the first is small enough for a CPU
@@ -48,7 +48,7 @@ def draw_scene(scene: Callable[..., Tensor], num: int, height: int, width: int) 
 @torch.no_grad()
 def encode(vae: WanVAE, frames: Tensor) -> Tensor:
     """Frames [3 T H W] in [0, 1] to the normalised latent [1 16 T' H/8 W/8]."""
-    raw = vae.encode(frames[None] * 2 - 1, Stream())
+    raw = vae.encode(frames[None] * 2 - 1, ClipState())
     statistics = vae.config.latents_mean, vae.config.latents_std
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in statistics)
     return (raw - mean) / std

@@ -54,11 +54,11 @@ def check_bytes(result: Result) -> None:
 
 @pytest.mark.parametrize("case", [DECODE, ENCODE], ids=str)
 def test_where_the_time_of_several_ranks_went(case: Case) -> None:
-    (everyone, exchange), *others = run_group(3, measured, case, [1, 2, 3])
+    (all_gather_tokens, exchange), *others = run_group(3, measured, case, [1, 2, 3])
     assert exchange is not None and 0 < exchange < 1
-    for results in (everyone, *(theirs for theirs, _ in others)):
+    for results in (all_gather_tokens, *(theirs for theirs, _ in others)):
         assert [r.ranks for r in results] == [1, 2, 3]
-    for result in everyone:
+    for result in all_gather_tokens:
         check_shares(result)
         check_bytes(result)
         assert result.peak_gib == max(result.peaks_gib) > 0
@@ -66,14 +66,14 @@ def test_where_the_time_of_several_ranks_went(case: Case) -> None:
         frames = sum(result.frame_bytes) * 3  # in three chunks
         whole = case.num_frames * case.height * case.width * 3
         assert (0 < frames < whole) if case is DECODE and result.ranks > 1 else frames == 0
-    alone, _, three = everyone
+    alone, _, three = all_gather_tokens
     assert alone.sent_bytes == alone.waiting == [0] and alone.speedup == alone.efficiency == 1
     assert three.speedup == alone.seconds / three.seconds == pytest.approx(3 * (three.efficiency or 0))
     assert len(three.peak_shares or []) == 3
     _, inner, outer = three.sent_bytes
     assert outer < inner < 2 * outer, "who has two neighbours sends more rows, but no more tokens to each"
     assert row(three).count("|") == len(COLUMNS) + 1
-    *_, line = ranks_table(everyone).splitlines()
+    *_, line = ranks_table(all_gather_tokens).splitlines()
     assert line.startswith(f"| {case} | 3 |") and line.count("|") == len(RANK_COLUMNS) + 1
 
 
@@ -135,10 +135,10 @@ def test_a_lonely_shard_is_as_large_as_a_real_one() -> None:
     assert plan is not None
     shard = Lonely(plan)
     assert shard.halo(torch.ones(1, 2, 1, 5, 3), 1, 1).shape == (1, 2, 1, 5, 5)
-    tokens = shard.everyone(torch.ones(2, 15, 4))
+    tokens = shard.all_gather_tokens(torch.ones(2, 15, 4))
     assert tokens.shape == (2, 45, 4) and tokens[:, 15:30].min() == 1 and tokens.sum() == 2 * 15 * 4
     shard.end_chunk()
-    assert (shard.turn, shard.seconds_waited) == (0, 0.0)
+    assert (shard.sequence, shard.seconds_waited) == (0, 0.0)
 
 
 def test_one_rank_prints_what_it_always_did_and_the_projection(

@@ -16,7 +16,7 @@ from torch import Tensor
 from wanvae_app.fast import layers as fused
 from wanvae_app.kernels.winograd import POINTS
 from wanvae_app.model import layers
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import ResidualBlock
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import WHOLE, Shard
@@ -44,7 +44,7 @@ def emulated(
     gamma: Tensor | None = None,
     into: object = None,
     in_place: bool = False,
-    ahead: object = None,
+    early_halo: object = None,
 ) -> Tensor:
     """`winograd.convolve`, for blocks too wide to norm in place."""
     assert gamma is None and into is None
@@ -76,11 +76,11 @@ def fast(group: Group | None, height: int, width: int) -> list[Tensor]:
     winograd.works, winograd.convolve = lambda device: True, emulated
     shard = Shard.plan(height, width, group.size, group.rank, group.data) if group is not None else WHOLE
     assert shard is not None
-    stream, blocks = Stream(shard), some_blocks().half()
+    state, blocks = ClipState(shard), some_blocks().half()
     x = shard.part(clip(height, width).half()) if group is not None else clip(height, width).half()
     parts = [part.contiguous(memory_format=torch.channels_last_3d) for part in x.split(CHUNKS, 2)]
     with torch.no_grad():
-        found = [layers.residual_blocks(list(blocks), part, stream).float() for part in parts]
+        found = [layers.residual_blocks(list(blocks), part, state).float() for part in parts]
     return [torch.tensor(shard.dim), torch.cat(found, 2)]
 
 
@@ -98,9 +98,9 @@ def clip(height: int, width: int) -> Tensor:
 def test_blocks_equal_the_plain_ones(
     height: int, width: int, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blocks, stream = some_blocks().double(), Stream()
+    blocks, state = some_blocks().double(), ClipState()
     with torch.no_grad():
-        expected = layers.residual_blocks(list(blocks), clip(height, width).double(), stream)
+        expected = layers.residual_blocks(list(blocks), clip(height, width).double(), state)
     for module, name in ((launchers, "elsewhere"), (winograd, "works"), (winograd, "convolve")):
         monkeypatch.setattr(module, name, getattr(module, name))  # so that what `fast` sets is undone
     assert not fused.serves(clip(height, width))

@@ -97,8 +97,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                 x.copy_(old)
 
     def list_of_memory() -> list[Tensor]:
-        stream = coders[-1].stream
-        return [pool.data for pool in stream.pools] + list(stream._past.values())
+        state = coders[-1].state
+        return [pool.data for pool in state.pools] + list(state._past.values())
 
     coders: list[Coder] = []
     original = Coder.__init__
@@ -190,7 +190,7 @@ def test_what_cannot_be_recorded_is_launched(monkeypatch: pytest.MonkeyPatch) ->
 
     def fail(self: Coder, x: Tensor) -> Tensor:
         out = original(self, x)
-        if self._slots is not None and self.stream.pools[0].tables is not None:
+        if self._slots is not None and self.state.pools[0].tables is not None:
             raise torch.OutOfMemoryError("no room for a recording")
         return out
 

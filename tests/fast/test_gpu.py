@@ -19,8 +19,8 @@ from torch import Tensor
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, to_uint8
 from wanvae_app.config import PRESETS
 from wanvae_app.jobs.job import Step
-from wanvae_app.jobs.rank_task import Part
-from wanvae_app.jobs.service import Jobs, follow
+from wanvae_app.jobs.rank_task import RankTask
+from wanvae_app.jobs.service import JobService, follow
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import WHOLE, Shard
@@ -79,9 +79,9 @@ def sharded(group: Group, family: str, dtype: torch.dtype) -> list:
     results = []
     for height, width, chunk in ((7, 5, 1), (5, 9, 2), (1, 3, 1)):
         z, x = clips(vae, 3, height, width)
-        shard = Shard.plan(height, width, group.size, group.rank, group.data, group.link)
+        shard = Shard.plan(height, width, group.size, group.rank, group.data, group.peer_memory)
         if shard is not None:
-            mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), chunk, shard)
+            mine = both(vae, shard.task(z), shard.task(x, vae.config.spatial_factor), chunk, shard)
             results.append((shard.dim, *mine, *(both(vae, z, x, chunk) if group.rank == 0 else ())))
         else:
             results.append(None)
@@ -97,7 +97,7 @@ def test_many_gpus_equal_one(size: int, family: str) -> None:
         for parts in zip(*run_group(size, sharded, family, dtype, timeout=300, device="cuda"), strict=True):
             dim, *_ = parts[0]
             for index in (1, 2):
-                whole = torch.cat([part[index] for part in parts if part is not None], dim)
+                whole = torch.cat([task[index] for task in parts if task is not None], dim)
                 assert distance(whole, parts[0][index + 2]) < tolerance
 
 
@@ -106,12 +106,12 @@ def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:
     width = 96 if family == "wan2.1" else 128  # then four frames of 256 channels are made together
     vae = make_vae(family, width).to(group.device, torch.bfloat16)
     z, x = clips(vae, 4, 13, 22)
-    shard = Shard.plan(13, 22, group.size, group.rank, group.data, group.link)
+    shard = Shard.plan(13, 22, group.size, group.rank, group.data, group.peer_memory)
     assert shard is not None
-    if group.link is not None:
-        group.link.reserve(group.agree, vae.config, (1, 13, 22), vae.dtype)
+    if group.peer_memory is not None:
+        group.peer_memory.reserve(group.agree, vae.config, (1, 13, 22), vae.dtype)
     for _ in range(3):  # from the second time on from recordings
-        mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), 1, shard)
+        mine = both(vae, shard.task(z), shard.task(x, vae.config.spatial_factor), 1, shard)
     return (
         [shard.dim, *mine, *both(vae, z, x), *both(vae, z, x, sizes=[2, 2])]
         if group.rank == 0
@@ -127,7 +127,7 @@ def test_ranks_differ_no_more_than_chunkings_do(size: int, family: str) -> None:
     parts = run_group(size, chunkings_and_shards, family, timeout=300, device="cuda")
     dim = parts[0][0]
     for index in (1, 2):
-        together = torch.cat([part[index] for part in parts], dim)
+        together = torch.cat([task[index] for task in parts], dim)
         alone, in_twos = parts[0][index + 2], parts[0][index + 4]
         assert distance(together, alone) <= distance(in_twos, alone) < 0.03
 
@@ -137,7 +137,7 @@ def streamed(group: Group) -> list[np.ndarray] | None:
     if group.rank > 0:
         follow(group, vae)
         return None
-    jobs = Jobs(group, vae)
+    jobs = JobService(group, vae)
     results = []
     try:
         for parallel in (True, False):
@@ -149,7 +149,7 @@ def streamed(group: Group) -> list[np.ndarray] | None:
                     seen = run.frames.wait(seen, 30)
                 while not run.ended:
                     run.wait(1)
-                assert run.state == "finished", run.message
+                assert run.status == "finished", run.message
                 results.append(run.frames.read(0, len(run.frames)))
     finally:
         jobs.close()
@@ -170,7 +170,7 @@ def test_a_streamed_job(size: int) -> None:
 def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
     """Three runs, of which the second fails on the last rank, in the middle of its third chunk."""
 
-    def take(self: Part, step: Step, original: Any = Part.take) -> Any:
+    def take(self: RankTask, step: Step, original: Any = RankTask.take) -> Any:
         mine = (self.job.shape[1], step.chunk, group.rank) == (5, 2, group.size - 1)
         if mine and fault == "memory":  # somebody else has taken it all
             torch.cuda.empty_cache()
@@ -183,12 +183,12 @@ def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
             if mine and fault == "memory":
                 torch.cuda.set_per_process_memory_fraction(1.0)
 
-    Part.take = take  # type: ignore[method-assign]
+    RankTask.take = take  # type: ignore[method-assign]
     vae = tiny_vae(torch.float64).to(group.device)
     if group.rank > 0:
         follow(group, vae)
         return None
-    jobs = Jobs(group, vae)
+    jobs = JobService(group, vae)
     outcomes = []
     try:
         for num_latents in (3, 5, 3):
@@ -196,7 +196,7 @@ def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
             jobs.submit(run)
             while not run.ended:
                 run.wait(1)
-            outcomes.append((run.state, run.message, len(run.frames)))
+            outcomes.append((run.status, run.message, len(run.frames)))
     finally:
         jobs.close()
     return outcomes

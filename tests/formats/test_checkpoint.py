@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.formats.checkpoint import choose_dtype, load_vae, rescale, save_tensors
+from wanvae_app.device import choose_dtype
+from wanvae_app.formats.checkpoint import load_vae, rescale, save_tensors
 from wanvae_app.formats.key_maps import STYLES, external_name, recognise
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 
 NARROW_2_1 = replace(PRESETS["wan2.1"], base_dim=4, decoder_base_dim=4)
@@ -112,9 +113,9 @@ def test_pixel_shuffle_order(tmp_path: Path) -> None:
     vae = make_vae(CONFIGS["2x upscale"]).double()
     loaded = load_vae(save(tmp_path / "up.safetensors", save_tensors(vae, "official")), torch.float64)
     z = torch.randn(1, 16, 2, 3, 2, dtype=torch.float64)
-    folded = vae.decoder(vae.post_quant_conv(z, Stream()), Stream())  # 1 12 T H W
+    folded = vae.decoder(vae.post_quant_conv(z, ClipState()), ClipState())  # 1 12 T H W
     expected = torch.pixel_shuffle(folded[0].transpose(0, 1), 2).transpose(0, 1)[None].clamp(-1, 1)
-    assert torch.allclose(loaded.decode(z, Stream()), expected, atol=1e-12)
+    assert torch.allclose(loaded.decode(z, ClipState()), expected, atol=1e-12)
 
 
 def test_statistics_beside_the_weights(tmp_path: Path) -> None:
@@ -145,9 +146,9 @@ def test_rescaling_for_fp16_changes_nothing() -> None:
         vae, small = make_vae(config).double(), make_vae(config).double()
         rescale(small, 2.0**-6)
         z = torch.randn(1, config.z_dim, 3, 3, 2, dtype=torch.float64)
-        assert torch.equal(vae.decode(z, Stream()), small.decode(z, Stream()))
+        assert torch.equal(vae.decode(z, ClipState()), small.decode(z, ClipState()))
         x = torch.rand(1, 3, 5, 32, 32, dtype=torch.float64)
-        assert torch.equal(vae.encode(x, Stream()), small.encode(x, Stream()))
+        assert torch.equal(vae.encode(x, ClipState()), small.encode(x, ClipState()))
 
 
 def test_fp16_survives_activations_beyond_its_range(tmp_path: Path) -> None:
@@ -156,8 +157,8 @@ def test_fp16_survives_activations_beyond_its_range(tmp_path: Path) -> None:
     path = save(tmp_path / "loud.safetensors", save_tensors(vae, "official"))
     z = torch.randn(1, 16, 2, 3, 3)
     expected, found = (
-        load_vae(path).decode(z, Stream()),
-        load_vae(path, torch.float16).decode(z.half(), Stream()),
+        load_vae(path).decode(z, ClipState()),
+        load_vae(path, torch.float16).decode(z.half(), ClipState()),
     )
     assert (found - expected).norm() / expected.norm() < 0.02
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wanvae_app.codec import from_uint8
 from wanvae_app.formats.checkpoint import load_vae
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -46,7 +46,7 @@ def test_config_fits_weights(vae: WanVAE) -> None:
 def test_round_trip(vae: WanVAE, name: str, least: float) -> None:
     frames = torch.from_numpy(iio.imread(SAMPLES / f"{name}.mp4", plugin="FFMPEG")[:9])
     clip = from_uint8(frames, torch.float32)
-    assert psnr(vae.decode(vae.encode(clip, Stream()), Stream()), clip) > least
+    assert psnr(vae.decode(vae.encode(clip, ClipState()), ClipState()), clip) > least
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def test_latents_are_of_these_weights(vae: WanVAE, monkeypatch: pytest.MonkeyPat
     assert (latent - make_samples.encode(vae, frames)).abs().max() < 0.03
     statistics = vae.config.latents_mean, vae.config.latents_std
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in statistics)
-    assert psnr(vae.decode(latent * std + mean, Stream()), frames[None] * 2 - 1) > 24
+    assert psnr(vae.decode(latent * std + mean, ClipState()), frames[None] * 2 - 1) > 24
 
 
 @pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.safetensors")) + sorted(SAMPLES.glob("*.mp4")))

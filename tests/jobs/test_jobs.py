@@ -18,9 +18,9 @@ from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs import service as jobs_module
 from wanvae_app.jobs import worker as work
-from wanvae_app.jobs.fair_queue import Turns
-from wanvae_app.jobs.job import Job, Run
-from wanvae_app.jobs.service import Jobs
+from wanvae_app.jobs.fair_queue import FairQueue
+from wanvae_app.jobs.job import Job, JobState
+from wanvae_app.jobs.service import JobService
 from wanvae_app.memory_estimate import activation_bytes
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -33,13 +33,13 @@ def decoded(vae: WanVAE, latent: torch.Tensor) -> np.ndarray:
 # What is decoded
 
 
-def decode_in_several_ways(jobs: Jobs) -> list[np.ndarray]:
+def decode_in_several_ways(jobs: JobService) -> list[np.ndarray]:
     results = []
     for chunk, parallel in ((1, True), (3, True), (99, True), (2, False)):
         run = jobs.new_run(latent=some_latent(4), chunk=chunk, parallel=parallel, name="a")
         jobs.submit(run)
         finish(run)
-        assert run.state == "finished", run.message
+        assert run.status == "finished", run.message
         num_ranks = min(4, jobs.group.size) if parallel else 1
         assert run.num_ranks == num_ranks and len(run.frames) == run.num_frames == 13
         assert run.frames.finished and run.progress == (4, 4)
@@ -61,21 +61,21 @@ def test_frames_are_those_of_one_rank(size: int) -> None:
         assert np.array_equal(frames, expected)
 
 
-def round_trips(jobs: Jobs) -> list[tuple[np.ndarray, torch.Tensor]]:
+def round_trips(jobs: JobService) -> list[tuple[np.ndarray, torch.Tensor]]:
     """One whose chunks are decoded as they come, and one for which there is not the memory."""
     found = []
     for enough in (True, False):
         if not enough:
-            work.refusal = lambda *what, by_turns: "no room" if by_turns else ""  # on rank 0 alone
+            work.refusal = lambda *what, interleaved: "no room" if interleaved else ""  # on rank 0 alone
         run = jobs.new_run(source=some_video(13), chunk=2)
         jobs.submit(run)
         finish(run)
-        assert run.state == "finished", run.message
+        assert run.status == "finished", run.message
         assert run.encode_seconds > 0 and run.decode_seconds > 0
         steps = [(a.phase, a.chunk) for a in run.activity if a.rank == 0]
         encoded, decoded = ([(phase, chunk) for chunk in range(3)] for phase in ("encode", "decode"))
-        by_turns = [step for pair in zip(encoded, decoded, strict=True) for step in pair]
-        assert steps == (by_turns if enough else encoded + decoded)
+        interleaved = [step for pair in zip(encoded, decoded, strict=True) for step in pair]
+        assert steps == (interleaved if enough else encoded + decoded)
         found.append((pixels(run), run.latent))
     return found
 
@@ -92,7 +92,7 @@ def test_a_round_trip_is_that_of_one_rank() -> None:
 # Stop
 
 
-def stop_and_go(jobs: Jobs) -> list[tuple[str, int]]:
+def stop_and_go(jobs: JobService) -> list[tuple[str, int]]:
     outcomes = []
     for source in (None, some_video(49)):
         latent = some_latent(13) if source is None else None
@@ -103,7 +103,7 @@ def stop_and_go(jobs: Jobs) -> list[tuple[str, int]]:
         run.stop()
         finish(run)
         assert run.done[run.job.phases[0]] < 13, "it went on to the end"
-        outcomes.append((run.state, len(run.frames)))
+        outcomes.append((run.status, len(run.frames)))
     run = jobs.new_run(latent=some_latent(2))
     jobs.submit(run)
     outcomes.append((finish(run).state, len(run.frames)))
@@ -120,15 +120,15 @@ def test_stop_ends_a_run_on_all_ranks_and_the_next_one_works() -> None:
 # The queue
 
 
-def make_run(owner: str, created: float) -> Run:
+def make_run(owner: str, created: float) -> JobState:
     job = Job(f"{owner}{created}", "decode", (16, 1, 1, 1), 1, True)
-    run = Run(job, folder=Path(), frames=FrameLog(8, 8), num_frames=1, owner=owner)
+    run = JobState(job, folder=Path(), frames=FrameLog(8, 8), num_frames=1, owner=owner)
     run.created = created
     return run
 
 
 def test_turns_are_fair() -> None:
-    turns = Turns()
+    turns = FairQueue()
     runs = [make_run("ann", t) for t in range(3)] + [
         make_run("bob", 3),
         make_run("eve", 4),
@@ -152,7 +152,7 @@ def test_turns_are_fair() -> None:
     assert found == ["bob3", "eve6", "ann1", "bob5", "ann2"]
 
 
-def queue_up(jobs: Jobs) -> list[tuple[str, int]]:
+def queue_up(jobs: JobService) -> list[tuple[str, int]]:
     runs = [jobs.new_run(latent=some_latent(6), owner=owner, name=owner) for owner in "aab"]
     for run in runs:
         jobs.submit(run)
@@ -162,7 +162,7 @@ def queue_up(jobs: Jobs) -> list[tuple[str, int]]:
     for run in runs:
         finish(run)
     assert [jobs.get(run.id) for run in runs] == runs and jobs.get("another") is None
-    return [(run.state, len(run.frames)) for run in runs]
+    return [(run.status, len(run.frames)) for run in runs]
 
 
 def test_a_queued_run_that_is_stopped_never_starts() -> None:
@@ -189,7 +189,7 @@ def test_a_queued_run_that_is_stopped_never_starts() -> None:
 def test_what_this_vae_cannot_take_is_refused(
     arguments: dict[str, Any], sentence: str, tmp_path: Path
 ) -> None:
-    jobs = Jobs(Group(0, 1, torch.device("cpu")), tiny_vae(), tmp_path / "runs")
+    jobs = JobService(Group(0, 1, torch.device("cpu")), tiny_vae(), tmp_path / "runs")
     with pytest.raises(ValueError, match=sentence):
         jobs.new_run(**arguments)
 
@@ -201,13 +201,13 @@ def one_byte_short(group: Group) -> None:
     work.free_bytes = lambda device: needed - 1 if group.rank == 1 else None  # type: ignore[assignment]
 
 
-def ask_for_too_much(jobs: Jobs) -> list[tuple[str, str, int, int]]:
+def ask_for_too_much(jobs: JobService) -> list[tuple[str, str, int, int]]:
     outcomes = []
     for chunk in (3, 1):
         run = jobs.new_run(latent=some_latent(7, 6, 4), chunk=chunk)
         jobs.submit(run)
         finish(run)
-        outcomes.append((run.state, run.message, len(run.frames), len(run.activity)))
+        outcomes.append((run.status, run.message, len(run.frames), len(run.activity)))
     return outcomes
 
 
@@ -227,12 +227,12 @@ def late(group: Group) -> None:
         jobs_module.warm_up = lambda _: time.sleep(6)
 
 
-def decode_one(jobs: Jobs) -> tuple[str, str]:
+def decode_one(jobs: JobService) -> tuple[str, str]:
     jobs.start()
     run = jobs.new_run(latent=some_latent(1))
     jobs.submit(run)
     finish(run)
-    return run.state, run.message
+    return run.status, run.message
 
 
 def test_a_rank_may_warm_up_longer_than_the_others() -> None:
@@ -257,15 +257,15 @@ def test_a_failure_of_warming_up_is_told_by_the_run(
 def test_a_run_says_that_it_waits_for_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     ready = threading.Event()
     monkeypatch.setattr(jobs_module, "warm_up", lambda *_: ready.wait(30))
-    jobs = Jobs(Group.join("cpu"), tiny_vae())
+    jobs = JobService(Group.join("cpu"), tiny_vae())
     jobs._warming = True  # as on a GPU
     try:
         run = jobs.new_run(latent=some_latent(1))
         jobs.submit(run)
-        assert run.state == "queued" and run.place == 0 and "got ready" in run.message
+        assert run.status == "queued" and run.place == 0 and "got ready" in run.message
         ready.set()
         finish(run)
-        assert (run.state, run.message) == ("finished", "Finished.")
+        assert (run.status, run.message) == ("finished", "Finished.")
     finally:
         ready.set()
         jobs.close()

@@ -16,10 +16,10 @@ from support.ranked_jobs import finish, on_ranks, pixels
 from support.tiny import some_latent, some_video
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.job import Run, Step
-from wanvae_app.jobs.rank_task import Part
-from wanvae_app.jobs.service import Jobs
-from wanvae_app.page.history import Given, Results
+from wanvae_app.jobs.job import JobState, Step
+from wanvae_app.jobs.rank_task import RankTask
+from wanvae_app.jobs.service import JobService
+from wanvae_app.page.history import Given, History
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
@@ -37,7 +37,7 @@ def rig(group: Group) -> None:
 
         return wrapped
 
-    def take(self: Part, step: Step, original: Any = Part.take) -> Any:
+    def take(self: RankTask, step: Step, original: Any = RankTask.take) -> Any:
         if step.chunk == 2:
             now["fault"] = FAULTS.get(self.job.shape[1])
         return original(self, step)
@@ -49,7 +49,7 @@ def rig(group: Group) -> None:
     part.scatter = failing("scatter", part.scatter)
     part.to_uint8 = failing("pixels", part.to_uint8)
     FrameLog.append = failing("append", FrameLog.append)  # type: ignore[method-assign]
-    Part.take = take  # type: ignore[method-assign]
+    RankTask.take = take  # type: ignore[method-assign]
 
 
 FAULTS = {
@@ -60,7 +60,7 @@ FAULTS = {
 }
 
 
-def fail_and_go_on(jobs: Jobs) -> list[tuple[tuple[int, str], str, str, float]]:
+def fail_and_go_on(jobs: JobService) -> list[tuple[tuple[int, str], str, str, float]]:
     outcomes = []
     for num_latents, fault in FAULTS.items():
         if fault[0] >= jobs.group.size:
@@ -70,7 +70,7 @@ def fail_and_go_on(jobs: Jobs) -> list[tuple[tuple[int, str], str, str, float]]:
         run = jobs.new_run(latent=latent, source=source, chunk=num_latents // 4)
         jobs.submit(run)
         finish(run)
-        outcomes.append((fault, run.state, run.message, run.finished - run.started))
+        outcomes.append((fault, run.status, run.message, run.finished - run.started))
         run = jobs.new_run(latent=some_latent(2))
         jobs.submit(run)
         assert finish(run).state == "finished", f"after {fault}: {run.message}"
@@ -84,14 +84,14 @@ def test_a_failure_names_rank_and_reason_and_the_next_run_works() -> None:
         assert "coding chunk" in message or where == "append"
 
 
-def without_a_folder(jobs: Jobs) -> tuple[str, str, int]:
+def without_a_folder(jobs: JobService) -> tuple[str, str, int]:
     shutil.rmtree(jobs.folder)
     jobs.folder.write_text("in the way")
     run = jobs.new_run(latent=some_latent(2))
     jobs.submit(run)
     finish(run)
     jobs.folder.unlink()
-    return run.state, run.message, len(pixels(run))
+    return run.status, run.message, len(pixels(run))
 
 
 def test_without_a_folder_the_frames_are_still_there() -> None:
@@ -100,7 +100,7 @@ def test_without_a_folder_the_frames_are_still_there() -> None:
     assert "kept in memory" in message and "could not be written" in message
 
 
-def resources(jobs: Jobs) -> dict[str, list[int]]:
+def resources(jobs: JobService) -> dict[str, list[int]]:
     """What the processes hold, by rank."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what this process has freed, it has given back
@@ -112,15 +112,17 @@ def resources(jobs: Jobs) -> dict[str, list[int]]:
         "kilobytes": [int(re.search(r"VmRSS:\s+(\d+)", text)[1]) for text in status],
         "threads": [len(os.listdir(f"/proc/{pid}/task")) for pid in pids],
         "files": [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids],
-        "objects": [sum(isinstance(x, (Run, Part, FrameLog, torch.Tensor)) for x in gc.get_objects())],
+        "objects": [
+            sum(isinstance(x, (JobState, RankTask, FrameLog, torch.Tensor)) for x in gc.get_objects())
+        ],
         "folders": [len(list(jobs.folder.iterdir()))],
         "disk": [sum(path.stat().st_size for path in jobs.folder.rglob("*") if path.is_file())],
     }
 
 
-def many_runs(jobs: Jobs) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+def many_runs(jobs: JobService) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
     """Of eight runs, as a page starts them, three are stopped and one fails."""
-    early, results = {}, Results(jobs)
+    early, history = {}, History(jobs)
     faults = [num_latents for num_latents, (rank, where) in FAULTS.items() if rank < 2 and where != "gather"]
     for number in range(200):
         fails = number % 8 == 7
@@ -129,9 +131,9 @@ def many_runs(jobs: Jobs) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
         latent = some_latent(num_latents, 4 + number % 3) if source is None else None
         chunk = num_latents // 4 if fails else 1 + number % 2
         run = jobs.new_run(latent=latent, source=source, chunk=chunk, parallel=number % 7 != 0)
-        entry = results.submit(run, Given(str(number)))
+        entry = history.submit(run, Given(str(number)))
         if number % 2 and not fails:
-            while run.state == "queued":
+            while run.status == "queued":
                 run.wait(0.01)
             run.stop()
         finish(run)

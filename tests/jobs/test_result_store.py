@@ -14,55 +14,55 @@ from support.tiny import some_video
 
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs import result_store as shelf_module
-from wanvae_app.jobs.job import Job, Run
-from wanvae_app.jobs.result_store import KEEP, MAX_KEPT, Shelf, private_folder, record
+from wanvae_app.jobs.job import Job, JobState, Status
+from wanvae_app.jobs.result_store import KEEP, MAX_KEPT, ResultStore, private_folder, record
 
 
-def put(shelf: Shelf, number: int, seen_ago: float = 1e6, state: str = "finished") -> Run:
+def put(store: ResultStore, number: int, seen_ago: float = 1e6, state: str = "finished") -> JobState:
     job = Job(f"run{number}", "decode", (16, 2, 4, 3), 1, True)
-    folder = shelf.new_folder()
-    run = Run(
+    folder = store.new_folder()
+    run = JobState(
         job, folder=folder, frames=FrameLog(8, 8, folder), num_frames=5, name=f"{number}.pt", owner="ann"
     )
-    run.change(state=state, created=float(number), last_seen=time.monotonic() - seen_ago)
-    shelf.add(run)
+    run.change(status=Status(state), created=float(number), last_seen=time.monotonic() - seen_ago)
+    store.add(run)
     return run
 
 
 def test_old_runs_are_deleted_but_not_under_their_viewers(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path / "runs")
-    waiting = put(shelf, 0, state="queued")
-    watched = put(shelf, 1, seen_ago=1)
-    runs = [put(shelf, number) for number in range(2, 2 + KEEP + 3)]
-    shelf.delete_old()
-    assert shelf.runs() == [waiting, watched, *runs[-KEEP:]]
-    assert shelf.get("run1") is watched and shelf.get("run2") is None
+    store = ResultStore(tmp_path / "runs")
+    waiting = put(store, 0, state="queued")
+    watched = put(store, 1, seen_ago=1)
+    runs = [put(store, number) for number in range(2, 2 + KEEP + 3)]
+    store.delete_old()
+    assert store.runs() == [waiting, watched, *runs[-KEEP:]]
+    assert store.get("run1") is watched and store.get("run2") is None
     assert runs[0].frames.closed and not runs[0].folder.exists() and watched.folder.exists()
-    many = [put(shelf, number, seen_ago=0) for number in range(100, 100 + MAX_KEPT)]
-    shelf.delete_old()
-    assert shelf.runs() == [waiting, *many], "however many are watched, disk and memory are finite"
-    shelf.clear()
-    assert not shelf.folder.exists()
+    many = [put(store, number, seen_ago=0) for number in range(100, 100 + MAX_KEPT)]
+    store.delete_old()
+    assert store.runs() == [waiting, *many], "however many are watched, disk and memory are finite"
+    store.clear()
+    assert not store.folder.exists()
 
 
 def test_a_finished_run_outlives_a_restart(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
-    run = put(shelf, 1)
+    store = ResultStore(tmp_path)
+    run = put(store, 1)
     run.video_path = run.folder / "clip.mp4"
     run.video_path.write_bytes(b"video")
     run.source = some_video(5)
     run.peak_bytes, run.decode_seconds, run.started, run.finished = [1, 2], 0.5, 10.0, 11.0
     record(run)
-    unfinished = put(shelf, 2)  # not written down
+    unfinished = put(store, 2)  # not written down
     (unfinished.folder / "part.mp4").write_bytes(b"video")
-    broken = put(shelf, 3)
+    broken = put(store, 3)
     (broken.folder / "run.json").write_text("{}")
 
-    (found,) = Shelf(tmp_path).runs()
+    (found,) = ResultStore(tmp_path).runs()
     assert (found.id, found.owner, found.name, found.job) == (run.id, "ann", "1.pt", run.job)
-    assert found.state == "finished" and found.ended and "restarted" in found.message
+    assert found.status == "finished" and found.ended and "restarted" in found.message
     assert found.video_path is not None and found.video_path.read_bytes() == b"video"
-    assert found.latent_path is None and found.frames.closed and found.progress == (2, 2)
+    assert found.latent_path is None and found.frames.closed and found.done == {"decode": 2}
     assert (found.peak_bytes, found.decode_seconds, found.finished) == ([1, 2], 0.5, 11.0)
     assert not broken.folder.exists() and not unfinished.folder.exists()
 

@@ -21,8 +21,8 @@ from wanvae_app.config import PRESETS
 from wanvae_app.fast import layers as fused
 from wanvae_app.kernels import tiles
 from wanvae_app.kernels.packed_weights import folded
-from wanvae_app.kernels.padded_frames import PaddedFrames
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.kernels.padded_frames import PaddedFramePool
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import PixelNorm, ResidualBlock, Upsample, add_duplicate_up
 from wanvae_app.model.vae import Head, WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -50,9 +50,9 @@ def random(*shape: int) -> Tensor:
     return torch.randn(shape, device=DEVICE).to(DTYPE)
 
 
-def frames_of(x: Tensor, spare: int = 1) -> tuple[PaddedFrames, tuple[int, ...]]:
+def frames_of(x: Tensor, spare: int = 1) -> tuple[PaddedFramePool, tuple[int, ...]]:
     """x [T H W C] in padded frames, not in order."""
-    frames = PaddedFrames(x.shape[1], x.shape[2], x.shape[3], DTYPE, DEVICE)
+    frames = PaddedFramePool(x.shape[1], x.shape[2], x.shape[3], DTYPE, DEVICE)
     slots = frames.take(len(x) + spare)[::-1][: len(x)]
     frames.data[1:, 1:-1, 1:-1] = float("nan")  # what was never written must not be read
     frames.data[list(slots), 1:-1, 1:-1] = x
@@ -93,7 +93,7 @@ def test_convolution(c: int, n: int, shape: tuple[int, int, int]) -> None:
     launchers.convolve(matrix, bias, taps, frames, slots, residual=residual, in_place=True)
     assert torch.equal(residual, found)
     if tiles.fits_one_tile(n) and n % 8 == 0:
-        into = PaddedFrames(height, width, n, DTYPE, DEVICE)
+        into = PaddedFramePool(height, width, n, DTYPE, DEVICE)
         targets = into.take(num_frames + 2)[2:]
         into.data[1:, 1:-1, 1:-1] = float("nan")
         launchers.convolve(matrix, bias, taps, frames, slots, gamma=gamma, into=(into, targets))
@@ -130,7 +130,7 @@ def test_activation(c: int) -> None:
     x, gamma = random(2, 3, 5, c), random(c)
     x[0, 0, 0] = 0  # zeros stay zeros
     for with_norm, spare in ((True, 0), (False, 0), (True, 8), (False, 5)):
-        into = PaddedFrames(3, 5, c + spare, DTYPE, DEVICE)
+        into = PaddedFramePool(3, 5, c + spare, DTYPE, DEVICE)
         slots = into.take(3)[1:]
         into.data[1:, 1:-1, 1:-1] = float("nan")
         launchers.activate(x, gamma if with_norm else None, into, slots)
@@ -167,7 +167,7 @@ def test_activation_transformed_for_winograd(
     lines[0, 1:-1], lines[-1, 1:-1] = rank not in (1, 2), rank not in (0, 1)
     past.masked_fill_(outside, 0)
     count = num_frames // 4 * 6
-    frames = PaddedFrames(height, width, c, DTYPE, DEVICE)
+    frames = PaddedFramePool(height, width, c, DTYPE, DEVICE)
     slots = frames.take(6 + count)[2:][::-1]
     frames.data[1:, 1:-1, 1:-1] = float("nan")
     frames.data[list(slots[:2])] = past
@@ -226,7 +226,7 @@ def test_head_in_strips(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "PRODUCTS", rows * 81 * 9 * DTYPE.itemsize)
     torch.manual_seed(rows)
     layer, x = Head(16, 3), torch.randn(1, 16, 5, 5, 7)
-    plain, fast = Stream(), Stream()
+    plain, fast = ClipState(), ClipState()
     launchers.elsewhere = False
     expected = layer.double()(x.double(), plain)
     launchers.elsewhere = not GPU
@@ -252,9 +252,9 @@ def test_shortcut_around_upsampling(
     weight, bias = random(n, 16, 3, 3) / 12, random(n)
     enlarged = x.repeat_interleave(2, 1).repeat_interleave(2, 2)
     expected = plain_conv(enlarged, weight[:, :, None], bias, (0, 1, 1)).movedim(-1, 0)[None]
-    stream = Stream()
-    stream.first = first
-    add_duplicate_up(expected, skip.double().movedim(-1, 0)[None], time, 2, stream)
+    state = ClipState()
+    state.first = first
+    add_duplicate_up(expected, skip.double().movedim(-1, 0)[None], time, 2, state)
     frames, slots = frames_of(x)
     matrix = folded(weight)
     for sizes in ([count], [1] * count, [2] * (count // 2) + [1] * (count % 2)):
@@ -271,16 +271,16 @@ def test_shortcut_around_upsampling(
 @pytest.mark.parametrize(("time", "channels"), [(1, 2), (2, 2), (2, 1), (1, 4)])
 def test_shortcut_of_16_bits_is_the_number_itself(dtype: torch.dtype, time: int, channels: int) -> None:
     skip = torch.randn(2, 3, 5, channels * 24).to(DEVICE, dtype)
-    frames = PaddedFrames(3, 5, 16, dtype, DEVICE)
+    frames = PaddedFramePool(3, 5, 16, dtype, DEVICE)
     slots = frames.take(2 * time)
     frames.data.zero_()
     zeros = torch.zeros(4 * 24, 4 * 16, dtype=dtype, device=DEVICE)
     shortcut = launchers.Shortcut(skip, time, 0)
     found = launchers.convolve(zeros, zeros[:24, 0], (1, 2, 2), frames, slots, up=2, shortcut=shortcut)
-    stream = Stream()
-    stream.first = False
+    state = ClipState()
+    state.first = False
     expected = torch.zeros(1, 24, 2 * time, 6, 10, dtype=dtype, device=DEVICE)
-    add_duplicate_up(expected, skip.movedim(-1, 0)[None], time, 2, stream)
+    add_duplicate_up(expected, skip.movedim(-1, 0)[None], time, 2, state)
     assert torch.equal(found, expected[0].movedim(0, -1))
 
 
@@ -295,7 +295,7 @@ def test_upsampling(temporal: bool, channels: int) -> None:
         for some, around in zip(x.split([1, 2, 2], 2), skip.split([1, 2, 2], 2), strict=True):
             yield some.to(device, dtype), around.to(device, dtype) if channels else None
 
-    plain, fast = Stream(), Stream()
+    plain, fast = ClipState(), ClipState()
     layer.double()
     launchers.elsewhere = False
     expected = []
@@ -314,7 +314,7 @@ def test_upsampling(temporal: bool, channels: int) -> None:
 @torch.no_grad()
 def test_upsampling_in_parts(temporal: bool, channels: int) -> None:
     layer = Upsample(16, 24, temporal).to(DEVICE, DTYPE)
-    whole, parts = Stream(), Stream()
+    whole, parts = ClipState(), ClipState()
     for x in torch.randn(1, 16, 10, 3, 4).to(DEVICE, DTYPE).split([1, 3, 2, 4], 2):
         skip = random(1, *x.shape[2:], 24 * channels).movedim(-1, 1) if channels else None
         expected = layer(x, whole, skip)
@@ -333,12 +333,12 @@ def test_a_block_writes_over_what_it_may(width: int) -> None:
     blocks = [ResidualBlock(16, width), ResidualBlock(width, width)]
     for block in blocks:
         block.to(DEVICE, DTYPE)
-    kept, spent = Stream(), Stream()
+    kept, can_overwrite = ClipState(), ClipState()
     for x in torch.randn(1, 5, 3, 4, 16).to(DEVICE, DTYPE).movedim(-1, 1).split([1, 2, 2], 2):
         before = x.clone()
         expected = fused.residual_blocks(blocks, x, kept)
         assert torch.equal(x, before), "somebody may need it"
-        found = fused.residual_blocks(blocks, x, spent, spent=True)
+        found = fused.residual_blocks(blocks, x, can_overwrite, can_overwrite=True)
         assert torch.equal(found, expected)
         assert (found.data_ptr() == x.data_ptr()) == (width == 16), "a shortcut makes a place of its own"
 
@@ -402,7 +402,7 @@ def test_where_frames_are_halved_first(temporal: tuple[bool, ...]) -> None:
 def sharded(group: Group, shape: tuple[int, int]) -> tuple[int, list[Tensor]]:
     launchers.elsewhere = not GPU
     vae = a_vae("wan2.1").to(group.device, DTYPE).channels_last()
-    shard = Shard.plan(*shape, group.size, group.rank, group.data, group.link)
+    shard = Shard.plan(*shape, group.size, group.rank, group.data, group.peer_memory)
     assert shard is not None
     return shard.dim, there(vae, [2, 1], shape, shard)
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from support.distance import distance
 from torch import Tensor
 
-from wanvae_app.kernels.padded_frames import PaddedFrames
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.kernels.padded_frames import PaddedFramePool
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import add_duplicate_up
 
 enlarge = pytest.importorskip("wanvae_app.kernels.upsample_conv")
@@ -63,7 +63,7 @@ def test_upsampling_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple
     x = torch.randn(*shape, c, device=DEVICE).to(dtype)
     weight = (torch.randn(n, c, 3, 3, device=DEVICE) / (9 * c) ** 0.5).to(dtype)
     bias = torch.randn(n, device=DEVICE).to(dtype)
-    frames = PaddedFrames(shape[1], shape[2], c, dtype, DEVICE)
+    frames = PaddedFramePool(shape[1], shape[2], c, dtype, DEVICE)
     slots = frames.take(len(x) + 2)[::-1][: len(x)]
     frames.data[1:, 1:-1, 1:-1] = float("nan")  # what was never written must not be read
     frames.data[list(slots), 1:-1, 1:-1] = x
@@ -73,10 +73,10 @@ def test_upsampling_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple
     for time, channels in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 2)):
         skip = torch.randn(-(-(len(x) + 1) // time), *shape[1:], channels * n, device=DEVICE).to(dtype)
         assert enlarge.serves(frames.data, n, launchers.Shortcut(skip, time, 0))
-        stream = Stream()
-        stream.first = False
+        state = ClipState()
+        state.first = False
         every = torch.zeros(1, n, time * len(skip), 2 * shape[1], 2 * shape[2], device=DEVICE)
-        add_duplicate_up(every, skip.float().movedim(-1, 0)[None], time, 2, stream)
+        add_duplicate_up(every, skip.float().movedim(-1, 0)[None], time, 2, state)
         added = every[0].movedim(0, -1)
         for start in (0, 1):
             if start + len(x) <= len(added):
@@ -94,7 +94,7 @@ def test_the_same_again(c: int, n: int, shape: tuple[int, int, int]) -> None:
     x = torch.randn(*shape, c, device=DEVICE).bfloat16()
     weight = (torch.randn(n, c, 3, 3, device=DEVICE) / (9 * c) ** 0.5).bfloat16()
     bias = torch.randn(n, device=DEVICE).bfloat16()
-    frames = PaddedFrames(*shape[1:], c, torch.bfloat16, DEVICE)
+    frames = PaddedFramePool(*shape[1:], c, torch.bfloat16, DEVICE)
     slots = frames.take(len(x))
     frames.data[list(slots), 1:-1, 1:-1] = x
     weights = enlarge.prepare(weight)
@@ -107,6 +107,6 @@ def test_the_same_again(c: int, n: int, shape: tuple[int, int, int]) -> None:
 @needs_hopper
 def test_few_channels_are_left_to_others() -> None:
     for c, n, channels in ((16, 64, 0), (64, 24, 0), (64, 64, 4)):
-        frames = PaddedFrames(4, 4, c, torch.bfloat16, DEVICE)
+        frames = PaddedFramePool(4, 4, c, torch.bfloat16, DEVICE)
         skip = torch.zeros(1, 4, 4, channels * n, device=DEVICE)
         assert not enlarge.serves(frames.data, n, launchers.Shortcut(skip, 1, 0) if channels else None)

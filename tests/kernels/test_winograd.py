@@ -16,8 +16,8 @@ from support.transform import transformed
 from torch import Tensor
 
 from wanvae_app.kernels import tiles
-from wanvae_app.kernels.mailbox import Ahead
-from wanvae_app.kernels.padded_frames import PaddedFrames
+from wanvae_app.kernels.mailbox import EarlyHalo
+from wanvae_app.kernels.padded_frames import PaddedFramePool
 from wanvae_app.parallel.shard import COLUMNS, ROWS, Shard
 
 winograd = pytest.importorskip("wanvae_app.kernels.winograd")
@@ -28,9 +28,9 @@ DEVICE = torch.device("cuda" if HOPPER else "cpu")
 ROUNDING = {torch.bfloat16: 2.5e-3, torch.float16: 6e-4}
 
 
-def frames_of(x: Tensor) -> tuple[PaddedFrames, tuple[int, ...]]:
+def frames_of(x: Tensor) -> tuple[PaddedFramePool, tuple[int, ...]]:
     """x [T H W C] in fp16 padded frames, not in order; what was never written must not be read."""
-    frames = PaddedFrames(x.shape[1], x.shape[2], x.shape[3], torch.float16, DEVICE)
+    frames = PaddedFramePool(x.shape[1], x.shape[2], x.shape[3], torch.float16, DEVICE)
     slots = frames.take(len(x) + 2)[::-1][: len(x)]
     frames.data[1:, 1:-1, 1:-1] = float("nan")
     frames.data[list(slots), 1:-1, 1:-1] = x
@@ -171,16 +171,16 @@ def test_edges_travel_before_all_is_done(
     weight = winograd.prepare(torch.randn(n, c, 3, 3, 3, **bf16) / (27 * c) ** 0.5)
     bias, gamma = torch.randn(n, **bf16), torch.randn(n, **bf16)
     frames, slots = frames_of(x)
-    into = PaddedFrames(height, width, n, torch.float16, DEVICE)
+    into = PaddedFramePool(height, width, n, torch.float16, DEVICE)
     into.reserve(0, num_frames + 1)
     new = into.take(num_frames + 1)[:0:-1]
     neighbours = Alone(rank, 3, DEVICE)
     shard = Shard(dim, (0, 1, 2, 3), rank, None, neighbours)
 
-    def exchange(ahead: Ahead | None) -> None:
+    def exchange(early_halo: EarlyHalo | None) -> None:
         into.data[1:, 1:-1, 1:-1] = 7
-        winograd.convolve(weight, bias, frames, slots, None, gamma, (into, new), ahead=ahead)
-        shard.fill_borders(into.data, into.table(new), ahead)
+        winograd.convolve(weight, bias, frames, slots, None, gamma, (into, new), early_halo=early_halo)
+        shard.fill_borders(into.data, into.table(new), early_halo)
 
     sides = {"before": 1} if rank == 2 else {"after": -2} if rank == 0 else {"before": 1, "after": -2}
     lines = into.data.movedim(dim - 2, 0)
@@ -190,21 +190,21 @@ def test_edges_travel_before_all_is_done(
     exchange(None)
     expected = into.data.clone()
     graph = torch.cuda.CUDAGraph()
-    for turn in range(4):
+    for sequence in range(4):
         for side, words in theirs.items():
             neighbours._places[0].pointers[f"out_{side}_flags"].zero_()
             neighbours.hear(side, [words] * 2)
-        shard.turn = 0
-        ahead = shard.ahead()
-        assert ahead is not None
-        if turn < 2:
-            exchange(ahead)
-        elif turn == 2:
+        shard.sequence = 0
+        early_halo = shard.early_halo()
+        assert early_halo is not None
+        if sequence < 2:
+            exchange(early_halo)
+        elif sequence == 2:
             with torch.cuda.graph(graph):
-                exchange(ahead)
-        if turn >= 2:
+                exchange(early_halo)
+        if sequence >= 2:
             graph.replay()
-        assert ahead.expected > 0 or turn == 3
+        assert early_halo.expected > 0 or sequence == 3
         torch.cuda.synchronize()
         assert torch.equal(into.data, expected)
         assert neighbours._finished.tolist() == [0, 0]
@@ -243,7 +243,7 @@ def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], toget
     winograd.convolve(weights, bias, frames, slots, residual=residual, in_place=True)
     assert torch.equal(residual, found)
     if together == 2 and winograd.norms(n):
-        into = PaddedFrames(height, width, n, torch.float16, DEVICE)
+        into = PaddedFramePool(height, width, n, torch.float16, DEVICE)
         targets = into.take(num_frames + 2)[2:]
         into.data[1:, 1:-1, 1:-1] = float("nan")
         winograd.convolve(weights, bias, frames, slots, gamma=gamma, into=(into, targets))
@@ -277,7 +277,7 @@ def test_direct_kernel_takes_the_same_frames(num_frames: int) -> None:
     found = launchers.convolve(matrix, bias, (3, 3, 3), frames, slots, residual)
     expected = plain_conv(x, weight, bias)
     assert found.dtype == bias.dtype and distance(found, expected + residual.double()) < 2.5e-3
-    into = PaddedFrames(9, 17, 96, torch.float16, DEVICE)
+    into = PaddedFramePool(9, 17, 96, torch.float16, DEVICE)
     targets = into.take(num_frames)
     launchers.convolve(matrix, bias, (3, 3, 3), frames, slots, gamma=bias, into=(into, targets))
     padded = F.pad(normed(expected, bias), (0, 0, 1, 1, 1, 1))
@@ -302,7 +302,7 @@ def test_the_same_again_and_in_a_graph() -> None:
         torch.randn(192, device=DEVICE).bfloat16(),
     )
     frames, slots = frames_of(x)
-    weights, into = winograd.prepare(weight), PaddedFrames(45, 80, 192, torch.float16, DEVICE)
+    weights, into = winograd.prepare(weight), PaddedFramePool(45, 80, 192, torch.float16, DEVICE)
     targets = into.take(4)
 
     def both() -> Tensor:

@@ -116,13 +116,13 @@ def test_chunks_equal_the_whole_clip(family: str, chunk: int) -> None:
 
 def test_plans_are_fair() -> None:
     plan = Shard.plan(60, 104, 8, 3)  # 480p: 8 rows of 60 at most, or 13 columns of 104
-    assert plan is not None and plan.dim == COLUMNS and plan.cuts == tuple(range(0, 105, 13))
+    assert plan is not None and plan.dim == COLUMNS and plan.bounds == tuple(range(0, 105, 13))
     plan = Shard.plan(90, 160, 2, 1)  # both ways are fair, and a column is shorter than a row
-    assert plan is not None and plan.dim == COLUMNS and plan.cuts == (0, 80, 160)
+    assert plan is not None and plan.dim == COLUMNS and plan.bounds == (0, 80, 160)
     plan = Shard.plan(160, 90, 2, 1)
-    assert plan is not None and plan.dim == ROWS and plan.cuts == (0, 80, 160)
+    assert plan is not None and plan.dim == ROWS and plan.bounds == (0, 80, 160)
     plan = Shard.plan(7, 4, 3, 0)
-    assert plan is not None and plan.cuts == (0, 2, 4, 7), (
+    assert plan is not None and plan.bounds == (0, 2, 4, 7), (
         "rank 0, which serves the page, has no more than others"
     )
     assert Shard.plan(3, 2, 4, 3) is None

@@ -13,7 +13,7 @@ from support.distance import distance
 from torch import Tensor
 
 from wanvae_app.formats.checkpoint import load_vae
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Downsample
 from wanvae_app.model.vae import WanVAE
 
@@ -63,7 +63,7 @@ def test_same_as_diffusers(
     z = torch.randn(1, ours.config.z_dim, ours.config.num_latents(num_frames), height, width)
 
     def both(vae: WanVAE, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return vae.encode(x.to(dtype), Stream()), vae.decode(z.to(dtype), Stream())
+        return vae.encode(x.to(dtype), ClipState()), vae.decode(z.to(dtype), ClipState())
 
     def both_reference() -> tuple[Tensor, Tensor]:
         dtype = theirs.dtype
@@ -86,15 +86,15 @@ def test_same_as_diffusers(
 @torch.no_grad()
 def test_downsampling_pads_below_and_to_the_right(height: int, width: int) -> None:
     """Two clips at once, of which a layer sees the first frame, and then twice two more."""
-    layer, stream = Downsample(4, temporal=True).double(), Stream()
+    layer, state = Downsample(4, temporal=True).double(), ClipState()
     assert layer.time_conv is not None
     x = torch.randn(2, 4, 5, height, width, dtype=torch.float64)
     halved = F.conv3d(F.pad(x, (0, 1, 0, 1)), layer.conv.weight[:, :, None], layer.conv.bias, (1, 2, 2))
     later = F.conv3d(halved, layer.time_conv.weight, layer.time_conv.bias, (2, 1, 1))
     found = []
     for part in x.split([1, 2, 2], 2):
-        found.append(layer(part, stream))
-        stream.first = False
+        found.append(layer(part, state))
+        state.first = False
     assert distance(torch.cat(found, 2), torch.cat([halved[:, :, :1], later], 2)) < 1e-14
 
 
@@ -106,11 +106,11 @@ def test_bf16_strays_no_further_than_diffusers(tmp_path: Path, settings: dict[st
     z = torch.randn(1, settings["z_dim"], 2, 4, 4)
     exact, ours = load_vae(tmp_path, torch.float64), load_vae(tmp_path, torch.bfloat16)
     theirs.bfloat16()
-    truth = exact.decode(z.double(), Stream())
-    assert distance(ours.decode(z.bfloat16(), Stream()), truth) < 1.1 * distance(
+    truth = exact.decode(z.double(), ClipState())
+    assert distance(ours.decode(z.bfloat16(), ClipState()), truth) < 1.1 * distance(
         theirs.decode(z.bfloat16()).sample, truth
     )
-    truth = exact.encode(x.double(), Stream())
-    assert distance(ours.encode(x.bfloat16(), Stream()), truth) < 1.1 * distance(
+    truth = exact.encode(x.double(), ClipState())
+    assert distance(ours.encode(x.bfloat16(), ClipState()), truth) < 1.1 * distance(
         theirs.encode(x.bfloat16()).latent_dist.mean, truth
     )

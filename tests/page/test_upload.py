@@ -13,8 +13,8 @@ from support.tiny import some_latent, some_video
 from wanvae_app.config import PRESETS
 from wanvae_app.formats.latents import to_normalised, write_latent
 from wanvae_app.formats.mp4 import write_mp4
-from wanvae_app.jobs.result_store import Shelf
-from wanvae_app.jobs.service import Jobs
+from wanvae_app.jobs.result_store import ResultStore
+from wanvae_app.jobs.service import JobService
 from wanvae_app.page.history import Given
 from wanvae_app.page.upload import describe, make_run, native_fps
 
@@ -22,7 +22,7 @@ WAN = PRESETS["wan2.1"]
 
 
 @pytest.fixture
-def jobs(tmp_path: Path) -> Jobs:
+def jobs(tmp_path: Path) -> JobService:
     """Jobs without ranks: what `new_run` was given is all that its runs are."""
 
     def new_run(**given: Any) -> SimpleNamespace:
@@ -31,18 +31,18 @@ def jobs(tmp_path: Path) -> Jobs:
         return SimpleNamespace(**given)
 
     vae = SimpleNamespace(config=WAN)
-    return cast(Jobs, SimpleNamespace(vae=vae, shelf=Shelf(tmp_path / "shelf"), new_run=new_run))
+    return cast(JobService, SimpleNamespace(vae=vae, store=ResultStore(tmp_path / "shelf"), new_run=new_run))
 
 
-def make(jobs: Jobs, path: Path, scaling: str = "Auto", chunk: int = 2) -> tuple[Any, Given]:
+def make(jobs: JobService, path: Path, scaling: str = "Auto", chunk: int = 2) -> tuple[Any, Given]:
     return make_run(jobs, path, parallel=True, chunk=chunk, scaling=scaling, owner="ann")
 
 
-def folders(jobs: Jobs) -> list[Path]:
-    return list(jobs.shelf.folder.glob("*"))
+def folders(jobs: JobService) -> list[Path]:
+    return list(jobs.store.folder.glob("*"))
 
 
-def test_a_latent(jobs: Jobs, tmp_path: Path) -> None:
+def test_a_latent(jobs: JobService, tmp_path: Path) -> None:
     raw, path = some_latent(3, 8, 8) * 2, tmp_path / "z.safetensors"
     write_latent(raw, path, WAN)
     run, given = make(jobs, path)
@@ -56,7 +56,7 @@ def test_a_latent(jobs: Jobs, tmp_path: Path) -> None:
     assert native_fps(PRESETS["wan2.2"]) == 24.0
 
 
-def test_a_video(jobs: Jobs, tmp_path: Path) -> None:
+def test_a_video(jobs: JobService, tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     write_mp4(some_video(7, 36, 26), path, 12.0)
     assert describe(path, WAN).startswith(
@@ -70,7 +70,7 @@ def test_a_video(jobs: Jobs, tmp_path: Path) -> None:
     assert len(run.source) == 5 and run.fps == 12.0 and folders(jobs) == [run.folder]
 
 
-def test_a_refusal_leaves_nothing_behind(jobs: Jobs, tmp_path: Path) -> None:
+def test_a_refusal_leaves_nothing_behind(jobs: JobService, tmp_path: Path) -> None:
     write_mp4(some_video(5), tmp_path / "too large.mp4", 12.0)
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "too large.mp4").read_bytes()[:2000])
     for name, refusal in (
@@ -88,7 +88,7 @@ def test_a_refusal_leaves_nothing_behind(jobs: Jobs, tmp_path: Path) -> None:
         make(jobs, tmp_path / "cut.mp4", chunk=17)
 
 
-def test_no_place_for_a_folder(jobs: Jobs, tmp_path: Path) -> None:
+def test_no_place_for_a_folder(jobs: JobService, tmp_path: Path) -> None:
     """A full disk, or none: the clip is kept in memory."""
     write_mp4(some_video(5), tmp_path / "a.mp4", 12.0)
     (tmp_path / "shelf").write_text("a file where the folder should be")

@@ -13,8 +13,8 @@ from torch import Tensor
 from wanvae_app.kernels import launchers
 from wanvae_app.kernels import mailbox as places
 from wanvae_app.kernels.mailbox import PROGRAMS, UNIT
-from wanvae_app.kernels.padded_frames import PaddedFrames
-from wanvae_app.parallel import peer_memory as link
+from wanvae_app.kernels.padded_frames import PaddedFramePool
+from wanvae_app.parallel import peer_memory
 from wanvae_app.parallel import shard as shard_module
 from wanvae_app.parallel.shard import COLUMNS, ROWS, Shard
 
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "TIMED", False)
+    monkeypatch.setattr(peer_memory, "TIMED", False)
 
 
 @pytest.mark.parametrize("columns", [False, True])
@@ -49,8 +49,8 @@ def test_borders(columns: bool, rank: int, shape: tuple[int, int, int, int]) -> 
         lines[slots, 0] = theirs["before"]
     if rank < 2:
         lines[slots, -1] = theirs["after"]
-    turn = neighbours.fill_borders(frames, torch.tensor(slots, dtype=torch.int32), columns, 0, 3)
-    assert turn == 1 and torch.equal(frames, expected)
+    sequence = neighbours.fill_borders(frames, torch.tensor(slots, dtype=torch.int32), columns, 0, 3)
+    assert sequence == 1 and torch.equal(frames, expected)
     for side in ["before"] * (rank > 0) + ["after"] * (rank < 2):
         words = mine[side].view(torch.int64).flatten()
         assert torch.equal(neighbours.told(side, 0, words.numel()), words)
@@ -67,7 +67,7 @@ def test_borders_of_frames_that_are_being_written(
     num_frames, height, width, c = shape
     neighbours = Alone(rank, 3)
     shard = Shard(COLUMNS if columns else ROWS, (0, 1, 2, 3), rank, None, neighbours)
-    frames = PaddedFrames(height, width, c, torch.bfloat16, torch.device("cpu"))
+    frames = PaddedFramePool(height, width, c, torch.bfloat16, torch.device("cpu"))
     slots = frames.take(num_frames + 1)[:0:-1]
     frames.data.zero_()
     x, gamma = torch.randn(shape).bfloat16(), torch.randn(c).bfloat16() if norm else None
@@ -84,7 +84,7 @@ def test_borders_of_frames_that_are_being_written(
         lines[slots, -1, 1:-1] = theirs["after"]
     frames.data[list(slots), 1:-1, 1:-1] = float("nan")
     launchers.activate(x, gamma, frames, slots, shard)
-    assert torch.equal(frames.data, expected) and shard.turn == 1
+    assert torch.equal(frames.data, expected) and shard.sequence == 1
     sides = ["before"] * (rank > 0) + ["after"] * (rank < 2)
     for side in sides:
         words, programs = mine[side].view(torch.int64).flatten(), 4096 // triton.next_power_of_2(c)
@@ -105,25 +105,25 @@ def test_borders_of_frames_that_are_being_transformed(
     """As with messages, which tests/kernels/test_kernels.py holds against float64."""
     num_frames, height, width, c = shape
     x, gamma = torch.randn(shape).bfloat16(), torch.randn(c).bfloat16()
-    cuts, dim = (0, 1, 2, 3), COLUMNS if columns else ROWS
+    bounds, dim = (0, 1, 2, 3), COLUMNS if columns else ROWS
     length = height if columns else width
     mine: list[Tensor] = []
     theirs = [torch.randn(length, num_frames, c).half() for _ in range(2)]
-    by_message = Shard(dim, cuts, rank, None)
+    by_message = Shard(dim, bounds, rank, None)
     monkeypatch.setattr(by_message, "swap", lambda *sides: mine.extend(sides) or theirs)
     neighbours = Alone(rank, 3)
     for side, words in zip(("before", "after"), theirs, strict=True):
         neighbours.hear(side, [words.view(torch.int64)])
-    by_link = Shard(dim, cuts, rank, None, neighbours)
+    by_link = Shard(dim, bounds, rank, None, neighbours)
     found = []
     for shard in (by_message, by_link):
-        frames = PaddedFrames(height, width, c, torch.float16, CPU)
+        frames = PaddedFramePool(height, width, c, torch.float16, CPU)
         slots = frames.take(4 + num_frames // 4 * 6 + 1)[:0:-1]
         frames.data.zero_()
         frames.data[list(slots[:2]), 1:-1, 1:-1] = 0.5
         launchers.transform(x, gamma, frames, slots, shard)
         found.append(frames.data)
-    assert torch.equal(*found) and by_link.turn == 1
+    assert torch.equal(*found) and by_link.sequence == 1
     sides = [("before", mine[0])] * (rank > 0) + [("after", mine[1])] * (rank < 2)
     for side, sent in sides:
         words = sent.view(torch.int64).flatten()
@@ -136,8 +136,8 @@ def test_a_message_longer_than_its_place(monkeypatch: pytest.MonkeyPatch) -> Non
     neighbours = Alone(1, 2)
     first, final, theirs = (torch.randn(5, 400) for _ in range(3))  # 500 units
     neighbours.hear("before", list(theirs.view(torch.int64).flatten().split(512)))
-    above, below, turn = neighbours.swap(first, final, 0, 2)
-    assert torch.equal(above, theirs) and not below.any() and turn == 2
+    above, below, sequence = neighbours.swap(first, final, 0, 2)
+    assert torch.equal(above, theirs) and not below.any() and sequence == 2
     words = first.view(torch.int64).flatten()
     assert torch.equal(
         torch.cat([neighbours.told("before", 0, 512), neighbours.told("before", 1, 488)]), words
@@ -171,7 +171,7 @@ def test_whether_it_works(rank: int, fault: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(Event, "ended", fault != "stuck")
-    monkeypatch.setattr(link, "PATIENCE", 0.01)
+    monkeypatch.setattr(peer_memory, "PATIENCE", 0.01)
     others = Alone(rank, 3)
     others._device, others._token_flags = torch.device("cpu"), torch.zeros(3, dtype=torch.int64)
     for side, peer in (("before", rank - 1), ("after", rank + 1)):
@@ -183,21 +183,23 @@ def test_whether_it_works(rank: int, fault: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("rank", [0, 1, 2])
 def test_tokens(rank: int) -> None:
     others = Alone(rank, 3)
-    cuts, num_frames, channels = (0, 7, 12, 20), 2, 24
+    bounds, num_frames, channels = (0, 7, 12, 20), 2, 24
     tokens = torch.randn(num_frames, 20, channels).bfloat16()
-    everyone = torch.zeros(3, tokens.nbytes // 8, dtype=torch.int64)
-    others._tokens = everyone[rank], torch.tensor([x.data_ptr() for x in everyone])
+    all_gather_tokens = torch.zeros(3, tokens.nbytes // 8, dtype=torch.int64)
+    others._tokens = all_gather_tokens[rank], torch.tensor([x.data_ptr() for x in all_gather_tokens])
     flags = others.handle.memory[:, 4 * places.CAPACITY * 2 :].view(torch.int32)[:, 4 * PROGRAMS :]
     flags = flags.unflatten(1, (-1, PROGRAMS))  # [of, raised by, program]
     others._token_flags = torch.tensor([x.data_ptr() for x in flags])
     for peer in {0, 1, 2} - {rank}:
-        part = slice(cuts[peer], cuts[peer + 1])
-        everyone[rank].view(torch.bfloat16).view(tokens.shape)[:, part] = tokens[:, part]
+        part = slice(bounds[peer], bounds[peer + 1])
+        all_gather_tokens[rank].view(torch.bfloat16).view(tokens.shape)[:, part] = tokens[:, part]
         flags[rank, peer] = 1
-    part = slice(cuts[rank], cuts[rank + 1])
+    part = slice(bounds[rank], bounds[rank + 1])
     assert others.has_room(tokens.nbytes) and not others.has_room(tokens.nbytes + 1)
-    assert torch.equal(others.gather(tokens[:, part].contiguous(), cuts[rank], 20, 3), tokens)
+    assert torch.equal(others.gather(tokens[:, part].contiguous(), bounds[rank], 20, 3), tokens)
     for peer in {0, 1, 2} - {rank}:
-        assert torch.equal(everyone[peer].view(torch.bfloat16).view(tokens.shape)[:, part], tokens[:, part])
+        assert torch.equal(
+            all_gather_tokens[peer].view(torch.bfloat16).view(tokens.shape)[:, part], tokens[:, part]
+        )
         assert flags[peer, rank].tolist() == [1] + [0] * (PROGRAMS - 1)
         assert flags[rank, peer].tolist() == [0] + [1] * (PROGRAMS - 1)

@@ -62,7 +62,7 @@ def wait_for_rows(group: Group) -> None:
 
 
 def wait_for_tokens(group: Group) -> None:
-    two_rows(group).everyone(torch.zeros(1, 1, 1))
+    two_rows(group).all_gather_tokens(torch.zeros(1, 1, 1))
 
 
 def wait_for_a_slab(group: Group) -> None:

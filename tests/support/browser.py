@@ -94,10 +94,10 @@ class Visitor:
         """What main.js exposes."""
         return self.page.evaluate("window.wanvae.state")
 
-    def download(self, link: str, folder: Path) -> Path:
+    def download(self, peer_memory: str, folder: Path) -> Path:
         """Click a link and save what comes, under the name that it comes with."""
         with self.page.expect_download() as event:
-            self.page.click(link)
+            self.page.click(peer_memory)
         path = folder / event.value.suggested_filename
         event.value.save_as(path)
         return path

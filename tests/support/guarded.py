@@ -14,9 +14,9 @@ import torch
 from support.app_runner import wait_for
 from support.tiny import some_latent, tiny_vae
 
-from wanvae_app.jobs.job import Run
-from wanvae_app.jobs.service import Jobs
-from wanvae_app.page.history import Entry, Given, Results
+from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.service import JobService
+from wanvae_app.page.history import Entry, Given, History
 from wanvae_app.page.routes import RECORD
 from wanvae_app.parallel.process_group import Group
 
@@ -31,10 +31,10 @@ class Server:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from wanvae_app.page.blocks import build_page, launch_arguments
 
-        self.jobs = Jobs(Group(0, 1, torch.device("cpu")), tiny_vae(), folder / "runs")
-        self.results = Results(self.jobs)
-        self.page = build_page(self.jobs, self.results)
-        arguments = launch_arguments(self.jobs, self.results)
+        self.jobs = JobService(Group(0, 1, torch.device("cpu")), tiny_vae(), folder / "runs")
+        self.history = History(self.jobs)
+        self.page = build_page(self.jobs, self.history)
+        arguments = launch_arguments(self.jobs, self.history)
         self.app, self.url, _ = self.page.queue().launch(
             prevent_thread_lock=True,
             server_name="127.0.0.1",
@@ -55,9 +55,9 @@ class Server:
         run = self.jobs.new_run(
             latent=some_latent(num_latents), owner=self.visitor.cookies["wanvae"], name="clip.pt"
         )
-        return self.results.submit(run, Given("noise"))
+        return self.history.submit(run, Given("noise"))
 
-    def finish(self, num_latents: int = 2) -> Run:
+    def finish(self, num_latents: int = 2) -> JobState:
         """The same, when it has ended."""
         entry = self.start(num_latents)
         wait_for(lambda: entry.settled, 30)

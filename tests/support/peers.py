@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from wanvae_app.kernels import mailbox as places
-from wanvae_app.kernels.mailbox import PROGRAMS, UNIT, Places
-from wanvae_app.parallel.peer_memory import BLOCK, Link
+from wanvae_app.kernels.mailbox import PROGRAMS, UNIT, Mailbox
+from wanvae_app.parallel.peer_memory import BLOCK, PeerMemory
 
 CPU = torch.device("cpu")
 
@@ -22,13 +22,13 @@ class Handle:
         return self.memory[rank]
 
 
-class Alone(Link):
+class Alone(PeerMemory):
     """Rank `rank` of `size`, whose neighbours have sent already."""
 
     def __init__(self, rank: int, size: int, device: torch.device = CPU) -> None:
         self.rank, self.size = rank, size
         self.handle = Handle(size, places.num_words(size), device)
-        self._places = [Places(self.handle, rank, size, turn) for turn in (0, 1)]
+        self._places = [Mailbox(self.handle, rank, size, sequence) for sequence in (0, 1)]
         self._table = torch.zeros(1, dtype=torch.int32, device=device)
         self._nothing = torch.zeros(2, 2, dtype=torch.int64, device=device)
         self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
@@ -36,13 +36,13 @@ class Alone(Link):
         self._finished = torch.zeros(2, dtype=torch.int32, device=device)
 
     def hear(self, side: str, turns: list[Tensor]) -> None:
-        for turn, words in enumerate(turns):
-            pointers = self._places[turn % 2].pointers
+        for sequence, words in enumerate(turns):
+            pointers = self._places[sequence % 2].pointers
             pointers[f"came_{side}"][: words.numel()] = words.flatten()
             pointers[f"came_{side}_flags"][:] = 1
 
-    def told(self, side: str, turn: int, count: int, programs: int = 0) -> Tensor:
-        pointers = self._places[turn].pointers
+    def told(self, side: str, sequence: int, count: int, programs: int = 0) -> Tensor:
+        pointers = self._places[sequence].pointers
         raised = programs or (count * 8 // UNIT + BLOCK - 1) // BLOCK
         assert pointers[f"out_{side}_flags"].tolist() == [1] * raised + [0] * (PROGRAMS - raised)
         assert pointers[f"came_{side}_flags"].tolist() == [0] * raised + [1] * (PROGRAMS - raised)

@@ -35,12 +35,12 @@ from starlette.routing import BaseRoute, Route
 
 import app
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs import rank_task as part
+from wanvae_app.jobs import rank_task as task
 from wanvae_app.jobs import worker as work
 from wanvae_app.jobs.job import Step
-from wanvae_app.jobs.rank_task import Part
-from wanvae_app.jobs.service import Jobs
-from wanvae_app.page.history import Given, Results
+from wanvae_app.jobs.rank_task import RankTask
+from wanvae_app.jobs.service import JobService
+from wanvae_app.page.history import Given, History
 from wanvae_app.parallel.shard import Shard
 
 RIG = Path(os.environ["RIG"])
@@ -74,7 +74,7 @@ def failing(fault: str, function: Any) -> Any:
     return wrapped
 
 
-def take(self: Part, step: Step, original: Any = Part.take) -> Any:
+def take(self: RankTask, step: Step, original: Any = RankTask.take) -> Any:
     """One chunk, with whatever is ordered before it."""
     now["chunk"] = step.chunk + 1
     hold = RIG / f"hold-{RANK}-{now['chunk']}"
@@ -93,7 +93,7 @@ def take(self: Part, step: Step, original: Any = Part.take) -> Any:
     return original(self, step)
 
 
-def finish(self: Part, original: Any = Part.finish) -> Any:
+def finish(self: RankTask, original: Any = RankTask.finish) -> Any:
     """The end of a clip."""
     now["chunk"] = 0
     fail("finish")
@@ -110,7 +110,7 @@ def free_bytes(device: torch.device, original: Any = work.free_bytes) -> int | N
 def with_run_route(make_routes: Any) -> Any:
     """make_routes, and a route that starts a run of noise."""
 
-    def wrapped(jobs: Jobs, results: Results) -> list[BaseRoute]:
+    def wrapped(jobs: JobService, history: History) -> list[BaseRoute]:
         def start(request: Request) -> Response:
             wish = {name: int(value) for name, value in request.query_params.items()}
             num_latents = wish.get("latents", 5)
@@ -129,10 +129,10 @@ def with_run_route(make_routes: Any) -> Any:
                 parallel=bool(wish.get("parallel", 1)),
                 name="noise",
             )
-            results.submit(run, Given("noise"))
+            history.submit(run, Given("noise"))
             return JSONResponse({"id": run.id})
 
-        return [*make_routes(jobs, results), Route("/rig/run", start, methods=["POST"])]
+        return [*make_routes(jobs, history), Route("/rig/run", start, methods=["POST"])]
 
     return wrapped
 
@@ -144,11 +144,11 @@ def rig() -> None:
 
         ui.make_routes = with_run_route(ui.make_routes)
     work.free_bytes = free_bytes  # type: ignore[assignment]
-    Part.take = take  # type: ignore[assignment, method-assign]
-    Part.finish = finish  # type: ignore[assignment, method-assign]
+    RankTask.take = take  # type: ignore[assignment, method-assign]
+    RankTask.finish = finish  # type: ignore[assignment, method-assign]
     Shard.halo = failing("inside", Shard.halo)  # type: ignore[method-assign]
-    part.gather = failing("gather", part.gather)
-    part.to_uint8 = failing("pixels", part.to_uint8)
+    task.gather = failing("gather", task.gather)
+    task.to_uint8 = failing("pixels", task.to_uint8)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 
+from wanvae_app.assets import DEMO_VAE
 from wanvae_app.bench.case import Case
 from wanvae_app.bench.diffusers_baseline import diffusers_seconds
 from wanvae_app.bench.measure import matmul_rate, measure
@@ -27,11 +27,11 @@ from wanvae_app.bench.results import Result
 from wanvae_app.bench.tables import COLUMNS, head, projection_table, ranks_table, row
 from wanvae_app.codec import default_chunk
 from wanvae_app.config import PRESETS
-from wanvae_app.formats.checkpoint import choose_dtype, load_vae
+from wanvae_app.device import choose_dtype
+from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 
-DEMO = Path(__file__).parent.parent / "assets" / "demo_vae"
 GPU_CASES = {
     "wan2.1": ["decode:720x1280x81", "decode:480x832x81", "decode:480x832x9", "decode:480x832x1",
                "encode:720x1280x81", "encode:480x832x81"],
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     dtype = choose_dtype(args.dtype, group.device)
     gpu = group.device.type == "cuda"
     chunk = args.chunk or default_chunk(group.device, dtype)
-    sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO)]
+    sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO_VAE)]
     rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
     group.agree([0.0])
     exchange = exchange_seconds(group) if args.project else None

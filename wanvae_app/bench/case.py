@@ -14,10 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
 from wanvae_app.fast import layers as fused
-from wanvae_app.kernels.mailbox import Ahead, Neighbours
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.kernels.mailbox import EarlyHalo, Neighbours
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
-from wanvae_app.parallel.peer_memory import Link
+from wanvae_app.parallel.peer_memory import PeerMemory
 from wanvae_app.parallel.shard import Shard
 
 
@@ -75,19 +75,19 @@ class Lonely(Shard):
     sent is counted, without the padding of a link's messages."""
 
     def __init__(self, shard: Shard) -> None:
-        super().__init__(shard.dim, shard.cuts, shard.rank, None)
+        super().__init__(shard.dim, shard.bounds, shard.rank, None)
         # So that steps are recorded as with a link (see `cuda_graph.py`); nothing is ever asked of it.
-        self.link = cast(Link, object())
+        self.peer_memory = cast(PeerMemory, object())
         self.traffic = Traffic()
 
     @property
     def seconds_waited(self) -> float:
         return 0.0
 
-    def ahead(self) -> Ahead | None:
+    def early_halo(self) -> EarlyHalo | None:
         return None
 
-    def fill_borders(self, frames: Tensor, slots: Tensor, ahead: Ahead | None = None) -> None:
+    def fill_borders(self, frames: Tensor, slots: Tensor, early_halo: EarlyHalo | None = None) -> None:
         row = frames[0].select(self.dim - 3, 0)
         self._tell(len(slots) * row.nbytes, len(slots) * row.nbytes)
 
@@ -100,10 +100,10 @@ class Lonely(Shard):
         self._tell(first.nbytes, final.nbytes)
         return final.new_zeros(final.shape), first.new_zeros(first.shape)
 
-    def everyone(self, x: Tensor) -> Tensor:
+    def all_gather_tokens(self, x: Tensor) -> Tensor:
         if self.num_ranks == 1:
             return x
-        begin, end, last = (self.cuts[i] for i in (self.rank, self.rank + 1, -1))
+        begin, end, last = (self.bounds[i] for i in (self.rank, self.rank + 1, -1))
         row = x.shape[1] // (end - begin)  # tokens of one latent row
         sent = x.nbytes * (self.num_ranks - 1)
         self._add(Traffic(sent, sent))
@@ -125,11 +125,11 @@ def tera_flop(config: WanConfig, case: Case) -> float:
     """The arithmetic of a case in TFLOP, counted by running two chunks without data."""
     with torch.device("meta"):
         vae = WanVAE(config).requires_grad_(False)
-    stream, counts = Stream(), []
+    state, counts = ClipState(), []
     sizes = case.sizes(config, 1)
     for size in sizes[:2]:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            _step(vae, case, size, stream)
+            _step(vae, case, size, state)
         counts.append(counter.get_total_flops())
     return (counts[0] + counts[-1] * (len(sizes) - 1)) / 1e12
 
@@ -146,21 +146,21 @@ def count_traffic(
     with torch.device("meta"):
         vae = WanVAE(config).to(dtype).requires_grad_(False)
     lonely = Lonely(shard)
-    stream, sizes = Stream(lonely), case.sizes(config, chunk)
+    state, sizes = ClipState(lonely), case.sizes(config, chunk)
     known: dict[tuple[bool, int], Traffic] = {}
     with fused.pretended(fast), torch.no_grad():
         for size in sizes:
-            step = (stream.first, size)
+            step = (state.first, size)
             if step not in known:
                 lonely.traffic = Traffic()
-                _step(vae, case, size, stream)
+                _step(vae, case, size, state)
                 known[step] = lonely.traffic
     return [known[(index == 0, size)] for index, size in enumerate(sizes)]
 
 
-def _step(vae: WanVAE, case: Case, size: int, stream: Stream) -> None:
+def _step(vae: WanVAE, case: Case, size: int, state: ClipState) -> None:
     """One chunk of `size` frames, of this rank's part, on tensors without data."""
-    config, shard = vae.config, stream.shard
+    config, shard = vae.config, state.shard
     if case.kind == "decode":
         _, channels, _, height, width = case.latent_shape(config)
         scale = 1
@@ -170,4 +170,4 @@ def _step(vae: WanVAE, case: Case, size: int, stream: Stream) -> None:
     if shard.num_ranks > 1:
         x = shard.part(x, scale)
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    (vae.decode if case.kind == "decode" else vae.encode)(x, stream)
+    (vae.decode if case.kind == "decode" else vae.encode)(x, state)

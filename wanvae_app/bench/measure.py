@@ -14,13 +14,12 @@ from torch import Tensor
 from wanvae_app.bench.case import Case, count_traffic, tera_flop
 from wanvae_app.bench.results import Result
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
-from wanvae_app.device import tidy_up
+from wanvae_app.device import peak_bytes, reset_peak, tidy_up
 from wanvae_app.fast.cuda_graph import release
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.gather import FrameCollector, FrameSender, slab
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
-from wanvae_app.peak import peak_bytes, reset_peak
 
 
 class Marks:
@@ -88,9 +87,9 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
     """Code the case on `size` of the group's ranks, `repeat` times after a cold one. All ranks take part."""
     config, device = vae.config, group.device
     height, width = case.latent_shape(config)[3:]
-    shard = Shard.plan(height, width, size, group.rank, group.data, group.link)
-    if group.link is not None and size > 1:
-        group.link.reserve(group.agree, config, (chunk, height, width), vae.dtype)
+    shard = Shard.plan(height, width, size, group.rank, group.data, group.peer_memory)
+    if group.peer_memory is not None and size > 1:
+        group.peer_memory.reserve(group.agree, config, (chunk, height, width), vae.dtype)
     chunks = coded(vae, case, chunk, shard) if shard is not None else None
     runs = []
     release(vae)

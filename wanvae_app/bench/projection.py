@@ -46,7 +46,7 @@ def project(
     `exchange` is what one exchange with the neighbours costs, `alone` what one rank takes for the case, in seconds.
     """
     plans = _plans(vae, case, ranks)
-    shares = [shard.cuts[shard.rank + 1] - shard.cuts[shard.rank] for shard in plans]
+    shares = [shard.bounds[shard.rank + 1] - shard.bounds[shard.rank] for shard in plans]
     last = len(plans) - 1
     edge = max((0, last), key=lambda rank: shares[rank])
     interior = max(range(1, last), key=lambda rank: shares[rank], default=None)
@@ -60,7 +60,7 @@ def project(
         ranks=ranks,
         cut="rows" if plans[0].dim == ROWS else "columns",
         slab=max(shares),
-        length=plans[0].cuts[-1],
+        length=plans[0].bounds[-1],
         edge_seconds=seconds[0],
         interior_seconds=None if interior is None else seconds[1],
         num_exchanges=traffic[-1][min(1, len(traffic[-1]) - 1)].num_exchanges,
@@ -107,7 +107,7 @@ def exchange_seconds(group: Group) -> float | None:
     num_frames, width, channels = MESSAGE
     frames = torch.zeros(1 + num_frames, 6, width + 2, channels, dtype=torch.float16, device=device)
     slots = torch.arange(1, 1 + num_frames, dtype=torch.int32, device=device)
-    shard = Shard(ROWS, tuple(range(group.size + 1)), group.rank, group.data, group.link)
+    shard = Shard(ROWS, tuple(range(group.size + 1)), group.rank, group.data, group.peer_memory)
 
     def exchange(count: int = NUM_EXCHANGES) -> None:
         for _ in range(count):
@@ -116,7 +116,7 @@ def exchange_seconds(group: Group) -> float | None:
     exchange(2)  # an even number, see `Shard.end_chunk`; kernels are compiled
     again: Callable[[], object] = exchange
     synchronize(device)
-    if shard.link is not None:
+    if shard.peer_memory is not None:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             exchange()
@@ -157,8 +157,8 @@ def _total(traffic: list[Traffic]) -> Traffic:
 def _among_zeros(pixels: Tensor, shard: Shard) -> Tensor:
     """Whole frames of which this rank has made its slab, pixels [T, h, w, 3]."""
     dim = shard.dim - 2
-    scale = pixels.shape[dim] // (shard.cuts[shard.rank + 1] - shard.cuts[shard.rank])
-    shape = [scale * shard.cuts[-1] if i == dim else n for i, n in enumerate(pixels.shape)]
+    scale = pixels.shape[dim] // (shard.bounds[shard.rank + 1] - shard.bounds[shard.rank])
+    shape = [scale * shard.bounds[-1] if i == dim else n for i, n in enumerate(pixels.shape)]
     whole = pixels.new_zeros(shape)
     slab(whole, shard, shard.rank, dim, scale).copy_(pixels)
     return whole

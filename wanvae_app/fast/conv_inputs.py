@@ -11,28 +11,28 @@ from torch import Tensor, nn
 
 from wanvae_app.kernels import launchers, winograd
 from wanvae_app.kernels.packed_weights import bias_of, matrix_of, prepare
-from wanvae_app.kernels.padded_frames import PaddedFrames, SeenAs
+from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrameView
 from wanvae_app.kernels.tiles import fits_one_tile
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 
 if TYPE_CHECKING:
     from wanvae_app.model.layers import PixelNorm
 
 
-class Window:
+class ConvInputs:
     """The padded frames that some convolutions at one scale read: those of one width share a pool."""
 
     def __init__(
-        self, convs: Sequence[tuple[PixelNorm | None, nn.Conv3d]], x: Tensor, stream: Stream, spare: int = 0
+        self, convs: Sequence[tuple[PixelNorm | None, nn.Conv3d]], x: Tensor, state: ClipState, spare: int = 0
     ) -> None:
-        self.stream = stream
+        self.state = state
         self.num_frames = x.shape[2]
         self._new: dict[nn.Module, tuple[int, ...]] = {}
-        self._pools: dict[nn.Module, PaddedFrames] = {}
-        self._frames: dict[nn.Module, SeenAs] = {}
+        self._pools: dict[nn.Module, PaddedFramePool] = {}
+        self._frames: dict[nn.Module, PaddedFrameView] = {}
         self._half = {conv for norm, conv in convs if holds(norm, conv, x)}
         # By Winograd so many frames together, 2 or 4; 0: directly.
-        self._together = {
+        self._frames_per_tile = {
             conv: winograd.choose(conv.out_channels, self.num_frames) if conv in self._half else 0
             for _, conv in convs
         }
@@ -40,10 +40,10 @@ class Window:
         for _, conv in convs:
             kinds.setdefault(conv.in_channels, []).append(conv)
         for width, mine in kinds.items():
-            pool = stream.padded(x, width + spare)
+            pool = state.padded(x, width + spare)
             for conv in mine:
                 self._pools[conv] = pool
-                self._frames[conv] = pool.seen_as(torch.float16 if conv in self._half else x.dtype)
+                self._frames[conv] = pool.view_as(torch.float16 if conv in self._half else x.dtype)
             # Two past frames for each, and one convolution's present ones at a time, two's where one writes what the
             # other one reads. At least two, because the chunks after the clip's first have more frames.
             kept = 2 * sum(not pool.knows(conv) for conv in mine)
@@ -53,12 +53,12 @@ class Window:
     def activate(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
         """silu(norm(x)), or x itself, of [T, H, W, C] into what conv will read."""
         frames, slots = self._open(conv)
-        if self._together[conv] == 4:
+        if self._frames_per_tile[conv] == 4:
             assert norm is not None, conv
             past = self._pools[conv].past(conv)
-            launchers.transform(x, norm.gamma, frames, past + slots, self.stream.shard)
+            launchers.transform(x, norm.gamma, frames, past + slots, self.state.shard)
         else:
-            launchers.activate(x, None if norm is None else norm.gamma, frames, slots, self.stream.shard)
+            launchers.activate(x, None if norm is None else norm.gamma, frames, slots, self.state.shard)
 
     def convolve(
         self,
@@ -71,18 +71,20 @@ class Window:
         """conv of what was written for it, plus residual (`in_place`: over it): [T, H, W, N], or `then` through a norm
         into what another convolution reads."""
         pool, frames, new = self._pools[conv], self._frames[conv], self._new.pop(conv)
-        past, together, shard = pool.past(conv), self._together[conv], self.stream.shard
-        count = winograd.num_products(self.num_frames) if together == 4 else 0
+        past, frames_per_tile, shard = pool.past(conv), self._frames_per_tile[conv], self.state.shard
+        count = winograd.num_products(self.num_frames) if frames_per_tile == 4 else 0
         dtype = frames.data.dtype
-        gamma = into = ahead = None
+        gamma = into = early_halo = None
         if then is not None and self._norms(conv, then[1]):
             gamma, into = then[0].gamma, self._open(then[1])
-        if together:
-            products = prepare(conv, lambda w: winograd.prepare(w, together), f"winograd {together}")
+        if frames_per_tile:
+            products = prepare(
+                conv, lambda w: winograd.prepare(w, frames_per_tile), f"winograd {frames_per_tile}"
+            )
             slots = new[:count] if count else past + new
-            ahead = shard.ahead() if into is not None else None
+            early_halo = shard.early_halo() if into is not None else None
             out = winograd.convolve(
-                products, bias_of(conv), frames, slots, residual, gamma, into, in_place, ahead
+                products, bias_of(conv), frames, slots, residual, gamma, into, in_place, early_halo
             )
         else:
             taps, slots = (3, 3, 3), past + new
@@ -97,26 +99,30 @@ class Window:
             )
         pool.advance(conv, past + new)
         if into is not None:
-            shard.fill_borders(into[0].data, into[0].table(into[1]), ahead)
+            shard.fill_borders(into[0].data, into[0].table(into[1]), early_halo)
         elif then is not None:
             self.activate(*then, out)
         return out
 
     def _norms(self, conv: nn.Conv3d, following: nn.Conv3d) -> bool:
         """Whether conv's kernel can write what the following one reads."""
-        if self._together[following] == 4:
+        if self._frames_per_tile[following] == 4:
             return False
-        if self._together[conv]:
+        if self._frames_per_tile[conv]:
             return winograd.norms(conv.out_channels) and following in self._half
         return fits_one_tile(conv.out_channels)
 
-    def _open(self, conv: nn.Conv3d) -> tuple[SeenAs, tuple[int, ...]]:
+    def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrameView, tuple[int, ...]]:
         self._new[conv] = self._pools[conv].take(self._count(conv))
         return self._frames[conv], self._new[conv]
 
     def _count(self, conv: nn.Conv3d) -> int:
         """How many frames are written for conv; the last two of them, or of its past and them, are its past then."""
-        return winograd.num_products(self.num_frames) + 2 if self._together[conv] == 4 else self.num_frames
+        return (
+            winograd.num_products(self.num_frames) + 2
+            if self._frames_per_tile[conv] == 4
+            else self.num_frames
+        )
 
 
 def holds(norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> bool:

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from wanvae_app.fast import layers as fused
-from wanvae_app.kernels.padded_frames import PaddedFrames
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.kernels.padded_frames import PaddedFramePool
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.shard import Shard
 
@@ -42,55 +42,55 @@ class Coder:
     def __init__(self, vae: WanVAE, kind: str, key: tuple[Any, ...], shard: Shard) -> None:
         self.key = key
         self.longest = 0  # frames of a chunk, so far
-        self.stream = Stream(shard)
+        self.state = ClipState(shard)
         self._vae = weakref.ref(vae)
         self._kind = kind
         self.records = vae.device.type == "cuda" and fused.runs_on(vae.device, vae.dtype)
         # By what a step begins with and gets; None for one that was taken launch by launch.
         self._recordings: dict[tuple[bool, torch.Size], Recording | None] = {}
-        self._slots: Slots | None = None
+        self._slots: SlotOrder | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The next chunk, on the device, coded; the result is the caller's."""
         self.longest = max(self.longest, x.shape[2])
-        step = (self.stream.first, x.shape)
+        step = (self.state.first, x.shape)
         if self.records and step in self._recordings:
             recording = self._recordings[step] or self._record(step, x)
             if recording is not None:
-                self.stream.first = False
-                self.stream.shard.sent += recording.sent
+                self.state.first = False
+                self.state.shard.sent += recording.sent
                 return recording(x)
         if self._slots is not None:
             self._slots.to_host()
-        before = [len(pool.data) for pool in self.stream.pools]
+        before = [len(pool.data) for pool in self.state.pools]
         x = self._plain(x)
-        if before != [len(pool.data) for pool in self.stream.pools]:  # frames are elsewhere now
+        if before != [len(pool.data) for pool in self.state.pools]:  # frames are elsewhere now
             self._recordings, self._slots = dict.fromkeys(self._recordings), None
         self._recordings.setdefault(step)
         return x
 
     def restart(self, shard: Shard) -> None:
         """The next clip begins; `shard` cuts as the last one did."""
-        self.stream.shard = shard
-        self.stream.restart()
+        self.state.shard = shard
+        self.state.restart()
         if self._slots is not None:
             self._slots.restart()
 
     def _plain(self, x: Tensor) -> Tensor:
-        vae, stream = self._vae(), self.stream
+        vae, state = self._vae(), self.state
         assert vae is not None
-        x = vae.decode(x, stream) if self._kind == "decode" else vae.encode(x, stream)
-        for pool in stream.pools:
+        x = vae.decode(x, state) if self._kind == "decode" else vae.encode(x, state)
+        for pool in state.pools:
             if blank := pool.settle():
                 fused.blank(pool, blank)
-        stream.shard.end_chunk()
+        state.shard.end_chunk()
         return x
 
     def _record(self, step: tuple[bool, torch.Size], x: Tensor) -> Recording | None:
-        shard, pools = self.stream.shard, self.stream.pools
-        if shard.num_ranks > 1 and shard.link is None:  # messages are made by the host
+        shard, pools = self.state.shard, self.state.pools
+        if shard.num_ranks > 1 and shard.peer_memory is None:  # messages are made by the host
             return None
-        self._slots = self._slots or Slots(pools, x.device)
+        self._slots = self._slots or SlotOrder(pools, x.device)
         self._slots.to_host()
         before = [(pool.layers, pool.order) for pool in pools]
         try:
@@ -98,7 +98,7 @@ class Coder:
         except Exception as error:  # out of memory, or what cannot be recorded: there is another way
             log.warning("a step could not be recorded, and is taken launch by launch: %s", error)
             self.records = False
-            self.stream.first, _ = step
+            self.state.first, _ = step
             for pool, (layers, order) in zip(pools, before, strict=True):
                 pool.arrange(layers, order)
             return None
@@ -106,14 +106,14 @@ class Coder:
         return recording
 
 
-class Slots:
+class SlotOrder:
     """Which slot of each pool has which role, in a list that the device can reorder.
 
-    All pools' slots are numbered on: those of pool i begin at `starts[i]`. What `PaddedFrames.order` has at some place,
-    the list has there; each pool's zeros come first. Either the pools know, or the device does.
+    All pools' slots are numbered on: those of pool i begin at `starts[i]`. What `PaddedFramePool.order` has at some
+    place the list has there; each pool's zeros come first. Either the pools know, or the device does.
     """
 
-    def __init__(self, pools: list[PaddedFrames], device: torch.device) -> None:
+    def __init__(self, pools: list[PaddedFramePool], device: torch.device) -> None:
         self.pools = pools
         counts = [len(pool.data) for pool in pools]
         self.starts = [sum(counts[:i]) for i in range(len(counts))]
@@ -159,11 +159,11 @@ class Slots:
 class Recording:
     """One step of a clip as a CUDA graph."""
 
-    def __init__(self, step: Callable[[Tensor], Tensor], x: Tensor, slots: Slots, shard: Shard) -> None:
+    def __init__(self, step: Callable[[Tensor], Tensor], x: Tensor, slots: SlotOrder, shard: Shard) -> None:
         self._slots = slots
         self._graph = torch.cuda.CUDAGraph()
         self._x = torch.empty_like(x)
-        layers, before, counted = slots.layers(), slots.order(), (shard.sent, shard.turn)
+        layers, before, counted = slots.layers(), slots.order(), (shard.sent, shard.sequence)
         role = {slot: place for place, slot in enumerate(before)}
         # What is known only afterwards: the roles that are looked up, where their pools begin, and the new order.
         roles, starts, order = (
@@ -171,7 +171,7 @@ class Recording:
         )
         looked_up: list[tuple[int, int]] = []
 
-        def table(pool: PaddedFrames, wanted: tuple[int, ...]) -> Tensor:
+        def table(pool: PaddedFramePool, wanted: tuple[int, ...]) -> Tensor:
             begin, start = len(looked_up), slots.starts[slots.pools.index(pool)]
             looked_up.extend((role[start + slot], start) for slot in wanted)
             looked_up.extend([(0, 0)] * (-len(looked_up) % 4))  # kernels know that a table begins at 16 bytes
@@ -190,7 +190,7 @@ class Recording:
             for pool in slots.pools:
                 pool.tables = None
             self.sent = shard.sent - counted[0]  # bytes to other ranks
-            shard.sent, shard.turn = counted
+            shard.sent, shard.sequence = counted
         self._layers = slots.layers()
         self._reads = roles, starts, order  # the graph does, as long as it lives
         for values, into in zip(zip(*looked_up, strict=True), (roles, starts), strict=True):
@@ -242,4 +242,4 @@ def release(vae: WanVAE, unless: tuple[Any, ...] | None = None, longest: int = 0
 def clip_key(vae: WanVAE, kind: str, shard: Shard, shape: Sequence[int]) -> tuple[Any, ...]:
     """What clips have in common that can go on with each other's coder; `shape` is that of the first chunk."""
     weight = vae.quant_conv.weight
-    return kind, shard.dim, shard.cuts, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()
+    return kind, shard.dim, shard.bounds, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.fast.conv_inputs import Window, holds
+from wanvae_app.fast.conv_inputs import ConvInputs, holds
 from wanvae_app.kernels import launchers, upsample_conv, winograd
 from wanvae_app.kernels.packed_weights import bias_of, folded, matrix_of, prepare
-from wanvae_app.kernels.padded_frames import PaddedFrames
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.kernels.padded_frames import PaddedFramePool
+from wanvae_app.model.clip_state import ClipState
 
 if TYPE_CHECKING:
     from wanvae_app.model.layers import PixelNorm, ResidualBlock
@@ -62,7 +62,7 @@ def pretended(fast: bool) -> Iterator[None]:
         launchers.elsewhere = before
 
 
-def blank(frames: PaddedFrames, slots: tuple[int, ...]) -> None:
+def blank(frames: PaddedFramePool, slots: tuple[int, ...]) -> None:
     """Zeros into these frames."""
     if launchers is not None and frames.data[0].nbytes % 4 == 0 and launchers.available(frames.data):
         launchers.blank(frames, slots)
@@ -76,30 +76,30 @@ def attends(q: Tensor) -> bool:
 
 
 def residual_blocks(
-    blocks: Sequence[ResidualBlock], x: Tensor, stream: Stream, spent: bool = False
+    blocks: Sequence[ResidualBlock], x: Tensor, state: ClipState, can_overwrite: bool = False
 ) -> Tensor:
-    """The blocks one after another on x [1 C T H W], which is written over if it is `spent`: not needed any more.
+    """The blocks one after another on x [1 C T H W], written over if it `can_overwrite` it: x is not needed any more.
 
     A block adds its result to what it was given, where that lies; the first one needs a place of its own, unless its
     shortcut makes one.
     """
     convs = [pair for block in blocks for pair in ((block.norm1, block.conv1), (block.norm2, block.conv2))]
-    window = Window(convs, x, stream)
+    window = ConvInputs(convs, x, state)
     pixels = _rows(x)
     for block in blocks:
         shortcut = block.shortcut
         window.activate(block.norm1, block.conv1, pixels)
         window.convolve(block.conv1, then=(block.norm2, block.conv2))
         if shortcut is not None:
-            pixels, spent = F.linear(pixels, shortcut.weight.flatten(1), shortcut.bias), True
-        pixels, spent = window.convolve(block.conv2, residual=pixels, in_place=spent), True
+            pixels, can_overwrite = F.linear(pixels, shortcut.weight.flatten(1), shortcut.bias), True
+        pixels, can_overwrite = window.convolve(block.conv2, residual=pixels, in_place=can_overwrite), True
     return _picture(pixels)
 
 
-def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
+def causal_conv(conv: nn.Conv3d, x: Tensor, state: ClipState) -> Tensor:
     """conv of x [1 C T H W]; channels are filled up to a multiple of eight."""
     spare = -x.shape[1] % 8
-    window = Window([(None, conv)], x, stream, spare)
+    window = ConvInputs([(None, conv)], x, state, spare)
     window.activate(None, conv, _rows(x))
     matrix = (
         prepare(conv, lambda w: F.pad(matrix_of(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
@@ -109,19 +109,19 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
     return _picture(window.convolve(conv, matrix=matrix))
 
 
-def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
+def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: ClipState) -> Tensor:
     """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
     _, c, num_frames, height, width = x.shape
     dtype = torch.float16 if holds(norm, conv, x) else x.dtype
-    pool = stream.padded(x, c)
+    pool = state.padded(x, c)
     pool.reserve(0, num_frames)
-    frames = pool.seen_as(dtype)
+    frames = pool.view_as(dtype)
     slots = pool.take(num_frames)
-    launchers.activate(_rows(x), norm.gamma, frames, slots, stream.shard)
+    launchers.activate(_rows(x), norm.gamma, frames, slots, state.shard)
     matrix = prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
     n = conv.out_channels
     out = torch.empty(num_frames, height, width, n, dtype=x.dtype, device=x.device)
-    due = stream.last(conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2)
+    due = state.last(conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2)
     due = due[0].movedim(0, -1)
     rows = max(PRODUCTS // (len(matrix) * (width + 2) * dtype.itemsize), 1)
     for index in range(num_frames):  # in strips: products are larger than frames
@@ -135,14 +135,14 @@ def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, stream: Stream) -> Tensor:
 
 
 def upsample(
-    conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, stream: Stream, skip: Tensor | None = None
+    conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, state: ClipState, skip: Tensor | None = None
 ) -> Tensor:
     """conv of x [1 C T H W] enlarged to twice its height and width, without enlarging it.
 
     With time_conv, each frame has become two before, but for the clip's first. `skip` [1 C' T H W] is added as
     `layers.add_duplicate_up` does it.
     """
-    (out,) = upsampled(conv, time_conv, x, stream, 2 * x.shape[2], skip)
+    (out,) = upsampled(conv, time_conv, x, state, 2 * x.shape[2], skip)
     return out
 
 
@@ -150,15 +150,15 @@ def upsampled(
     conv: nn.Conv2d,
     time_conv: nn.Conv3d | None,
     x: Tensor,
-    stream: Stream,
+    state: ClipState,
     at_once: int,
     skip: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """What `upsample` returns, with time_conv so many frames at a time."""
     pixels = _rows(x)
-    pool = stream.padded(x, x.shape[1])
-    frames = pool.seen_as(x.dtype)
-    alone = len(pixels) if time_conv is None else int(stream.first)
+    pool = state.padded(x, x.shape[1])
+    frames = pool.view_as(x.dtype)
+    alone = len(pixels) if time_conv is None else int(state.first)
     most = max(len(pixels), 2)  # at least, because the chunks after the clip's first have more frames
     if time_conv is None:
         pool.reserve(0, most)
@@ -173,12 +173,12 @@ def upsampled(
     if skip is not None:
         time = 1 if time_conv is None else 2
         # The clip's first frame stands alone: it has only the last of its copies in time.
-        shortcut = launchers.Shortcut(_rows(skip), time, time - 1 if stream.first else 0)
+        shortcut = launchers.Shortcut(_rows(skip), time, time - 1 if state.first else 0)
     del x, pixels, some, skip  # that memory need not wait for the last frame
 
     def enlarged() -> Tensor:
         nonlocal shortcut
-        stream.shard.fill_borders(frames.data, frames.table(ready))
+        state.shard.fill_borders(frames.data, frames.table(ready))
         if upsample_conv.serves(frames.data, conv.out_channels, shortcut):
             out = upsample_conv.convolve(
                 prepare(conv, upsample_conv.prepare, "enlarge"), bias_of(conv), frames, ready, shortcut

@@ -14,12 +14,10 @@ from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.key_maps import external_name, recognise
-from wanvae_app.formats.lazy_tensor import Stored, first_line, plain
+from wanvae_app.formats.lazy_tensor import LazyTensor, first_line, plain
 from wanvae_app.formats.source import locate
 from wanvae_app.formats.tensor_file import stored_tensors
 from wanvae_app.model.vae import WanVAE
-
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 # RMSNorm does not see the scale of what it normalises, so in float16, which ends at 65504, every activation
 # before a norm is kept this much smaller, by weights that are exact at any power of two.
@@ -27,26 +25,6 @@ FP16_SCALE = 2.0**-6
 
 MAX_CONFIG = 2**20  # bytes of a config.json
 MAX_TENSORS = 2000  # Wan 2.2's VAE has 196; more may stand beside them in a file of several models
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """ "auto" or a name in DTYPES, for a device: bf16 where it is native, else fp16 on GPUs, fp32 on CPUs."""
-    if name != "auto":
-        if name not in DTYPES:
-            raise ValueError(f"Unknown dtype {name!r}; choose auto, {', '.join(DTYPES)}.")
-        return DTYPES[name]
-    if device.type == "cuda":
-        # sm_80 is the first whose matrix units take bf16; older GPUs only emulate it.
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-    return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
-
-
-def _cpu_multiplies_bf16() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:  # not Linux
-        return False
-    return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None
 
 
 def load_vae(
@@ -103,7 +81,7 @@ def rescale(vae: WanVAE, scale: float) -> None:
             parameter.mul_(scale)
 
 
-def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, Stored]]:
+def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, LazyTensor]]:
     """The file of a source, its VAE without weights, and the weights under our names, not read yet."""
     path = locate(str(source))
     tensors = _list(path)
@@ -115,7 +93,7 @@ def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, Stored]]:
     return path, vae, _match(vae, tensors, style, path)
 
 
-def _weight(name: str, stored: Stored, config: WanConfig, path: Path) -> Tensor:
+def _weight(name: str, stored: LazyTensor, config: WanConfig, path: Path) -> Tensor:
     """One of our parameters, from the file's tensor for it."""
     try:
         tensor = stored.read()
@@ -132,7 +110,7 @@ def _weight(name: str, stored: Stored, config: WanConfig, path: Path) -> Tensor:
     return tensor
 
 
-def _list(path: Path) -> dict[str, Stored]:
+def _list(path: Path) -> dict[str, LazyTensor]:
     """The tensors of a safetensors or PyTorch file, whatever its name says, without what stands before all names."""
     try:
         found = stored_tensors(path)
@@ -192,9 +170,9 @@ def _with_statistics(config: WanConfig, path: Path) -> WanConfig:
     return replace(config, latents_mean=tuple(mean), latents_std=tuple(std))
 
 
-def _match(vae: WanVAE, tensors: dict[str, Stored], style: str, path: Path) -> dict[str, Stored]:
+def _match(vae: WanVAE, tensors: dict[str, LazyTensor], style: str, path: Path) -> dict[str, LazyTensor]:
     """The file's tensors under our names; ValueError names the first that is amiss."""
-    ours: dict[str, Stored] = {}
+    ours: dict[str, LazyTensor] = {}
     for name, parameter in vae.state_dict().items():
         theirs = external_name(name, style, vae.config)
         tensor = tensors.get(theirs)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.formats.lazy_tensor import Stored, first_line, plain
+from wanvae_app.formats.lazy_tensor import LazyTensor, first_line, plain
 from wanvae_app.formats.tensor_file import stored_tensors
 
 ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
@@ -146,7 +146,7 @@ def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> tuple[int, ...] | 
     return None
 
 
-def _choose(found: dict[str, Stored], config: WanConfig, path: Path) -> str:
+def _choose(found: dict[str, LazyTensor], config: WanConfig, path: Path) -> str:
     """The name of the one tensor that can be the latent. ValueError says what there is instead."""
     fitting = [name for name, tensor in found.items() if _clip_shape(tensor.shape, config)]
     if not fitting:
@@ -177,7 +177,7 @@ def _choose(found: dict[str, Stored], config: WanConfig, path: Path) -> str:
     return name
 
 
-def _why_not(found: dict[str, Stored], config: WanConfig) -> str:
+def _why_not(found: dict[str, LazyTensor], config: WanConfig) -> str:
     name, tensor = max(found.items(), key=lambda item: math.prod(item[1].shape))
     shape, channels = tensor.shape, config.z_dim
     what = (

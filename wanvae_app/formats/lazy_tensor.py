@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Stored:
+class LazyTensor:
     """A tensor in a file: what its header says, and `read`, which gives its values.
 
     `read` returns a contiguous tensor on the CPU, of the file's own type, and takes no more memory than the

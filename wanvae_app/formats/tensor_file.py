@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from wanvae_app.formats.lazy_tensor import Refusal, Stored, first_line, plain
+from wanvae_app.formats.lazy_tensor import LazyTensor, Refusal, first_line, plain
 from wanvae_app.formats.torch_file import read_archive, read_legacy
 
 MAX_HEADER = 2**20  # bytes of a safetensors header; a whole checkpoint's has about 30 KB
@@ -27,7 +27,7 @@ OTHERS = {
 }
 
 
-def stored_tensors(path: Path) -> dict[str, Stored]:
+def stored_tensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors in a safetensors, PyTorch or NumPy file, by name; the content says which it is.
 
     Nothing in the file is executed, and no more memory taken than the file is large. Raises ValueError, in
@@ -59,7 +59,7 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
         raise ValueError(f"{path.name} is damaged or cut off: {first_line(error)}.") from error
 
 
-def _safetensors(path: Path, size: int) -> dict[str, Stored]:
+def _safetensors(path: Path, size: int) -> dict[str, LazyTensor]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if 8 + length > size:
@@ -71,7 +71,7 @@ def _safetensors(path: Path, size: int) -> dict[str, Stored]:
     with safe_open(path, "pt") as file:
         parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
         return {
-            name: Stored(
+            name: LazyTensor(
                 tuple(part.get_shape()),
                 part.get_dtype(),
                 part.get_dtype() in SAFETENSORS_FLOATS,
@@ -86,7 +86,7 @@ def _read_safetensors(path: Path, name: str) -> Tensor:
         return file.get_tensor(name).clone()  # so that the file does not stay mapped
 
 
-def _numpy(path: Path, size: int) -> dict[str, Stored]:
+def _numpy(path: Path, size: int) -> dict[str, LazyTensor]:
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):  # 3.0 has named fields
@@ -105,7 +105,7 @@ def _numpy(path: Path, size: int) -> dict[str, Stored]:
             f"and it has {size}."
         )
     read = partial(_read_numpy, path, start, shape, fortran, dtype)
-    return {"array": Stored(tuple(shape), plain(str(dtype)), dtype.kind == "f", read)}
+    return {"array": LazyTensor(tuple(shape), plain(str(dtype)), dtype.kind == "f", read)}
 
 
 def _read_numpy(path: Path, start: int, shape: tuple[int, ...], fortran: bool, dtype: np.dtype) -> Tensor:

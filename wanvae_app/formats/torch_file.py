@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wanvae_app.formats.lazy_tensor import Refusal, Stored, plain
+from wanvae_app.formats.lazy_tensor import LazyTensor, Refusal, plain
 from wanvae_app.formats.pickle_data import Storage, View, unpickle
 
 MAX_PICKLE = 2**19  # bytes; a whole checkpoint's has about 60 KB
@@ -23,7 +23,7 @@ LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a number, pickle
 PLAIN_TENSORS = "save plain tensors with torch.save(tensor, file), or as .safetensors."
 
 
-def read_archive(path: Path, size: int) -> dict[str, Stored]:
+def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
     """The tensors in a zip archive. Raises Refusal, or whatever zipfile and `unpickle` stumble over."""
     with _Cautious(path.open("rb", buffering=0)) as file:
         with zipfile.ZipFile(file) as archive:
@@ -55,7 +55,7 @@ def read_archive(path: Path, size: int) -> dict[str, Stored]:
     return {name: _stored(path, size, name, view, places) for name, view in _views(value)}
 
 
-def read_legacy(path: Path, size: int) -> dict[str, Stored]:
+def read_legacy(path: Path, size: int) -> dict[str, LazyTensor]:
     """The tensors in a file of the old kind. Raises Refusal, or whatever `unpickle` stumbles over."""
     with path.open("rb") as raw:
         start = raw.read(MAX_PICKLE)
@@ -99,7 +99,9 @@ def _start(file: io.BufferedReader, entry: zipfile.ZipInfo) -> int:
     return entry.header_offset + 30 + name_length + extra_length
 
 
-def _stored(path: Path, size: int, name: str, view: View, places: dict[Storage, tuple[int, int]]) -> Stored:
+def _stored(
+    path: Path, size: int, name: str, view: View, places: dict[Storage, tuple[int, int]]
+) -> LazyTensor:
     start, num_bytes = places[view.storage]
     if start + num_bytes > size or (view.offset + view.span) * view.dtype.itemsize > num_bytes:
         raise Refusal(
@@ -112,7 +114,7 @@ def _stored(path: Path, size: int, name: str, view: View, places: dict[Storage, 
             "save it as tensor.contiguous()."
         )
     dtype = str(view.dtype).removeprefix("torch.")
-    return Stored(view.shape, dtype, view.dtype.is_floating_point, partial(_read, path, start, view))
+    return LazyTensor(view.shape, dtype, view.dtype.is_floating_point, partial(_read, path, start, view))
 
 
 def _read(path: Path, start: int, view: View) -> Tensor:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from wanvae_app.jobs.job import Run
+from wanvae_app.jobs.job import JobState
 
 
-class Turns:
+class FairQueue:
     """Everybody's first run comes before anybody's second; among equals, that of who has waited longest for a turn, and
     then the older one. `current` is the run that is being worked on.
     """
 
     def __init__(self) -> None:
-        self.current: Run | None = None
-        self._waiting: list[Run] = []
+        self.current: JobState | None = None
+        self._waiting: list[JobState] = []
         self._served: list[str] = []  # owners who have had a turn while others waited, the latest last
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, run: Run) -> None:
+    def add(self, run: JobState) -> None:
         """Queue a run."""
         self._waiting.append(run)
         self._order()
 
-    def remove(self, run: Run) -> bool:
+    def remove(self, run: JobState) -> bool:
         """Take a run out; False if it was not waiting."""
         if run not in self._waiting:
             return False
@@ -31,7 +31,7 @@ class Turns:
         self._order()
         return True
 
-    def next(self) -> Run:
+    def next(self) -> JobState:
         """Take the first run out; it becomes the current one."""
         self.current = self._waiting.pop(0)
         self._served = [owner for owner in self._served if owner != self.current.owner] + [self.current.owner]
@@ -45,7 +45,7 @@ class Turns:
             self._served.clear()
         self._order()
 
-    def clear(self) -> list[Run]:
+    def clear(self) -> list[JobState]:
         """Take everything out; returns the current run and those that waited."""
         runs = [*([self.current] if self.current is not None else []), *self._waiting]
         self.current = None

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,21 @@ from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
 from wanvae_app.frame_log import FrameLog
 
-ENDED = ("finished", "stopped", "failed")
+
+class Status(StrEnum):
+    """How far a job is. WRITING: all frames are there, the files to download are not yet."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WRITING = "writing"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will follow."""
+        return self in (Status.FINISHED, Status.STOPPED, Status.FAILED)
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,8 @@ class Job:
     def phases(self) -> tuple[str, ...]:
         return ("encode", "decode") if self.kind == "roundtrip" else ("decode",)
 
-    def steps(self, by_turns: bool = False) -> list[Step]:
-        """All chunks in the order in which every rank takes them; `by_turns` each is decoded once it is encoded, not
+    def steps(self, interleaved: bool = False) -> list[Step]:
+        """All chunks in the order in which every rank takes them; `interleaved` each is decoded once it is encoded, not
         after all of them."""
         steps = []
         for phase in self.phases:
@@ -55,7 +70,7 @@ class Job:
             for chunk, size in enumerate(chunk_sizes(self.shape[1], self.chunk)):
                 steps.append(Step(phase, chunk, start, start + size))
                 start += size
-        return sorted(steps, key=lambda step: step.chunk) if by_turns else steps
+        return sorted(steps, key=lambda step: step.chunk) if interleaved else steps
 
 
 @dataclass(frozen=True)
@@ -70,11 +85,10 @@ class Activity:
     wait_seconds: float
 
 
-class Run:
-    """One job as rank 0 and its pages see it. The jobs thread writes, everyone reads.
+class JobState:
+    """One job as rank 0 keeps it and its pages follow it; they call it a run.
 
-    `state` goes from "queued" over "running" and "writing" (the frames are there, the MP4 is not yet) to
-    "finished", "stopped" or "failed"; `message` says in a sentence what happens now, or what went wrong.
+    The jobs thread writes, everyone reads. `message` says in a sentence what happens now, or what went wrong.
     """
 
     def __init__(
@@ -100,7 +114,7 @@ class Run:
         self.source = source
         self.fps = fps
         self.latent = latent  # raw, [1 C T H W] on the CPU; a roundtrip's appears when it is encoded
-        self.state = "queued"
+        self.status = Status.QUEUED
         self.message = "Waiting."
         self.phase = job.phases[0]
         self.done = {phase: 0 for phase in job.phases}  # latent frames, by phase
@@ -119,22 +133,17 @@ class Run:
         self.why_stopped = ""  # if nobody pressed Stop
         self.last_seen = time.monotonic()  # when a page last asked for it
         self.place = 0
-        self.on_stop: Callable[[Run], None] | None = None
+        self.on_stop: Callable[[JobState], None] | None = None
         self._version = 0
         self._changed = threading.Condition()
 
     @property
     def ended(self) -> bool:
-        return self.state in ENDED
-
-    @property
-    def progress(self) -> tuple[int, int]:
-        """Latent frames done and to do in the present phase."""
-        return self.done[self.phase], self.job.shape[1]
+        return self.status.ended
 
     def queue_place(self) -> int:
         """How many runs will have to end before this one starts; 0 unless it is queued."""
-        return self.place if self.state == "queued" else 0
+        return self.place if self.status == Status.QUEUED else 0
 
     def stop(self, why: str = "") -> None:
         """Ask for the end: at once for a queued run, at the next chunk for a running one. `why` says more than that
@@ -173,7 +182,7 @@ class Run:
         who = f"{self.num_ranks} ranks" if self.num_ranks > 1 else "1 rank"
         what = f"{self.job.kind} of {c}x{t}x{h}x{w} to {len(self.frames)} of {self.num_frames} frames"
         size = f"{self.frames.width}x{self.frames.height}"
-        outcome = self.state if self.state == "finished" else f"{self.state}: {self.message}"
+        outcome = self.status if self.status == Status.FINISHED else f"{self.status}: {self.message}"
         return f"{what} {size}, {who}, chunk {self.job.chunk}, {seconds:.2f} s{rate}: {outcome}"
 
     def close(self) -> None:

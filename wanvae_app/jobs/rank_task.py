@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
 from wanvae_app.fast.cuda_graph import clip_key, release
-from wanvae_app.jobs.job import Job, Run, Step
+from wanvae_app.jobs.job import Job, JobState, Step
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.gather import FrameCollector, FrameSender, gather, scatter, slab_shape
 from wanvae_app.parallel.process_group import Group
@@ -41,10 +41,10 @@ class _Begun:
     waited: Callable[[], float]
 
 
-class Part:
+class RankTask:
     """One rank's part in one job: its rows, its streams, and its messages to and from rank 0."""
 
-    def __init__(self, group: Group, vae: WanVAE, job: Job, shard: Shard, run: Run | None) -> None:
+    def __init__(self, group: Group, vae: WanVAE, job: Job, shard: Shard, run: JobState | None) -> None:
         self.group = group
         self.vae = vae
         self.job = job

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.job import Job, Run
+from wanvae_app.jobs.job import Job, JobState, Status
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ RECORDED = (
 TIMES = ("created", "started", "first_frame", "finished")  # of a clock that all processes of a machine share
 
 
-class Shelf:
+class ResultStore:
     """Runs by id, oldest first, and a folder for each below `folder`, which is made anew if it is missing.
 
     What an earlier process finished there is taken over: its files can be downloaded, its frames are gone.
@@ -45,7 +45,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._runs: dict[str, Run] = {}
+        self._runs: dict[str, JobState] = {}
         restored = [restore(path) for path in folder.glob(f"{PREFIX}*")]
         for run in sorted((run for run in restored if run is not None), key=lambda run: run.created):
             self._runs[run.id] = run
@@ -63,17 +63,17 @@ class Shelf:
             log.warning("no folder for a run: %s", error)
             return None
 
-    def add(self, run: Run) -> None:
+    def add(self, run: JobState) -> None:
         """Keep a run."""
         with self._lock:
             self._runs[run.id] = run
 
-    def get(self, run_id: str) -> Run | None:
+    def get(self, run_id: str) -> JobState | None:
         """The run of that id, unless it has been deleted."""
         with self._lock:
             return self._runs.get(run_id)
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[JobState]:
         """All runs that are kept, oldest first."""
         with self._lock:
             return list(self._runs.values())
@@ -93,7 +93,7 @@ class Shelf:
         for run in surplus:
             self.discard(run)
 
-    def discard(self, run: Run) -> None:
+    def discard(self, run: JobState) -> None:
         """Free what a run holds, its folder included."""
         run.close()
         if run.folder != self.folder:  # where its own could not be made
@@ -106,7 +106,7 @@ class Shelf:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def record(run: Run) -> None:
+def record(run: JobState) -> None:
     """Write down a finished run, so that its files can still be had after a restart."""
     facts = {name: getattr(run, name) for name in (*RECORDED, *TIMES)}
     files = [path.name if path is not None else None for path in (run.video_path, run.latent_path)]
@@ -118,13 +118,13 @@ def record(run: Run) -> None:
         log.warning("job %s will not outlive a restart: %s", run.id[:8], error)
 
 
-def restore(folder: Path) -> Run | None:
+def restore(folder: Path) -> JobState | None:
     """The finished run that was written down there; None, and the folder deleted, if there is none, or it cannot be
     read."""
     try:
         facts = json.loads((folder / RECORD).read_text())
         job = Job(**{**facts["job"], "shape": tuple(facts["job"]["shape"])})
-        run = Run(job, folder=folder, frames=FrameLog(1, 1), num_frames=facts["num_frames"])
+        run = JobState(job, folder=folder, frames=FrameLog(1, 1), num_frames=facts["num_frames"])
         for name in (*RECORDED, *TIMES):
             setattr(run, name, facts[name])
         video, latent = facts["files"]
@@ -137,7 +137,7 @@ def restore(folder: Path) -> Run | None:
     run.latent_path = folder / latent if latent else None
     run.done = {phase: job.shape[1] for phase in job.phases}
     run.change(
-        state="finished",
+        status=Status.FINISHED,
         phase=job.phases[-1],
         message="Finished, and then the ranks were restarted: the files are here, the frames are gone.",
     )

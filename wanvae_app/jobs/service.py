@@ -17,9 +17,9 @@ from torch import Tensor
 from wanvae_app.codec import warm_up
 from wanvae_app.errors import describe
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.fair_queue import Turns
-from wanvae_app.jobs.job import Job, Run, shape_of_latent, shape_of_video
-from wanvae_app.jobs.result_store import Shelf, record
+from wanvae_app.jobs.fair_queue import FairQueue
+from wanvae_app.jobs.job import Job, JobState, Status, shape_of_latent, shape_of_video
+from wanvae_app.jobs.result_store import ResultStore, record
 from wanvae_app.jobs.worker import Verdict, run_job
 from wanvae_app.jobs.writer import Writer
 from wanvae_app.model.vae import WanVAE
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_QUEUED = 32
 
 
-class Jobs:
+class JobService:
     """Runs, from their making to their deletion. The first `submit` starts the thread that works them off.
 
     That thread alone issues collectives on rank 0. `lost` is called, once, when the other ranks are gone for
@@ -42,14 +42,14 @@ class Jobs:
         assert group.rank == 0
         self.group = group
         self.vae = vae
-        self.shelf = Shelf(folder or Path(tempfile.mkdtemp(prefix="wanvae-")))
+        self.store = ResultStore(folder or Path(tempfile.mkdtemp(prefix="wanvae-")))
         self.broken = ""
         self.notice = ""
         if group.restarts:
             self.notice = f"The ranks were restarted: {group.last_words or 'one of them died'}."
         self.lost: Callable[[], None] = lambda: None
         self._lock = threading.Condition()
-        self._turns = Turns()
+        self._queue = FairQueue()
         self._closing = False
         self._warming = group.device.type == "cuda"  # until `warm_up` is done
         self._writer = Writer(vae.config)
@@ -59,7 +59,7 @@ class Jobs:
     @property
     def folder(self) -> Path:
         """Where the runs' folders lie."""
-        return self.shelf.folder
+        return self.store.folder
 
     @property
     def health(self) -> str:
@@ -67,7 +67,7 @@ class Jobs:
         with self._lock:
             if self.broken:
                 return "broken"
-            return "busy" if self._turns.current is not None or len(self._turns) else "ready"
+            return "busy" if self._queue.current is not None or len(self._queue) else "ready"
 
     def new_run(
         self,
@@ -80,7 +80,7 @@ class Jobs:
         name: str = "",
         fps: float = 16.0,
         folder: Path | None = None,
-    ) -> Run:
+    ) -> JobState:
         """A run, not yet queued: decodes a raw `latent` [1, C, T, H, W], or codes `source` there and back.
 
         Raises ValueError if this VAE cannot take it.
@@ -101,9 +101,9 @@ class Jobs:
             min(chunk, shape[1]),
             parallel,
         )
-        folder = folder or self.shelf.folder_or_none()
+        folder = folder or self.store.folder_or_none()
         factor = config.output_factor
-        run = Run(
+        run = JobState(
             job,
             folder=folder or self.folder,
             frames=FrameLog(shape[2] * factor, shape[3] * factor, folder or self.folder),
@@ -125,12 +125,12 @@ class Jobs:
                 self._thread = threading.Thread(target=self._loop, name="jobs", daemon=True)
                 self._thread.start()
 
-    def submit(self, run: Run) -> None:
+    def submit(self, run: JobState) -> None:
         """Queue a run. Raises ValueError if the queue is full, or the app broken or closing."""
         with self._lock:
             if self.broken or self._closing:
                 raise ValueError(self.broken or "The app is closing.")
-            if len(self._turns) >= MAX_QUEUED:
+            if len(self._queue) >= MAX_QUEUED:
                 raise ValueError(
                     f"{MAX_QUEUED} runs are waiting already; try again when some of them are done."
                 )
@@ -138,18 +138,18 @@ class Jobs:
             run.on_stop = self._on_stop
             if self._warming:
                 run.change(message="The GPUs are being got ready, once after a start; it begins by itself.")
-            self.shelf.add(run)
-            self._turns.add(run)
+            self.store.add(run)
+            self._queue.add(run)
             self._lock.notify_all()
-        self.shelf.delete_old()
+        self.store.delete_old()
 
-    def get(self, run_id: str) -> Run | None:
+    def get(self, run_id: str) -> JobState | None:
         """The run of that id, unless it has been deleted."""
-        return self.shelf.get(run_id)
+        return self.store.get(run_id)
 
-    def runs(self) -> list[Run]:
+    def runs(self) -> list[JobState]:
         """All runs that are kept, oldest first."""
-        return self.shelf.runs()
+        return self.store.runs()
 
     def close(self) -> None:
         """Stop all runs, send the other ranks home, delete all files."""
@@ -164,7 +164,7 @@ class Jobs:
         if not self.broken:
             self.group.post({"end": True})
         self._writer.close()
-        self.shelf.clear()
+        self.store.clear()
 
     def _loop(self) -> None:
         try:
@@ -181,16 +181,16 @@ class Jobs:
                 log.exception("job %s", run.id[:8])
                 return self._lose(describe(error))
             with self._lock:
-                self._turns.done()
-            self.shelf.delete_old()
+                self._queue.done()
+            self.store.delete_old()
 
-    def _next(self) -> Run | None:
+    def _next(self) -> JobState | None:
         with self._lock:
-            self._lock.wait_for(lambda: len(self._turns) or self._closing)
-            return None if self._closing else self._turns.next()
+            self._lock.wait_for(lambda: len(self._queue) or self._closing)
+            return None if self._closing else self._queue.next()
 
-    def _do(self, run: Run) -> None:
-        run.change(state="running", message="Encoding." if run.phase == "encode" else "Decoding.")
+    def _do(self, run: JobState) -> None:
+        run.change(status=Status.RUNNING, message="Encoding." if run.phase == "encode" else "Decoding.")
         self.group.post({"job": asdict(run.job)})
         verdict, reason = run_job(self.group, self.vae, run.job, run)
         run.finished = time.monotonic()
@@ -198,39 +198,39 @@ class Jobs:
             run.decode_seconds = run.finished - run.started - (run.encode_seconds or 0.0)
         run.frames.finish()
         if verdict == Verdict.FAILED:
-            self._end(run, "failed", f"{reason}.")
+            self._end(run, Status.FAILED, f"{reason}.")
         elif verdict == Verdict.STOP:
             self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames")
         else:
-            run.change(state="writing", message="Writing the files to download.")
+            run.change(status=Status.WRITING, message="Writing the files to download.")
             self._writer.put(run, self._finish)
 
     def _lose(self, reason: str) -> None:
         with self._lock:
             self.broken = f"{reason[:1].upper()}{reason[1:]}; the ranks are being restarted."
-            runs = self._turns.clear()
+            runs = self._queue.clear()
         for run in runs:
-            self._end(run, "failed", self.broken)
+            self._end(run, Status.FAILED, self.broken)
         self.lost()
 
-    def _finish(self, run: Run, message: str) -> None:
+    def _finish(self, run: JobState, message: str) -> None:
         record(run)
-        self._end(run, "finished", message)
+        self._end(run, Status.FINISHED, message)
 
-    def _end(self, run: Run, state: str, message: str) -> None:
+    def _end(self, run: JobState, status: Status, message: str) -> None:
         run.frames.finish()
-        run.change(state=state, message=message, finished=run.finished or time.monotonic())
+        run.change(status=status, message=message, finished=run.finished or time.monotonic())
         log.info("job %s: %s", run.id[:8], run.summary())
 
-    def _on_stop(self, run: Run) -> None:
+    def _on_stop(self, run: JobState) -> None:
         with self._lock:
-            if not self._turns.remove(run):
+            if not self._queue.remove(run):
                 return
         self._end_stopped(run, "before it started")
 
-    def _end_stopped(self, run: Run, when: str) -> None:
+    def _end_stopped(self, run: JobState, when: str) -> None:
         why = f": {run.why_stopped}" if run.why_stopped else ""
-        self._end(run, "stopped", f"Stopped {when}{why}.")
+        self._end(run, Status.STOPPED, f"Stopped {when}{why}.")
 
 
 def get_ready(group: Group, vae: WanVAE) -> None:

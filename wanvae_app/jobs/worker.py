@@ -8,16 +8,15 @@ from contextlib import nullcontext
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 
-from wanvae_app.device import tidy_up
+from wanvae_app.device import peak_bytes, reset_peak, tidy_up
 from wanvae_app.errors import describe, forget
 from wanvae_app.fast.cuda_graph import release
-from wanvae_app.jobs.job import Activity, Job, Run, Step
-from wanvae_app.jobs.rank_task import Part
+from wanvae_app.jobs.job import Activity, Job, JobState, Step
+from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.memory_estimate import free_bytes, refusal
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
-from wanvae_app.peak import peak_bytes, reset_peak
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +41,7 @@ class Report:
     peak_bytes: float = 0.0
 
 
-def run_job(group: Group, vae: WanVAE, job: Job, run: Run | None = None) -> tuple[Verdict, str]:
+def run_job(group: Group, vae: WanVAE, job: Job, run: JobState | None = None) -> tuple[Verdict, str]:
     """One job, from its first agreement to its last, on all ranks at once; rank 0 gives the `run`.
 
     Returns GO when all frames are in the run's log, STOP or FAILED, and for a failure its reason; it is the
@@ -51,38 +50,38 @@ def run_job(group: Group, vae: WanVAE, job: Job, run: Run | None = None) -> tupl
     assert (run is not None) == (group.rank == 0)
     group.begin()
     try:
-        return _Work(group, vae, job, run).do()
+        return Worker(group, vae, job, run).do()
     finally:
         group.end()
 
 
-class _Work:
-    def __init__(self, group: Group, vae: WanVAE, job: Job, run: Run | None) -> None:
+class Worker:
+    def __init__(self, group: Group, vae: WanVAE, job: Job, run: JobState | None) -> None:
         self.group = group
         self.vae = vae
         self.job = job
         self.run = run
         _, _, height, width = job.shape
         shard = Shard.plan(
-            height, width, group.size if job.parallel else 1, group.rank, group.data, group.link
+            height, width, group.size if job.parallel else 1, group.rank, group.data, group.peer_memory
         )
-        self.part = Part(group, vae, job, shard, run) if shard is not None else None
+        self.task = RankTask(group, vae, job, shard, run) if shard is not None else None
         self.start = 0.0
 
     def do(self) -> tuple[Verdict, str]:
         report, last = Report(), None
-        if not (self.part.goes_on() if self.part is not None else release(self.vae)):
+        if not (self.task.goes_on() if self.task is not None else release(self.vae)):
             report = self._look_ahead()  # else what it takes is there already
-        by_turns = len(self.job.phases) > 1 and self._holds_both()
+        interleaved = len(self.job.phases) > 1 and self._holds_both()
         reset_peak(self.group.device)
-        if self.job.parallel and self.group.link is not None:
+        if self.job.parallel and self.group.peer_memory is not None:
             chunk = (self.job.chunk, *self.job.shape[2:])
-            self.group.link.reserve(self.group.agree, self.vae.config, chunk, self.vae.dtype)
+            self.group.peer_memory.reserve(self.group.agree, self.vae.config, chunk, self.vae.dtype)
         self._agree(Report())  # all are here: their clocks start together
         self.start = time.monotonic()
         if self.run is not None:
             self.run.change(started=self.start)
-        for step in [*self.job.steps(by_turns), None]:
+        for step in [*self.job.steps(interleaved), None]:
             if self.run is not None and self.run.stop_requested:
                 report.verdict = max(report.verdict, Verdict.STOP)
             verdict, reports = self._agree(report)
@@ -100,15 +99,15 @@ class _Work:
             verdict = max(verdict, stopped)
         if verdict == Verdict.FAILED:
             reason = self.group.reason()
-            if self.part is not None:
-                self.part.let_go()
-                self.part.abandon()
+            if self.task is not None:
+                self.task.let_go()
+                self.task.abandon()
             self.group.rebuild()  # after it nobody waits for anybody
             release(self.vae)
             tidy_up(self.group.device)
             return verdict, reason
-        if self.part is not None:
-            self.part.let_go()
+        if self.task is not None:
+            self.task.let_go()
         if self.group.device.type == "cpu":  # a GPU is ours, but a workstation's memory is everybody's
             tidy_up(self.group.device)
         return verdict, ""
@@ -130,35 +129,35 @@ class _Work:
     def _holds_both(self) -> bool:
         """Whether all ranks have room for an encoder's and a decoder's past at once: decoding need not wait then."""
         return all(
-            numbers == [0.0] for numbers in self.group.agree([float(bool(self._refusal(by_turns=True)))])
+            numbers == [0.0] for numbers in self.group.agree([float(bool(self._refusal(interleaved=True)))])
         )
 
-    def _refusal(self, by_turns: bool = False) -> str:
-        if self.part is None:
+    def _refusal(self, interleaved: bool = False) -> str:
+        if self.task is None:
             return ""
         group, job, vae = self.group, self.job, self.vae
         what = vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype, group.size if job.parallel else 1
-        return refusal(*what, group.rank, free_bytes(group.device), group.device, by_turns=by_turns)
+        return refusal(*what, group.rank, free_bytes(group.device), group.device, interleaved=interleaved)
 
     def _attempt(self, step: Step | None) -> tuple[Report, Step | None]:
         """Take one step, or with None the last: see the frames off. Returns what to report, and the chunk that it is
         about. A failure is announced and reported."""
-        part = self.part
-        if part is None:
+        task = self.task
+        if task is None:
             return Report(), None
         watchdog = self.group.watchdog
         try:
             with watchdog.working(_where(step)) if watchdog is not None else nullcontext():
-                done = part.finish() if step is None else part.take(step)
+                done = task.finish() if step is None else task.take(step)
         except Exception as error:
             reason = f"Rank {self.group.rank} failed {_where(step)}: {describe(error)}"
             if self.group.announce(reason):
                 log.exception("job %s: %s", self.job.id[:8], reason)
             else:  # a consequence of what another rank's log explains
                 log.warning("job %s: %s", self.job.id[:8], reason)
-            part.let_go()
+            task.let_go()
             if self.run is None:
-                part.abandon()
+                task.abandon()
             forget(error)
             self.group.drop("data", "frames")
             return Report(Verdict.FAILED), step
@@ -168,7 +167,7 @@ class _Work:
         return Report(Verdict.GO, True, *times, float(peak_bytes(self.group.device))), done.step
 
 
-def record(run: Run, last: Step, next_step: Step | None, reports: list[Report]) -> None:
+def record(run: JobState, last: Step, next_step: Step | None, reports: list[Report]) -> None:
     """Write into the run what the ranks reported of the step `last`."""
     if any(report.verdict == Verdict.FAILED for report in reports):
         return

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import write_latent
 from wanvae_app.formats.mp4 import write_mp4
-from wanvae_app.jobs.job import Run
+from wanvae_app.jobs.job import JobState
 
 log = logging.getLogger(__name__)
 
-Done = Callable[[Run, str], None]  # run, message
+Done = Callable[[JobState, str], None]  # run, message
 
 
 class Writer:
@@ -26,10 +26,10 @@ class Writer:
 
     def __init__(self, config: WanConfig) -> None:
         self.config = config
-        self._queue: queue.Queue[tuple[Run, Done] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[JobState, Done] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
-    def put(self, run: Run, done: Done) -> None:
+    def put(self, run: JobState, done: Done) -> None:
         """Write the run's files some time; then call done(run, message)."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="writer", daemon=True)
@@ -51,7 +51,7 @@ class Writer:
             done(run, self._write(run))
             del item, run, done  # until the next comes, a deleted run must not be held here
 
-    def _write(self, run: Run) -> str:
+    def _write(self, run: JobState) -> str:
         problems = [run.frames.warning] if run.frames.warning else []
         try:
             path = run.folder / f"{run.id[:8]}.mp4"

@@ -17,7 +17,7 @@ from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
 from wanvae_app.kernels.norm import blank_kernel, late, norm_kernel
-from wanvae_app.kernels.padded_frames import Padded, PaddedFrames
+from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
 from wanvae_app.kernels.transform import transform as transform
@@ -52,11 +52,11 @@ def convolve(
     weight: Tensor,
     bias: Tensor,
     taps: tuple[int, int, int],
-    frames: Padded,
+    frames: PaddedFrames,
     slots: Slots,
     residual: Tensor | None = None,
     gamma: Tensor | None = None,
-    into: tuple[Padded, Slots] | None = None,
+    into: tuple[PaddedFrames, Slots] | None = None,
     up: int = 1,
     tile: Tile | None = None,
     in_place: bool = False,
@@ -76,7 +76,7 @@ def convolve(
     tile = tile or choose_tile(
         c, n, num_frames, height * columns, residual is not None, processors_of(data.device)
     )
-    together = math.gcd(tile.frames, num_frames) if kt == 3 else 1
+    frames_per_tile = math.gcd(tile.frames, num_frames) if kt == 3 else 1
     second = tile.more if tile.more > 1 else 0
     # Frames and weights may be fp16 in a bf16 model.
     shape = (num_frames, up * height, up * width, n)
@@ -97,7 +97,7 @@ def convolve(
         for part in (tile.channels, second or 16)
     ]
     grid = (
-        num_frames // together * triton.cdiv(height * columns, tile.pixels),
+        num_frames // frames_per_tile * triton.cdiv(height * columns, tile.pixels),
         triton.cdiv(n, tile.channels + second),
         up * up,
     )
@@ -107,14 +107,16 @@ def convolve(
         bias if gamma is None else gamma, into[0].table(into[1]) if into else table, skip,
         num_frames, height, width, start, c, n, kt, kh, kw, up,
         RESIDUAL=residual is not None, PADDED=into is not None, NORM=gamma is not None, TIME=time,
-        CHANNELS=skip.shape[-1] // n, F=together, BM=tile.pixels, BN1=tile.channels, BN2=tile.more, BK=tile.depth,
-        STAGES=tile.stages, num_warps=tile.warps,
+        CHANNELS=skip.shape[-1] // n, F=frames_per_tile, BM=tile.pixels, BN1=tile.channels, BN2=tile.more,
+        BK=tile.depth, STAGES=tile.stages, num_warps=tile.warps,
         **({"maxnreg": tile.registers} if tile.registers else {}),
     )  # fmt: skip
     return out
 
 
-def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, shard: Shard | None = None) -> None:
+def activate(
+    x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots, shard: Shard | None = None
+) -> None:
     """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames; zeros where these have more
     channels. With a shard the neighbours' rows come into the borders, over a link while pixels are made.
     """
@@ -129,7 +131,7 @@ def activate(x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, shard:
 
 
 def _activate(
-    x: Tensor, gamma: Tensor | None, into: Padded, slots: Slots, neighbours: Neighbours | None
+    x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots, neighbours: Neighbours | None
 ) -> None:
     num_frames, height, width, c = x.shape
     n = into.data.shape[3]
@@ -147,7 +149,7 @@ def _activate(
     )  # fmt: skip
 
 
-def blank(frames: PaddedFrames, slots: Slots) -> None:
+def blank(frames: PaddedFramePool, slots: Slots) -> None:
     """Zeros into frames of 16-bit numbers, an even count of them each."""
     count = frames.data[0].nbytes // 4
     if not frames.data.is_meta:
@@ -163,7 +165,7 @@ def pixels(x: Tensor) -> Tensor:
     return out
 
 
-def multiply(taps: Tensor, frames: Padded, slot: Slots, begin: int, end: int) -> Tensor:
+def multiply(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: int) -> Tensor:
     """What rows begin to end (exclusive) of one frame see, all pixels of the padded frame around them, times all taps
     [N, C]: [N, pitch], of which (end - begin + 2) (W + 2) are pixels."""
     _, height, width, c = frames.data.shape
@@ -219,7 +221,7 @@ def _works(device: torch.device) -> bool:
             < SHARED_MEMORY
         ):
             return False
-        frames = PaddedFrames(1, 1, 8, torch.bfloat16, device)
+        frames = PaddedFramePool(1, 1, 8, torch.bfloat16, device)
         activate(torch.ones(1, 1, 1, 8, dtype=torch.bfloat16, device=device), None, frames, frames.take(1))
     except Exception as error:  # whatever its compiler chain raises: there is another path
         log.warning(

@@ -22,7 +22,7 @@ class Neighbours(NamedTuple):
 
 
 @dataclass
-class Ahead:
+class EarlyHalo:
     """For a kernel that makes the edges before the rest, and tells of them: so they can travel meanwhile."""
 
     columns: bool  # whether the picture is cut along these, or along its rows
@@ -34,17 +34,17 @@ class Ahead:
     expected: int = 0  # how many parts there are; 0: it does not tell
 
 
-class Places:
+class Mailbox:
     """Where the messages of every second exchange go, and where they come from: in the memory of `num_words` that all
     ranks have opened to each other, of which `handle` knows where it is."""
 
-    def __init__(self, handle: Any, rank: int, size: int, turn: int) -> None:
+    def __init__(self, handle: Any, rank: int, size: int, sequence: int) -> None:
         def place(of: int, side: int) -> Tensor:
-            start = (2 * turn + side) * CAPACITY * 2
+            start = (2 * sequence + side) * CAPACITY * 2
             return _memory(handle, of, size)[start : start + CAPACITY * 2]
 
         def flags(of: int, side: int) -> Tensor:
-            start = (2 * turn + side) * PROGRAMS
+            start = (2 * sequence + side) * PROGRAMS
             return _flags(handle, of, size)[start : start + PROGRAMS]
 
         # What goes to the rank before comes, there, from the rank behind. At the picture's edge nobody looks at it.

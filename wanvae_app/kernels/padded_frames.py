@@ -17,7 +17,7 @@ def _table(slots: tuple[int, ...], device: torch.device) -> Tensor:
         return torch.tensor(slots, dtype=torch.int32, device=device)
 
 
-class Padded(Protocol):
+class PaddedFrames(Protocol):
     """What kernels take for padded frames: all of them, [slots, H + 2, W + 2, C], and tables that say which."""
 
     @property
@@ -26,7 +26,7 @@ class Padded(Protocol):
     def table(self, slots: tuple[int, ...]) -> Tensor: ...
 
 
-class PaddedFrames:
+class PaddedFramePool:
     """Frames [H + 2, W + 2, C]: pictures with a border of one pixel, as the fast convolutions read them.
 
     They are handed out as slots of `data` [count, H + 2, W + 2, C]. Past frames are never moved: who reads them is told
@@ -40,17 +40,17 @@ class PaddedFrames:
     ) -> None:
         assert height > 0 and width > 0, (height, width)
         self.data = torch.empty(0, height + 2, width + 2, channels, dtype=dtype, device=device)
-        self.tables: Callable[[PaddedFrames, tuple[int, ...]], Tensor] | None = None
+        self.tables: Callable[[PaddedFramePool, tuple[int, ...]], Tensor] | None = None
         self._past: dict[object, tuple[int, int]] = {}
         self._free: list[int] = []
         self._kept = self._at_once = 0
         self._grow(1)
         self._free.clear()
 
-    def seen_as(self, dtype: torch.dtype) -> SeenAs:
+    def view_as(self, dtype: torch.dtype) -> PaddedFrameView:
         """These frames holding numbers of another type of the same size. Zeros and borders serve both: zero has the
         same bits, and what a frame held before it was taken is never read."""
-        return SeenAs(self, dtype)
+        return PaddedFrameView(self, dtype)
 
     def reserve(self, kept: int, at_once: int) -> None:
         """Make room for `kept` more frames that stay from chunk to chunk, and `at_once` that come and go."""
@@ -135,10 +135,10 @@ class PaddedFrames:
             heapq.heappush(self._free, slot)
 
 
-class SeenAs:
+class PaddedFrameView:
     """Padded frames of a pool, their numbers taken for another type."""
 
-    def __init__(self, pool: PaddedFrames, dtype: torch.dtype) -> None:
+    def __init__(self, pool: PaddedFramePool, dtype: torch.dtype) -> None:
         assert dtype.itemsize == pool.data.dtype.itemsize, (dtype, pool.data.dtype)
         self.pool = pool
         self.dtype = dtype

@@ -78,7 +78,7 @@ def split(n: int, costs: Mapping[int, float], places: int = 0, processors: int =
     return width, -(-n // width)
 
 
-class Part(NamedTuple):
+class LaunchPart(NamedTuple):
     """What one launch of a kernel takes whose clusters, of two blocks each, take one tile after another."""
 
     width: int  # channels of a block
@@ -91,7 +91,7 @@ class Part(NamedTuple):
 
 def parts(
     n: int, width: int, places: int, work: int, costs: Mapping[int, float], clusters: int, norm: bool = False
-) -> list[Part]:
+) -> list[LaunchPart]:
     """How so many places of n channels are taken in blocks so wide: in whole rounds, and in narrower blocks what would
     leave most clusters idle in the last one, where that saves more than another launch takes.
 
@@ -101,17 +101,17 @@ def parts(
     blocks = -(-n // width)
     joined = norm and blocks > 1
     count = places if joined else -(-places // 2) * blocks
-    whole = Part(width, blocks, joined, 0, count)
+    whole = LaunchPart(width, blocks, joined, 0, count)
     rest = count % clusters
     if joined or not rest or count < clusters or n % width:
         return [whole]
     begin, found, least = count - rest, None, costs[width] - LAUNCH / work
     for narrow, cost in costs.items():
         if norm and narrow < width <= n <= 2 * narrow:  # the norm's two blocks are the cluster
-            left = Part(narrow, 2, True, 2 * begin, places, True)
+            left = LaunchPart(narrow, 2, True, 2 * begin, places, True)
         elif not norm and narrow < width and width % narrow == 0:
             pieces = width // narrow
-            left = Part(narrow, blocks * pieces, False, begin * pieces, count * pieces, True)
+            left = LaunchPart(narrow, blocks * pieces, False, begin * pieces, count * pieces, True)
         else:
             continue
         cost *= -(-(left.end - left.begin) // clusters)

@@ -18,7 +18,7 @@ from torch import Tensor
 from wanvae_app.kernels.halo import wait
 from wanvae_app.kernels.mailbox import PROGRAMS
 from wanvae_app.kernels.norm import late, line, silu_norm
-from wanvae_app.kernels.padded_frames import Padded
+from wanvae_app.kernels.padded_frames import PaddedFrames
 from wanvae_app.kernels.winograd import POINTS, num_products
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def transform_kernel(
                    frames, slots, frame, place, mask, T, True, C, A, B)  # fmt: skip
 
 
-def transform(x: Tensor, gamma: Tensor, into: Padded, slots: Slots, shard: Shard) -> None:
+def transform(x: Tensor, gamma: Tensor, into: PaddedFrames, slots: Slots, shard: Shard) -> None:
     """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
 
     `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two

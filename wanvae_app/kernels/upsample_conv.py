@@ -15,7 +15,7 @@ from torch import Tensor
 from wanvae_app.kernels import nvrtc, winograd
 from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
 from wanvae_app.kernels.packed_weights import folded
-from wanvae_app.kernels.padded_frames import Padded
+from wanvae_app.kernels.padded_frames import PaddedFrames
 from wanvae_app.kernels.tiles import parts, processors_of, split
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ def serves(data: Tensor, n: int, shortcut: Shortcut | None) -> bool:
 
 
 def convolve(
-    weights: Tensor, bias: Tensor, frames: Padded, slots: tuple[int, ...], shortcut: Shortcut | None = None
+    weights: Tensor,
+    bias: Tensor,
+    frames: PaddedFrames,
+    slots: tuple[int, ...],
+    shortcut: Shortcut | None = None,
 ) -> Tensor:
     """The 3x3 convolution of padded frames enlarged to twice their size, plus `shortcut`: [T, 2 H, 2 W, N].
 

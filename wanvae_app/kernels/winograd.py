@@ -17,10 +17,10 @@ from torch import Tensor
 
 from wanvae_app.kernels import nvrtc, tiles
 from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
-from wanvae_app.kernels.padded_frames import Padded, PaddedFrames
+from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames
 
 if TYPE_CHECKING:
-    from wanvae_app.kernels.mailbox import Ahead
+    from wanvae_app.kernels.mailbox import EarlyHalo
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def works(device: torch.device) -> bool:
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return False
     try:
-        frames = PaddedFrames(1, 1, 8, torch.float16, device)
+        frames = PaddedFramePool(1, 1, 8, torch.float16, device)
         weights = torch.zeros(9, 4, 8, 8, dtype=torch.float16, device=device)
         convolve(weights, torch.zeros(8, dtype=torch.bfloat16, device=device), frames, (0,) * 4)
         torch.cuda.synchronize(device)
@@ -103,13 +103,13 @@ def works(device: torch.device) -> bool:
 def convolve(
     weights: Tensor,
     bias: Tensor,
-    frames: Padded,
+    frames: PaddedFrames,
     slots: Slots,
     residual: Tensor | None = None,
     gamma: Tensor | None = None,
-    into: tuple[Padded, Slots] | None = None,
+    into: tuple[PaddedFrames, Slots] | None = None,
     in_place: bool = False,
-    ahead: Ahead | None = None,
+    early_halo: EarlyHalo | None = None,
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
@@ -117,7 +117,7 @@ def convolve(
     or for four at a time those of the T / 4 * 6 that `launchers.transform` makes of them. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
     by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns;
-    with `ahead`, the edges before the rest.
+    with `early_halo`, the edges before the rest.
     """
     data = frames.data
     _, rows, columns, c = data.shape
@@ -146,16 +146,16 @@ def convolve(
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
     parts = tiles.parts(n, channels, places, c * per, COSTS[per], processors // 2, norm)
     cut = [0, 0, 0]
-    if ahead is not None:
+    if early_halo is not None:
         assert norm, "the sums of four frames leave in two parts"
-        cut = [1 + ahead.columns, ahead.before, ahead.after]
-        length, other = (across, down) if ahead.columns else (down, across)
+        cut = [1 + early_halo.columns, early_halo.before, early_halo.after]
+        length, other = (across, down) if early_halo.columns else (down, across)
         # Where there is one line of tiles, it is both edges.
-        edges = min(ahead.before + ahead.after, length) * other * (num_frames // per)
-        ahead.expected = edges * min(blocks, 2) * WARPS
+        edges = min(early_halo.before + early_halo.after, length) * other * (num_frames // per)
+        early_halo.expected = edges * min(blocks, 2) * WARPS
         if parts[-1].dependent and parts[-1].begin < edges:  # which are told of by blocks of one kind
             parts = [parts[0]._replace(end=-(-places // 2) * blocks)]
-    finished = ctypes.c_void_p(ahead.finished.data_ptr() if ahead is not None else None)
+    finished = ctypes.c_void_p(early_halo.finished.data_ptr() if early_halo is not None else None)
     for part in parts:
         maps = [  # [slots, H + 2, W + 2, C] and [taps, products, N, C]: what lies beyond is read as zero
             nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),

@@ -13,18 +13,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wanvae_app.kernels.padded_frames import PaddedFrames
+from wanvae_app.kernels.padded_frames import PaddedFramePool
 from wanvae_app.parallel.shard import WHOLE, Shard, joined
 
 
-class Stream:
+class ClipState:
     """The state of one clip in one direction; made by the caller, dropped at the clip's end."""
 
     def __init__(self, shard: Shard = WHOLE) -> None:
         self.shard = shard
         self.first = True  # nothing of the clip has been coded yet
         self._past: dict[nn.Module, Tensor] = {}
-        self._pools: dict[object, PaddedFrames] = {}
+        self._pools: dict[object, PaddedFramePool] = {}
 
     def begins(self, layer: nn.Module, x: Tensor) -> bool:
         """Whether x [B C T H W] is the first frame that the layer sees, and alone: there are only zeros before it."""
@@ -57,7 +57,7 @@ class Stream:
         return self.past(layer, x, past) if past else x
 
     @property
-    def pools(self) -> list[PaddedFrames]:
+    def pools(self) -> list[PaddedFramePool]:
         """All frames of the clip."""
         return list(self._pools.values())
 
@@ -70,12 +70,12 @@ class Stream:
         for pool in self.pools:
             pool.restart()
 
-    def padded(self, x: Tensor, channels: int) -> PaddedFrames:
+    def padded(self, x: Tensor, channels: int) -> PaddedFramePool:
         """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share, whichever
-        type of 16 bits they read (see `PaddedFrames.seen_as`)."""
+        type of 16 bits they read (see `PaddedFramePool.view_as`)."""
         height, width = x.shape[3:]
         dtype = torch.float16 if x.dtype.itemsize == 2 else x.dtype
         key = (height, width, channels, dtype)
         if key not in self._pools:
-            self._pools[key] = PaddedFrames(height, width, channels, dtype, x.device)
+            self._pools[key] = PaddedFramePool(height, width, channels, dtype, x.device)
         return self._pools[key]

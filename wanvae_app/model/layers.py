@@ -1,6 +1,6 @@
 """The Wan VAE's layers. B C T H W throughout; H and W are this rank's part of the picture.
 
-Every layer that looks beyond its own pixel takes the clip's `Stream` and asks it for past frames and
+Every layer that looks beyond its own pixel takes the clip's `ClipState` and asks it for past frames and
 neighbours' rows. None of them knows how the clip is cut in time, or the picture in space.
 """
 
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 
 from wanvae_app.fast import layers as fused
 from wanvae_app.kernels.packed_weights import bias_of
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.parallel.shard import joined
 
 
 class CausalConv3d(nn.Conv3d):
     """A convolution over past and present frames; zeros before the clip and around the picture."""
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:  # type: ignore[override]
         kt, kh, kw = self.kernel_size
         if (kt, kh, kw) == (3, 3, 3) and fused.serves(x):
-            return fused.causal_conv(self, x, stream)
-        begins = stream.begins(self, x)
-        x, weight = stream.window(self, x, kt - 1, kh // 2), self.weight
-        padding = (0, *stream.shard.padding(kh // 2, kw // 2))
+            return fused.causal_conv(self, x, state)
+        begins = state.begins(self, x)
+        x, weight = state.window(self, x, kt - 1, kh // 2), self.weight
+        padding = (0, *state.shard.padding(kh // 2, kw // 2))
         if begins and kh > 1:  # zeros alone before it: one tap in time will do
             x, weight = x[:, :, -1:], weight[:, :, -1:]
         return F.conv3d(x, weight, self.bias, self.stride, padding)
@@ -57,20 +57,20 @@ class ResidualBlock(nn.Module):
         self.conv2 = CausalConv3d(out_dim, out_dim, 3)
         self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else None
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)), stream)
-        h = self.conv2(F.silu(self.norm2(h)), stream)
-        return h + (x if self.shortcut is None else self.shortcut(x, stream))
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)), state)
+        h = self.conv2(F.silu(self.norm2(h)), state)
+        return h + (x if self.shortcut is None else self.shortcut(x, state))
 
 
 def residual_blocks(
-    blocks: Sequence[ResidualBlock], x: Tensor, stream: Stream, spent: bool = False
+    blocks: Sequence[ResidualBlock], x: Tensor, state: ClipState, can_overwrite: bool = False
 ) -> Tensor:
-    """Residual blocks at one scale, one after another; x may be written over if it is `spent`: not needed any more."""
+    """Residual blocks at one scale, one after another; with `can_overwrite`, x is not needed any more."""
     if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
-        return fused.residual_blocks(blocks, x, stream, spent)
+        return fused.residual_blocks(blocks, x, state, can_overwrite)
     for block in blocks:
-        x = block(x, stream)
+        x = block(x, state)
     return x
 
 
@@ -86,12 +86,12 @@ class Attention(nn.Module):
         self.to_qkv = nn.Conv2d(dim, dim * 3, 1)
         self.proj = nn.Conv2d(dim, dim, 1)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:
         frames, c = _per_frame(x), x.shape[1]
         weight, bias = self.to_qkv.weight.flatten(1), bias_of(self.to_qkv)
         tokens = self.norm(frames).flatten(2).transpose(1, 2)  # BT tokens C
         # What keys and values are made of travels, which is half as much; to make them all costs next to nothing.
-        seen = stream.shard.everyone(tokens)
+        seen = state.shard.all_gather_tokens(tokens)
         if seen is tokens:
             q, k, v = F.linear(tokens, weight, bias).chunk(3, 2)
         else:
@@ -117,16 +117,16 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, stride=2)
         self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
 
-    def forward(self, x: Tensor, stream: Stream, into: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, state: ClipState, into: Tensor | None = None) -> Tensor:
         """The next frames of x, half its size; written `into` a place for them if one is given (not if `temporal`)."""
         batch, dim, num_frames, height, width = x.shape
-        before = int(self.time_conv is not None and not stream.first)  # the frame before these goes in front
+        before = int(self.time_conv is not None and not state.first)  # the frame before these goes in front
         if into is None:
             into = x.new_empty(batch, before + num_frames, height // 2, width // 2, dim).movedim(-1, 1)
-        self._halve(x.movedim(1, -1), into[:, :, before:].movedim(1, -1), stream)
+        self._halve(x.movedim(1, -1), into[:, :, before:].movedim(1, -1), state)
         if self.time_conv is None:
             return into
-        past = stream.last(self.time_conv, into, 1)
+        past = state.last(self.time_conv, into, 1)
         if before:
             into[:, :, :1] = past
         past.copy_(into[:, :, -1:])
@@ -136,12 +136,12 @@ class Downsample(nn.Module):
         pairs = F.conv3d(into, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
         return pairs if before else joined((into[:, :, :1], pairs), 2)
 
-    def _halve(self, x: Tensor, out: Tensor, stream: Stream) -> None:
+    def _halve(self, x: Tensor, out: Tensor, state: ClipState) -> None:
         """The convolution of x [B T H W C] into out [B T H/2 W/2 C]; zeros below and to the right of the picture.
 
         x is read as it lies: what looks beyond it, the last row and the last column, is convolved apart.
         """
-        bottom, right = stream.shard.edges(x)
+        bottom, right = state.shard.boundary_rows(x)
         pieces = (x, out[:, :, :-1, :-1]), (right, out[:, :, :-1, -1:]), (bottom, out[:, :, -1:])
         for pixels, place in pieces:
             if place.numel():
@@ -159,34 +159,34 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(dim, out_dim, 3)
         self.time_conv = CausalConv3d(dim, dim * 2, (3, 1, 1)) if temporal else None
 
-    def forward(self, x: Tensor, stream: Stream, skip: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, state: ClipState, skip: Tensor | None = None) -> Tensor:
         """The next frames of x enlarged, plus Wan 2.2's shortcut from `skip`, of x's size, where there is one."""
         if fused.serves(x, x.shape[1], self.conv.out_channels):
-            return fused.upsample(self.conv, self.time_conv, x, stream, skip)
+            return fused.upsample(self.conv, self.time_conv, x, state, skip)
         if self.time_conv is not None:
             # The clip's first frame is not even past: those after it see zeros in its place.
-            first, rest = x.split([1, x.shape[2] - 1], 2) if stream.first else (x[:, :, :0], x)
+            first, rest = x.split([1, x.shape[2] - 1], 2) if state.first else (x[:, :, :0], x)
             if rest.shape[2]:
-                rest = self.time_conv(rest, stream).movedim(1, -1).unflatten(4, (2, -1))  # B T H W 2 C
+                rest = self.time_conv(rest, state).movedim(1, -1).unflatten(4, (2, -1))  # B T H W 2 C
                 rest = rest.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).movedim(-1, 1)  # B C 2T H W
             x = joined((first, rest), 2)
         # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
-        dim, batch = stream.shard.dim, x.shape[0]
-        wide = stream.shard.halo(x, 1, 1)
+        dim, batch = state.shard.dim, x.shape[0]
+        wide = state.shard.halo(x, 1, 1)
         pixels = F.interpolate(_per_frame(wide), scale_factor=2.0, mode="nearest-exact")
         if wide is not x:
             pixels = pixels.narrow(dim - 1, 1, pixels.shape[dim - 1] - 2)
-        pixels = F.conv2d(pixels, self.conv.weight, self.conv.bias, padding=stream.shard.padding(1, 1))
+        pixels = F.conv2d(pixels, self.conv.weight, self.conv.bias, padding=state.shard.padding(1, 1))
         pixels = pixels.unflatten(0, (batch, -1)).transpose(1, 2)
         if skip is None:
             return pixels
-        return add_duplicate_up(pixels, skip, 1 if self.time_conv is None else 2, 2, stream)
+        return add_duplicate_up(pixels, skip, 1 if self.time_conv is None else 2, 2, state)
 
 
-def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream) -> Tensor:
+def average_down(x: Tensor, out_dim: int, time: int, space: int, state: ClipState) -> Tensor:
     """Wan 2.2's shortcut around a downsampling level: pixels of x [B C T H W] folded into channels, and groups of these
     averaged: [B out_dim T/time H/space W/space]. The clip's first frame stands alone."""
-    if time > 1 and stream.first:
+    if time > 1 and state.first:
         x = F.pad(x, (0, 0, 0, 0, time - 1, 0))  # the clip's first frame stands alone
     x = x.movedim(1, -1).unflatten(1, (-1, time)).unflatten(3, (-1, space)).unflatten(5, (-1, space))
     x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)  # B T H W C time space space
@@ -196,7 +196,7 @@ def average_down(x: Tensor, out_dim: int, time: int, space: int, stream: Stream)
     return x.movedim(-1, 1)
 
 
-def add_duplicate_up(x: Tensor, skip: Tensor, time: int, space: int, stream: Stream) -> Tensor:
+def add_duplicate_up(x: Tensor, skip: Tensor, time: int, space: int, state: ClipState) -> Tensor:
     """x [B C T H W] plus Wan 2.2's shortcut around an upsampling level: the channels of skip [B C' T/time H/space
     W/space] repeated, then unfolded into pixels. The clip's first frame stands alone. x is overwritten.
     """
@@ -205,7 +205,7 @@ def add_duplicate_up(x: Tensor, skip: Tensor, time: int, space: int, stream: Str
     for copy in range(copies):
         t, h, w = copy // space**2, copy // space % space, copy % space
         late = 0
-        if stream.first:  # the clip's first frame stands alone: it has only the last of its copies in time
+        if state.first:  # the clip's first frame stands alone: it has only the last of its copies in time
             t, late = (t + 1) % time, int(t < time - 1)
         pixels[:, t::time, h::space, w::space] += skip[:, late:, :, :, copy * channels // copies :: channels]
     return x

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wanvae_app.config import WanConfig
 from wanvae_app.fast import layers as fused
-from wanvae_app.model.clip_state import Stream
+from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import (
     Attention,
     CausalConv3d,
@@ -35,10 +35,10 @@ class Head(nn.Module):
         self.norm = PixelNorm(in_dim)
         self.conv = CausalConv3d(in_dim, out_dim, 3)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:
         if fused.serves(x, x.shape[1]) and self.conv.out_channels <= 16:
-            return fused.head(self.norm, self.conv, x, stream)
-        return self.conv(F.silu(self.norm(x)), stream)
+            return fused.head(self.norm, self.conv, x, state)
+        return self.conv(F.silu(self.norm(x)), state)
 
 
 class Middle(nn.Sequential):
@@ -47,11 +47,11 @@ class Middle(nn.Sequential):
     def __init__(self, dim: int) -> None:
         super().__init__(ResidualBlock(dim, dim), Attention(dim), ResidualBlock(dim, dim))
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:  # type: ignore[override]
         before, attention, after = self
         assert isinstance(before, ResidualBlock) and isinstance(after, ResidualBlock)
-        x = attention(residual_blocks([before], x, stream, spent=True), stream)
-        return residual_blocks([after], x, stream, spent=True)
+        x = attention(residual_blocks([before], x, state, can_overwrite=True), state)
+        return residual_blocks([after], x, state, can_overwrite=True)
 
 
 class Level(nn.Module):
@@ -67,28 +67,28 @@ class Level(nn.Module):
         self.resample = resample
         self.dim, self.time, self.residual = dim, time, residual
 
-    def forward(self, x: Tensor, stream: Stream, into: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, state: ClipState, into: Tensor | None = None) -> Tensor:
         """The next frames of x, which is used up; written `into` a place for them if one is given (see Downsample)."""
         skip = x if self.residual else None
-        x = residual_blocks(self._listed, x, stream, spent=skip is None)
+        x = residual_blocks(self._listed, x, state, can_overwrite=skip is None)
         if isinstance(self.resample, Upsample):
-            return self.resample(x, stream, skip)
+            return self.resample(x, state, skip)
         if self.resample is not None:
-            x = self.resample(x, stream, into)
+            x = self.resample(x, state, into)
         if skip is None:
             return x
-        x += average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, stream)
+        x += average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, state)
         return x
 
-    def parts(self, x: Tensor, stream: Stream) -> Iterator[Tensor]:
+    def parts(self, x: Tensor, state: ClipState) -> Iterator[Tensor]:
         """What `forward` returns, on the fast path a few frames at a time."""
         up = self.resample
         if isinstance(up, Upsample) and fused.serves(x, self.dim, up.conv.out_channels):
             skip = x if self.residual else None
-            x = residual_blocks(self._listed, x, stream, spent=skip is None)
+            x = residual_blocks(self._listed, x, state, can_overwrite=skip is None)
             at_once = fused.at_once(up.conv.out_channels)
-            return fused.upsampled(up.conv, up.time_conv, x, stream, at_once, skip)
-        x = self(x, stream)
+            return fused.upsampled(up.conv, up.time_conv, x, state, at_once, skip)
+        x = self(x, state)
         return iter(x.split(fused.at_once(x.shape[1]), 2) if fused.serves(x) else [x])
 
     @property
@@ -113,20 +113,20 @@ class Encoder(nn.Module):
         self.middle = Middle(dims[-1])
         self.head = Head(dims[-1], 2 * config.z_dim)
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:
         finest, *coarser = cast(list[Level], list(self.levels))
         if fused.serves(x) and finest.resample is not None and finest.time == 1:
             batch, _, num_frames, height, width = x.shape
             halved = x.new_empty(batch, num_frames, height // 2, width // 2, finest.dim).movedim(-1, 1)
             at_once = fused.at_once(finest.dim)
             for part, into in zip(x.split(at_once, 2), halved.split(at_once, 2), strict=True):
-                finest(self.conv_in(part, stream), stream, into)
+                finest(self.conv_in(part, state), state, into)
             x = halved
         else:
-            x = finest(self.conv_in(x, stream), stream)
+            x = finest(self.conv_in(x, state), state)
         for layer in (*coarser, self.middle):
-            x = layer(x, stream)
-        return self.head(x, stream)
+            x = layer(x, state)
+        return self.head(x, state)
 
 
 class Decoder(nn.Module):
@@ -150,30 +150,30 @@ class Decoder(nn.Module):
             )
         self.head = Head(dims[-1], 3 * config.output_patch**2)
 
-    def forward(self, z: Tensor, stream: Stream) -> Tensor:
-        x = self.conv_in(z, stream)
+    def forward(self, z: Tensor, state: ClipState) -> Tensor:
+        x = self.conv_in(z, state)
         *coarser, finest = cast(list[Level], list(self.levels))
         for layer in (self.middle, *coarser[:-2]):
-            x = layer(x, stream)
-        parts = _in_parts(coarser[-2:], x, stream)
+            x = layer(x, state)
+        parts = _in_parts(coarser[-2:], x, state)
         del x  # here and below: what was read must not be kept until all is done that comes of it
         frames = []
         for part in parts:
-            frames.append(self.head(finest(part, stream), stream))
+            frames.append(self.head(finest(part, state), state))
             del part
         return joined(frames, 2)
 
 
-def _in_parts(levels: list[Level], x: Tensor, stream: Stream) -> Iterator[Tensor]:
+def _in_parts(levels: list[Level], x: Tensor, state: ClipState) -> Iterator[Tensor]:
     """x through the levels, on the fast path a few frames at a time."""
     if not levels:
         yield x
         return
     first, *rest = levels
-    parts = first.parts(x, stream)
+    parts = first.parts(x, state)
     del x
     for part in parts:
-        further = _in_parts(rest, part, stream)
+        further = _in_parts(rest, part, state)
         del part
         yield from further
 
@@ -207,20 +207,20 @@ class WanVAE(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self
 
-    def encode(self, x: Tensor, stream: Stream) -> Tensor:
+    def encode(self, x: Tensor, state: ClipState) -> Tensor:
         """The next frames [B, 3, T, h, W] in [-1, 1] to raw latents [B, z, T', h', W'] (the mean).
 
         T is 1 + 4 k for the clip's first call and 4 k for later ones.
         """
-        moments = self.quant_conv(self.encoder(patchify(x, self.config.patch_size), stream), stream)
-        stream.first = False
+        moments = self.quant_conv(self.encoder(patchify(x, self.config.patch_size), state), state)
+        state.first = False
         return moments.chunk(2, 1)[0]
 
-    def decode(self, z: Tensor, stream: Stream) -> Tensor:
+    def decode(self, z: Tensor, state: ClipState) -> Tensor:
         """The next raw latents [B, z, T, h, W] to frames [B, 3, T', h', W'] in [-1, 1].
 
         T' is 1 + 4 (T - 1) for the clip's first call and 4 T for later ones.
         """
-        x = self.decoder(self.post_quant_conv(z, stream), stream)
-        stream.first = False
+        x = self.decoder(self.post_quant_conv(z, state), state)
+        state.first = False
         return unpatchify(x, self.config.output_patch).clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""The page: a Gradio app around the player in assets/page, which follows a run by the routes of live.py.
+"""The page: a Gradio app around the player in assets/page, which follows a run by the routes of routes.py.
 
 results = Results(jobs)
 build_page(jobs, results).queue().launch(**launch_arguments(jobs, results))
@@ -17,13 +17,15 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.codec import default_chunk
-from wanvae_app.jobs.service import Jobs
+from wanvae_app.jobs.job import Status
+from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import VisitorMiddleware, owner_of
-from wanvae_app.page.gallery import ASSETS, LATENT_TYPES, VIDEO_TYPES, find_samples, gallery_cards, header
-from wanvae_app.page.history import Entry, Results
+from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, find_samples, gallery_cards, header
+from wanvae_app.page.history import Entry, History
 from wanvae_app.page.routes import make_routes, snapshot
-from wanvae_app.page.scripts import PAGE, head, load_module
+from wanvae_app.page.scripts import head, load_module
 from wanvae_app.page.upload import MAX_CHUNK, SCALINGS, describe, make_run
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(
 DAY = 24 * 3600
 
 
-def launch_arguments(jobs: Jobs, results: Results) -> dict[str, Any]:
+def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
     """What `Blocks.launch` needs for this page; the routes go in there, so that none is missing at first."""
     font = ("ui-sans-serif", "system-ui", "sans-serif")
     theme = gr.themes.Base(
@@ -47,7 +49,7 @@ def launch_arguments(jobs: Jobs, results: Results) -> dict[str, Any]:
         "css_paths": [PAGE / "page.css", PAGE / "player.css"],
         "head": head(),
         "app_kwargs": {
-            "routes": make_routes(jobs, results),
+            "routes": make_routes(jobs, history),
             "middleware": [Middleware(VisitorMiddleware)],
             "openapi_url": None,  # FastAPI's description would be there without a password
         },
@@ -60,9 +62,9 @@ def launch_arguments(jobs: Jobs, results: Results) -> dict[str, Any]:
     }
 
 
-def build_page(jobs: Jobs, results: Results, samples: Path = ASSETS / "samples") -> gr.Blocks:
+def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> gr.Blocks:
     """The page for these jobs. `samples` is a folder of latents and clips, each with a .jpg beside it."""
-    handlers = Handlers(jobs, results, find_samples(samples, jobs.vae.config))
+    handlers = Handlers(jobs, history, find_samples(samples, jobs.vae.config))
     num_ranks = jobs.group.size
     # A day: a page may still show an upload and run it again.
     with gr.Blocks(title="Wan VAE", fill_width=True, delete_cache=(3600, DAY)) as page:
@@ -142,9 +144,9 @@ def only_uploads(file: gr.File) -> gr.File:
 class Handlers:
     """What Gradio calls. They read files and submit runs; nothing here waits for another rank."""
 
-    def __init__(self, jobs: Jobs, results: Results, samples: list[Path]) -> None:
+    def __init__(self, jobs: JobService, history: History, samples: list[Path]) -> None:
         self.jobs = jobs
-        self.results = results
+        self.history = history
         self.samples = samples
 
     def pick(self, event: gr.EventData) -> str:
@@ -192,9 +194,9 @@ class Handlers:
                 yield state, None, None
                 # Not longer: a caller's departure is noticed at a yield only.
                 version = run.wait(0.25, version)
-            if run.state == "failed":
+            if run.status == Status.FAILED:
                 raise gr.Error(run.message, print_exception=False)
-            final = snapshot(entry) | {"rows": self.results.rows(entry)}
+            final = snapshot(entry) | {"rows": self.history.rows(entry)}
             yield final, _text(run.video_path), _text(run.latent_path)
         finally:
             if not run.ended:
@@ -209,9 +211,9 @@ class Handlers:
                 self.jobs, Path(file), parallel=parallel, chunk=round(chunk), scaling=scaling, owner=owner
             )
             try:
-                return self.results.submit(run, given)
+                return self.history.submit(run, given)
             except ValueError:
-                self.jobs.shelf.discard(run)
+                self.jobs.store.discard(run)
                 raise
         except (ValueError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
-from wanvae_app.jobs.service import Jobs
+from wanvae_app.jobs.service import JobService
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".latent"]
 VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
 
@@ -20,7 +20,7 @@ VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
 def find_samples(folder: Path, config: WanConfig) -> list[Path]:
     """The sample latents, smallest first, then the clips. The latents are the demo VAE's own: to another they are
     noise, so they are left out."""
-    demo = json.loads((ASSETS / "demo_vae" / "config.json").read_text())
+    demo = json.loads((DEMO_VAE / "config.json").read_text())
     latents = LATENT_TYPES if tuple(demo["latents_mean"]) == config.latents_mean else []
     paths = [path for path in folder.glob("*") if path.suffix in latents + VIDEO_TYPES]
     return sorted(paths, key=lambda path: (path.suffix in VIDEO_TYPES, path.stat().st_size))
@@ -44,7 +44,7 @@ def gallery_cards(samples: list[Path]) -> str:
     return f'<h2>Samples</h2><div class="gallery">{"".join(cards)}</div>'
 
 
-def header(jobs: Jobs) -> str:
+def header(jobs: JobService) -> str:
     """The line on top: which VAE, on what, and whether it is ready."""
     group, vae = jobs.group, jobs.vae
     ranks = f"{group.size} rank{'s' * (group.size != 1)}"
@@ -58,7 +58,7 @@ def header(jobs: Jobs) -> str:
     )
 
 
-def device_name(jobs: Jobs) -> str:
+def device_name(jobs: JobService) -> str:
     """CPU, or the GPU's product name."""
     device = jobs.group.device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

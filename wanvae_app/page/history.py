@@ -10,8 +10,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from wanvae_app.jobs.job import Run
-from wanvae_app.jobs.service import Jobs
+from wanvae_app.jobs.job import JobState, Status
+from wanvae_app.jobs.service import JobService
 from wanvae_app.page.compare import difference, psnr
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ class Given:
 class Entry:
     """One run and what became known about it. `settled` once nothing will be added."""
 
-    run: Run
+    run: JobState
     given: Given
     number: int  # counts its owner's runs, from 1
     settled: bool = False
@@ -48,14 +48,14 @@ class Entry:
         return self.run.owner, self.given.digest
 
 
-class Results:
+class History:
     """Entries by run id, for as long as `jobs` keeps the run; rows of the table for longer. Thread-safe.
 
     A run that nobody has asked for during `grace` seconds, or PATIENCE times as long in the queue, is stopped: its page
     was closed.
     """
 
-    def __init__(self, jobs: Jobs, grace: float = GRACE) -> None:
+    def __init__(self, jobs: JobService, grace: float = GRACE) -> None:
         self.jobs = jobs
         self.grace = grace
         # What was finished before the ranks were restarted can still be downloaded.
@@ -64,7 +64,7 @@ class Results:
         self._num_runs: OrderedDict[str, int] = OrderedDict()  # by owner
         self._lock = threading.Lock()
 
-    def submit(self, run: Run, given: Given) -> Entry:
+    def submit(self, run: JobState, given: Given) -> Entry:
         """Queue a run and follow it until it has ended and is compared. Raises ValueError as Jobs.submit."""
         self.jobs.submit(run)
         with self._lock:
@@ -93,7 +93,7 @@ class Results:
         run, version = entry.run, None
         while not run.ended:
             version = run.wait(0.5, version)
-            grace = self.grace * (PATIENCE if run.state == "queued" else 1)
+            grace = self.grace * (PATIENCE if run.status == Status.QUEUED else 1)
             if time.monotonic() - run.last_seen > grace and not run.stop_requested:
                 log.info("job %s: nobody is watching, so it is stopped", run.id[:8])
                 run.stop(f"no page had asked for it for {grace:.0f} s")
@@ -105,7 +105,7 @@ class Results:
             while len(self._rows) > MAX_INPUTS:
                 self._rows.popitem(last=False)
         try:
-            if run.state == "finished":
+            if run.status == Status.FINISHED:
                 self._compare(entry)
         except ValueError as error:  # the frames were deleted meanwhile
             log.warning("job %s was not compared: %s", run.id[:8], error)
@@ -120,7 +120,9 @@ class Results:
             before = [
                 other
                 for other in self._entries.values()
-                if other.key == entry.key and other.number < entry.number and other.run.state == "finished"
+                if other.key == entry.key
+                and other.number < entry.number
+                and other.run.status == Status.FINISHED
             ]
         if before and not before[-1].run.frames.closed:
             entry.comparison = compare(before[-1], entry)
@@ -131,7 +133,7 @@ def make_row(entry: Entry) -> dict[str, Any]:
     run = entry.run
     return {
         "number": entry.number,
-        "state": run.state,
+        "state": run.status,
         "parallel": run.job.parallel,
         "ranks": run.num_ranks,
         "chunk": run.job.chunk,
@@ -144,12 +146,12 @@ def make_row(entry: Entry) -> dict[str, Any]:
     }
 
 
-def seconds(run: Run) -> float | None:
+def seconds(run: JobState) -> float | None:
     """How long a run worked, from its start on all ranks to its last frame; None if it never began."""
     return run.finished - run.started if run.finished and run.started else None
 
 
-def rate(run: Run) -> float | None:
+def rate(run: JobState) -> float | None:
     """Decoded frames per second so far: from the start to the newest frame, without what encoding took until then."""
     if run.started is None or not len(run.frames):
         return None

@@ -32,19 +32,19 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.job import Run
-from wanvae_app.jobs.service import Jobs
+from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import may_enter, may_see
-from wanvae_app.page.history import Entry, Results, finite, rate
+from wanvae_app.page.history import Entry, History, finite, rate
 from wanvae_app.page.scripts import Scripts
 
 RECORD = struct.Struct("<IId")
 POLL = 0.01  # seconds between looks for a new frame; cheaper than a waiting thread per viewer
 
 
-def make_routes(jobs: Jobs, results: Results) -> list[BaseRoute]:
+def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
     """The routes, to be given to the app before it starts."""
-    live = Live(jobs, results)
+    live = Routes(jobs, history)
     return [
         Route("/live/{id}", live.frames),
         Route("/live/{id}/state", live.state),
@@ -56,12 +56,12 @@ def make_routes(jobs: Jobs, results: Results) -> list[BaseRoute]:
     ]
 
 
-class Live:
+class Routes:
     """The routes' handlers."""
 
-    def __init__(self, jobs: Jobs, results: Results) -> None:
+    def __init__(self, jobs: JobService, history: History) -> None:
         self.jobs = jobs
-        self.results = results
+        self.history = history
         self.boot = secrets.token_hex(8)  # lets a page notice that this is another server than before
 
     async def frames(self, request: Request) -> Response:
@@ -87,7 +87,7 @@ class Live:
             since = max(0, int(request.query_params.get("activity", "0")))
         except ValueError:
             raise HTTPException(400, "activity must be a number") from None
-        return _json(snapshot(entry, since) | {"rows": self.results.rows(entry)})
+        return _json(snapshot(entry, since) | {"rows": self.history.rows(entry)})
 
     async def stop(self, request: Request) -> Response:
         self._entry(request).run.stop()
@@ -109,13 +109,13 @@ class Live:
     def _entry(self, request: Request) -> Entry:
         if not may_enter(request):
             raise HTTPException(401, "Log in first.")
-        entry = self.results.get(request.path_params["id"])
+        entry = self.history.get(request.path_params["id"])
         if entry is None or not may_see(request, entry.run.owner):
             raise HTTPException(404, "There is no such run.")
         return entry
 
 
-async def records(log: FrameLog, start: int, run: Run) -> AsyncIterator[bytes]:
+async def records(log: FrameLog, start: int, run: JobState) -> AsyncIterator[bytes]:
     """A viewer's stream. A frame is encoded when the viewer takes it, so a slow one delays nobody else. As long as its
     connection stands, somebody is watching."""
     index = start
@@ -133,7 +133,7 @@ async def records(log: FrameLog, start: int, run: Run) -> AsyncIterator[bytes]:
             await asyncio.sleep(POLL)
 
 
-def encode_record(log: FrameLog, index: int, run: Run) -> bytes:
+def encode_record(log: FrameLog, index: int, run: JobState) -> bytes:
     """One frame as a record. Quality 90 with full colour resolution is visually clean at 1.5 ms per 480p frame."""
     data = io.BytesIO()
     Image.fromarray(log.read(index, index + 1)[0]).save(data, "JPEG", quality=90, subsampling=0)
@@ -152,7 +152,7 @@ def snapshot(entry: Entry, since: int = 0) -> dict[str, Any]:
         "name": run.name,
         "kind": job.kind,
         "number": entry.number,
-        "state": run.state,
+        "state": run.status,
         "stopping": run.stop_requested and not run.ended,
         "message": run.message,
         "place": run.queue_place(),

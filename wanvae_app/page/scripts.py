@@ -9,9 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from wanvae_app.page.gallery import ASSETS
-
-PAGE = ASSETS / "page"
+from wanvae_app.assets import PAGE
 
 
 class Scripts:

@@ -11,8 +11,8 @@ from torch import Tensor
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import guess_scaling, read_latent, stored_scaling, to_raw
 from wanvae_app.formats.video import describe_video, is_video, read_video
-from wanvae_app.jobs.job import Run
-from wanvae_app.jobs.service import Jobs
+from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.service import JobService
 from wanvae_app.page.history import Given
 
 SCALINGS = ("Auto", "Normalised", "Raw")
@@ -20,8 +20,8 @@ MAX_CHUNK = 16  # latent frames: more only takes memory
 
 
 def make_run(
-    jobs: Jobs, path: Path, *, parallel: bool, chunk: int, scaling: str, owner: str
-) -> tuple[Run, Given]:
+    jobs: JobService, path: Path, *, parallel: bool, chunk: int, scaling: str, owner: str
+) -> tuple[JobState, Given]:
     """A run for the latent or video in `path`, ready to be submitted.
 
     Raises ValueError, in one sentence, for what is neither; OSError where there is no ffmpeg, or no room.
@@ -46,7 +46,7 @@ def make_run(
             fps=native_fps(config),
         )
         return run, given
-    folder = jobs.shelf.folder_or_none()
+    folder = jobs.store.folder_or_none()
     try:
         video = read_video(path, config, folder)
         given = Given(digest_of(path), note=video.fitted)

@@ -24,13 +24,13 @@ MAX_PENDING = 2  # chunks of finished frames that may be on their way before the
 
 def slab(x: Tensor, shard: Shard, rank: int, dim: int, scale: int) -> Tensor:
     """The part of `rank` in a whole tensor with `scale` rows per latent row along `dim` (a view)."""
-    begin, end = shard.cuts[rank] * scale, shard.cuts[rank + 1] * scale
+    begin, end = shard.bounds[rank] * scale, shard.bounds[rank + 1] * scale
     return x.narrow(dim, begin, end - begin)
 
 
 def slab_shape(shape: tuple[int, ...], shard: Shard, rank: int, dim: int, scale: int) -> list[int]:
     """The shape of that part, for a whole tensor of `shape`."""
-    rows = (shard.cuts[rank + 1] - shard.cuts[rank]) * scale
+    rows = (shard.bounds[rank + 1] - shard.bounds[rank]) * scale
     return [rows if i == dim else n for i, n in enumerate(shape)]
 
 
@@ -124,7 +124,7 @@ class FrameCollector:
         """Post the receives for one chunk; `pixels` [T, h, w, 3] are rank 0's own."""
         self._check()
         shard, dim = self._shard, self._shard.dim - 2
-        rows = shard.cuts[1] - shard.cuts[0]
+        rows = shard.bounds[1] - shard.bounds[0]
         scale = pixels.shape[dim] // rows
         parts = [pixels]
         for rank in range(1, shard.num_ranks):

@@ -21,7 +21,7 @@ from torch.distributed import group as groups
 
 from wanvae_app.config import WanConfig
 from wanvae_app.kernels import mailbox as places
-from wanvae_app.kernels.mailbox import PROGRAMS, UNIT, Ahead, Neighbours, Places
+from wanvae_app.kernels.mailbox import PROGRAMS, UNIT, EarlyHalo, Mailbox, Neighbours
 
 try:
     import triton
@@ -41,7 +41,7 @@ TIMED = True  # only the interpreter of tests has no clock
 MAX_RANKS = 16  # a rank cannot be ahead of another by more exchanges than lie between two of `gather`
 
 
-class Link:
+class PeerMemory:
     """One rank's access to the memory of all others. All ranks make it, use it and reset it together.
 
     Exchanges are numbered, from 0 with every clip; those of even and of odd number have places of their own, since
@@ -54,7 +54,7 @@ class Link:
         self._memory = self._allocate(places.num_words(size)).zero_()
         torch.cuda.synchronize(device)  # before anybody can write there
         handle = self._open(self._memory)
-        self._places = [Places(handle, rank, size, turn) for turn in (0, 1)]
+        self._places = [Mailbox(handle, rank, size, sequence) for sequence in (0, 1)]
         self._token_flags = torch.tensor(
             [places.token_flags(handle, of, size) for of in range(size)], device=device
         )
@@ -66,7 +66,7 @@ class Link:
         self._finished = torch.zeros(2, dtype=torch.int32, device=self._device)
 
     @classmethod
-    def connect(cls, rank: int, size: int, device: torch.device, agree: Agree) -> Link | None:
+    def connect(cls, rank: int, size: int, device: torch.device, agree: Agree) -> PeerMemory | None:
         """The link among all ranks, or None if any of them cannot reach another's memory."""
         if device.type != "cuda":
             return None
@@ -76,49 +76,51 @@ class Link:
         able = able and torch.cuda.get_device_capability(device) >= (7, 0)
         if not _all(agree, able and all(torch.cuda.can_device_access_peer(device.index, p) for p in others)):
             return None
-        link, reason = None, "what one GPU writes into another's memory does not arrive"
+        peer_memory, reason = None, "what one GPU writes into another's memory does not arrive"
         try:
-            link = cls(rank, size, device)
-            link = link if link.works() else None
+            peer_memory = cls(rank, size, device)
+            peer_memory = peer_memory if peer_memory.works() else None
         except Exception as error:  # whatever the driver or the compiler says: there is another way
-            link, reason = None, str(error)
-        if not _all(agree, link is not None):
+            peer_memory, reason = None, str(error)
+        if not _all(agree, peer_memory is not None):
             log.warning("rank %d: rows travel as messages, not from memory to memory: %s", rank, reason)
             return None
-        return link
+        return peer_memory
 
-    def ahead(self, columns: bool, size: int) -> Ahead:
+    def early_halo(self, columns: bool, size: int) -> EarlyHalo:
         """What a kernel is told whose edges are to travel among the first `size` ranks before it is done."""
-        return Ahead(columns, self.rank > 0, self.rank < size - 1, self._finished)
+        return EarlyHalo(columns, self.rank > 0, self.rank < size - 1, self._finished)
 
     def fill_borders(
         self,
         frames: Tensor,
         slots: Tensor,
         columns: bool,
-        turn: int,
+        sequence: int,
         size: int,
-        ahead: Ahead | None = None,
+        early_halo: EarlyHalo | None = None,
     ) -> int:
         """Put the edge rows, or columns, of the neighbours among the first `size` ranks into the border of padded
         frames [slots, H + 2, W + 2, C]. Takes the number of the exchange and returns that of the next. The kernel that
-        was started last may be the one that went `ahead`."""
+        was started last may be the one that went `early_halo`."""
         _, height, width, c = frames.shape
         c = c * frames.element_size() // UNIT
         line, length, run, count = (c, width, c, height) if columns else (width * c, height, width * c, 1)
         lines = {"first": line, "final": (length - 2) * line, "above": 0, "below": (length - 1) * line}
         pieces = {"frame": height * width * c, "step": width * c, "run": run, "count": count}
-        return self._exchange(frames, slots, {**lines, **pieces}, len(slots) * run * count, turn, size, ahead)
+        return self._exchange(
+            frames, slots, {**lines, **pieces}, len(slots) * run * count, sequence, size, early_halo
+        )
 
-    def neighbours(self, columns: bool, turn: int, size: int) -> Neighbours:
+    def neighbours(self, columns: bool, sequence: int, size: int) -> Neighbours:
         """What a kernel needs that takes this exchange among the first `size` ranks upon itself."""
         there = {"BEFORE": self.rank > 0, "AFTER": self.rank < size - 1, "TIMED": TIMED}
         arguments = {
-            **self._places[turn % 2].pointers, "abort": self._abort, "waited": self._waited, **there
+            **self._places[sequence % 2].pointers, "abort": self._abort, "waited": self._waited, **there
         }  # fmt: skip
         return Neighbours(columns, PROGRAMS, arguments)
 
-    def swap(self, first: Tensor, final: Tensor, turn: int, size: int) -> tuple[Tensor, Tensor, int]:
+    def swap(self, first: Tensor, final: Tensor, sequence: int, size: int) -> tuple[Tensor, Tensor, int]:
         """Send `first` to the rank before and `final` to the rank behind; what they sent, in the shapes of `final` and
         `first`, zeros where there is no rank; and the number of the next exchange."""
         length = max(first.numel(), final.numel())
@@ -128,13 +130,17 @@ class Link:
         units = length * first.element_size() // UNIT
         lines = {"first": 0, "final": units, "above": 2 * units, "below": 3 * units}
         pieces = {"frame": 0, "step": units, "run": units, "count": 1}
-        turn = self._exchange(rows, self._table, {**lines, **pieces}, units, turn, size)
-        return rows[2, : final.numel()].view(final.shape), rows[3, : first.numel()].view(first.shape), turn
+        sequence = self._exchange(rows, self._table, {**lines, **pieces}, units, sequence, size)
+        return (
+            rows[2, : final.numel()].view(final.shape),
+            rows[3, : first.numel()].view(first.shape),
+            sequence,
+        )
 
-    def rest(self, turn: int, size: int) -> int:
+    def rest(self, sequence: int, size: int) -> int:
         """An exchange of next to nothing; returns the number of the one after it."""
         layout = {"first": 0, "final": 0, "above": 1, "below": 1, "frame": 0, "step": 1, "run": 1, "count": 1}
-        return self._exchange(self._nothing, self._table, layout, 1, turn, size)
+        return self._exchange(self._nothing, self._table, layout, 1, sequence, size)
 
     def works(self) -> bool:
         """Whether what the neighbours send arrives, whole and in time: some boards say that it does, and lose it.
@@ -223,20 +229,20 @@ class Link:
         table: Tensor,
         layout: dict[str, int],
         length: int,
-        turn: int,
+        sequence: int,
         size: int,
-        ahead: Ahead | None = None,
+        early_halo: EarlyHalo | None = None,
     ) -> int:
         for begin in range(0, length, places.CAPACITY):
             end = min(length, begin + places.CAPACITY)
-            expected = ahead.expected if ahead is not None and begin == 0 else 0
+            expected = early_halo.expected if early_halo is not None and begin == 0 else 0
             halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2)](
                 frames.view(torch.int64), table, **layout, begin=begin, end=end, finished=self._finished,
-                expected=expected, EARLY=expected > 0, **self.neighbours(False, turn, size).arguments,
+                expected=expected, EARLY=expected > 0, **self.neighbours(False, sequence, size).arguments,
                 BLOCK=BLOCK, num_warps=8, **({"launch_pdl": True} if expected else {}),
             )  # fmt: skip
-            turn += 1
-        return turn
+            sequence += 1
+        return sequence
 
     def _allocate(self, num_words: int) -> Tensor:
         os.environ.setdefault("TORCH_SYMM_MEM_DISABLE_MULTICAST", "1")  # nothing here uses it

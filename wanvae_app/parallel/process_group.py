@@ -23,7 +23,7 @@ import torch.distributed as dist
 from wanvae_app.device import choose_device, set_up
 from wanvae_app.errors import describe
 from wanvae_app.parallel.messages import Messages
-from wanvae_app.parallel.peer_memory import Link
+from wanvae_app.parallel.peer_memory import PeerMemory
 from wanvae_app.parallel.watchdog import HUNG, Watchdog
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Group:
         self.device = device
         self.data: Messages | None = None
         self.frames: Messages | None = None
-        self.link: Link | None = None
+        self.peer_memory: PeerMemory | None = None
         self.restarts = 0
         self.last_words = ""
         self.watchdog: Watchdog | None = None
@@ -159,8 +159,8 @@ class Group:
                 return
             self._aborted = epoch
             self.broken = True
-            if self.link is not None:
-                self.link.abort()
+            if self.peer_memory is not None:
+                self.peer_memory.abort()
             # At once: the abort of one communicator may wait for that of another.
             threads = [threading.Thread(target=g.abort) for g in (self.data, self.frames) if g is not None]
             for thread in threads:
@@ -185,8 +185,8 @@ class Group:
             return
         self.drop("data", "frames")
         try:
-            if self.link is not None:
-                self.link.reset(self.agree)
+            if self.peer_memory is not None:
+                self.peer_memory.reset(self.agree)
             self._make_groups()
         except RuntimeError as error:
             raise self._lost(error) from error
@@ -233,7 +233,7 @@ class Group:
             timeout=AGREE_TIMEOUT,
         )
         self._make_groups()
-        self.link = Link.connect(self.rank, self.size, self.device, self.agree)
+        self.peer_memory = PeerMemory.connect(self.rank, self.size, self.device, self.agree)
 
     def _open_store(self, attempt: int) -> dist.Store:
         env = os.environ

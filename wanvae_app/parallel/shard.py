@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from wanvae_app.kernels.mailbox import CAPACITY, UNIT, Ahead, Neighbours
+from wanvae_app.kernels.mailbox import CAPACITY, UNIT, EarlyHalo, Neighbours
 from wanvae_app.parallel.messages import Messages
-from wanvae_app.parallel.peer_memory import Link
+from wanvae_app.parallel.peer_memory import PeerMemory
 
 ROWS, COLUMNS = 3, 4  # dimensions of B C T H W
 
@@ -34,27 +34,29 @@ def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
 class Shard:
     """One rank's part of a picture that `num_ranks` ranks hold together.
 
-    `cuts` holds num_ranks + 1 latent positions along `dim`; rank r owns cuts[r] to cuts[r + 1]. Rows travel over
+    `bounds` holds num_ranks + 1 latent positions along `dim`; rank r owns cuts[r] to cuts[r + 1]. Rows travel over
     the `link` where there is one, else as `messages`. `sent` counts the bytes that this rank sent.
     """
 
     def __init__(
         self,
         dim: int,
-        cuts: tuple[int, ...],
+        bounds: tuple[int, ...],
         rank: int,
         messages: Messages | None,
-        link: Link | None = None,
+        peer_memory: PeerMemory | None = None,
     ) -> None:
-        assert 0 <= rank < len(cuts) - 1 and all(a < b for a, b in zip(cuts, cuts[1:], strict=False)), cuts
+        assert 0 <= rank < len(bounds) - 1 and all(a < b for a, b in zip(bounds, bounds[1:], strict=False)), (
+            bounds
+        )
         self.dim = dim
-        self.cuts = cuts
+        self.bounds = bounds
         self.rank = rank
         self.messages = messages
-        self.link = link if self.num_ranks > 1 else None
+        self.peer_memory = peer_memory if self.num_ranks > 1 else None
         self.sent = 0
         self._waited = 0.0
-        self.turn = 0  # the number of the next exchange over the link
+        self.sequence = 0  # the number of the next exchange over the link
 
     @classmethod
     def plan(
@@ -64,7 +66,7 @@ class Shard:
         size: int,
         rank: int,
         messages: Messages | None = None,
-        link: Link | None = None,
+        peer_memory: PeerMemory | None = None,
     ) -> Shard | None:
         """Cut a latent picture of height x width for `size` ranks, into rows or columns: the fairer way.
 
@@ -82,11 +84,11 @@ class Shard:
         parts = min(size, length)
         if rank >= parts:
             return None
-        return cls(dim, tuple(length * r // parts for r in range(parts + 1)), rank, messages, link)
+        return cls(dim, tuple(length * r // parts for r in range(parts + 1)), rank, messages, peer_memory)
 
     @property
     def num_ranks(self) -> int:
-        return len(self.cuts) - 1
+        return len(self.bounds) - 1
 
     @property
     def columns(self) -> bool:
@@ -98,19 +100,19 @@ class Shard:
         """How long this rank has stood in exchanges so far. Over a link it is the device that stands; whoever asks
         waits until it is done."""
         waited = self.note_wait()
-        if self.link is not None:
+        if self.peer_memory is not None:
             torch.cuda.current_stream().synchronize()
         return waited()
 
     def note_wait(self) -> Callable[[], float]:
         """How long this rank will have stood in exchanges when the device has done what it was given: ask then."""
         on_host = self._waited
-        on_device = self.link.note_wait() if self.link is not None else None
+        on_device = self.peer_memory.note_wait() if self.peer_memory is not None else None
         return lambda: on_host + (on_device() if on_device is not None else 0.0)
 
     def part_of(self, rank: int, x: Tensor, scale: int = 1) -> Tensor:
         """The slab of `rank` in a whole tensor with `scale` rows per latent row (a view)."""
-        begin, end = self.cuts[rank] * scale, self.cuts[rank + 1] * scale
+        begin, end = self.bounds[rank] * scale, self.bounds[rank + 1] * scale
         return x.narrow(self.dim, begin, end - begin)
 
     def part(self, x: Tensor, scale: int = 1) -> Tensor:
@@ -136,7 +138,7 @@ class Shard:
         above, below = self.swap(first.movedim(1, -1), final.movedim(1, -1))
         return joined((above.movedim(-1, 1), x, below.movedim(-1, 1)), self.dim)
 
-    def edges(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def boundary_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The last two rows of x [B T H W C] and its last two columns, with what lies below and to the right of them:
         [B T 3 W+1 C] and [B T H 3 C]. Beyond the picture lie zeros, as with `halo`.
         """
@@ -153,22 +155,28 @@ class Shard:
                 rows[:, :, :2, -1:], columns[:, :, :, 2:] = next_one[:, :, -2:], next_one
         return rows, columns
 
-    def ahead(self) -> Ahead | None:
+    def early_halo(self) -> EarlyHalo | None:
         """What a kernel is told that can make its edges before the rest; None where that is of no use."""
-        return self.link.ahead(self.columns, self.num_ranks) if self.link is not None else None
+        return (
+            self.peer_memory.early_halo(self.columns, self.num_ranks)
+            if self.peer_memory is not None
+            else None
+        )
 
-    def fill_borders(self, frames: Tensor, slots: Tensor, ahead: Ahead | None = None) -> None:
+    def fill_borders(self, frames: Tensor, slots: Tensor, early_halo: EarlyHalo | None = None) -> None:
         """Put the neighbours' rows into the border of padded frames [slots, H + 2, W + 2, C], where they are.
 
-        Only the frames in `slots` travel. Borders at the picture's edge stay as they are. `ahead` is what the kernel
-        was told that has just been started to write the frames.
+        Only the frames in `slots` travel. Borders at the picture's edge stay as they are. `early_halo` is what
+        the kernel was told that has just been started to write the frames.
         """
         if self.num_ranks == 1:
             return
         dim = self.dim - 2
         length = frames.shape[dim]
-        if self.link is not None and frames.shape[3] * frames.element_size() % UNIT == 0:
-            self.turn = self.link.fill_borders(frames, slots, self.columns, self.turn, self.num_ranks, ahead)
+        if self.peer_memory is not None and frames.shape[3] * frames.element_size() % UNIT == 0:
+            self.sequence = self.peer_memory.fill_borders(
+                frames, slots, self.columns, self.sequence, self.num_ranks, early_halo
+            )
             self._count(len(slots) * frames[0].select(dim - 1, 0).nbytes)
             return
         first, final = (frames.select(dim, i)[slots].unsqueeze(dim) for i in (1, length - 2))
@@ -183,18 +191,18 @@ class Shard:
         edges, and to fill the borders, by itself. None where it cannot: then it is for `fill_borders`.
         """
         edge = frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
-        if self.link is None or edge[0].nbytes % UNIT or count * edge.nbytes > CAPACITY * UNIT:
+        if self.peer_memory is None or edge[0].nbytes % UNIT or count * edge.nbytes > CAPACITY * UNIT:
             return None
-        self.turn += 1
+        self.sequence += 1
         self._count(count * edge.nbytes)
-        return self.link.neighbours(self.columns, self.turn - 1, self.num_ranks)
+        return self.peer_memory.neighbours(self.columns, self.sequence - 1, self.num_ranks)
 
     def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         """Send my first rows to the rank before and my final rows to the rank behind; get theirs, in the shapes of
         `final` and `first`, which are of any shape but of one type. Zeros from beyond the picture."""
         size = max(first.numel(), final.numel())
-        if self.link is not None and size * first.element_size() % UNIT == 0:
-            above, below, self.turn = self.link.swap(first, final, self.turn, self.num_ranks)
+        if self.peer_memory is not None and size * first.element_size() % UNIT == 0:
+            above, below, self.sequence = self.peer_memory.swap(first, final, self.sequence, self.num_ranks)
             self._count(size * first.element_size())
             return above, below
         above, below = final.new_zeros(final.shape), first.new_zeros(first.shape)
@@ -212,27 +220,29 @@ class Shard:
 
     def end_chunk(self) -> None:
         """A chunk is done: make the number of exchanges even, so that every chunk begins as the first one did."""
-        if self.turn % 2:
-            assert self.link is not None
-            self.turn = self.link.rest(self.turn, self.num_ranks)
+        if self.sequence % 2:
+            assert self.peer_memory is not None
+            self.sequence = self.peer_memory.rest(self.sequence, self.num_ranks)
 
     def _count(self, num_bytes: int) -> None:
         self.sent += num_bytes * ((self.rank > 0) + (self.rank < self.num_ranks - 1))
 
-    def everyone(self, x: Tensor) -> Tensor:
+    def all_gather_tokens(self, x: Tensor) -> Tensor:
         """x [N, tokens, C] of all ranks, joined along the tokens. C and N agree; tokens follow the cuts."""
         if self.num_ranks == 1:
             return x
-        mine = self.cuts[self.rank + 1] - self.cuts[self.rank]
+        mine = self.bounds[self.rank + 1] - self.bounds[self.rank]
         row = x.shape[1] // mine  # tokens of one latent row
         self.sent += x.nbytes * (self.num_ranks - 1)
-        if self.link is not None and row * x.shape[2] * x.element_size() % UNIT == 0:
-            whole = row * self.cuts[-1]
-            if self.link.has_room(x.shape[0] * whole * x.shape[2] * x.element_size()):
-                return self.link.gather(x.contiguous(), row * self.cuts[self.rank], whole, self.num_ranks)
+        if self.peer_memory is not None and row * x.shape[2] * x.element_size() % UNIT == 0:
+            whole = row * self.bounds[-1]
+            if self.peer_memory.has_room(x.shape[0] * whole * x.shape[2] * x.element_size()):
+                return self.peer_memory.gather(
+                    x.contiguous(), row * self.bounds[self.rank], whole, self.num_ranks
+                )
         parts = []
         for rank in range(self.num_ranks):
-            rows = self.cuts[rank + 1] - self.cuts[rank]
+            rows = self.bounds[rank + 1] - self.bounds[rank]
             parts.append(x if rank == self.rank else x.new_empty(x.shape[0], row * rows, x.shape[2]))
         others = [rank for rank in range(self.num_ranks) if rank != self.rank]
         self._exchange([(x, rank) for rank in others], [(parts[rank], rank) for rank in others])
