@@ -1,190 +1,209 @@
-// Follow: joins the page to a run: asks for its state, survives reloads and restarts of the server.
+// Follow: joins the page to a run, through reloads and restarts of the server.
 
-const BASE = document.querySelector("base")?.href ?? document.baseURI;
-const address = (path) => new URL(path, BASE).href;
+import { Feed } from "./feed.js";
+import { CONNECTION_LOST, describeLost, LOGGED_OUT } from "./sentences.js";
+
 const ENDED = ["finished", "stopped", "failed", "gone"];
+const JOB_KEY = "wanvae-job";
+const BOOT_KEY = "wanvae-boot";
+const FRAMES_PER_LATENT = 4;
 
-const panel = new Panel(element);
-const player = new Player(element);
-let job = null; // the id of the run that is followed
-let run = null; // its state, as last heard
-let stopping = null; // the id of a run that is to be stopped, until the server has heard of it
-let reading = false; // the server is looking at the input
-let lost = false; // the server does not answer
-let boot = sessionStorage.getItem("wanvae-boot"); // which start of the server answered last, perhaps before a reload
-let restarted = false; // another start of it than the page knew
-let lastWords = ""; // why the server was restarted, if it knows
-let numActivities = 0;
-let asking = false;
-let lastAsked = 0;
-let resized = innerWidth;
+/** Asks the server for a run's state at each `beat` that is due, and shows the answers. */
+export class Follower {
+  #restarted = false; // whether another server answers than the page knew
+  #lastWords = ""; // why the server was restarted, if it knows
+  #toStop = null; // id of a run to be stopped, until the server has heard of it
+  #numActivities = 0; // that have arrived
+  #asking = false;
+  #lastAsked = 0; // on performance.now's clock
 
-const active = () => reading || (job !== null && !(run && ENDED.includes(run.state)));
-const settled = () => run !== null && ENDED.includes(run.state) && (run.settled || run.state === "gone");
+  /**
+   * @param {object} parts
+   * @param {import("./server.js").Server} parts.server
+   * @param {import("./panel.js").Panel} parts.panel
+   * @param {import("./player.js").Player} parts.player
+   * @param {import("./controls.js").Controls} parts.controls
+   * @param {import("./storage.js").SafeStorage} parts.session keeps what a reload needs
+   */
+  constructor({ server, panel, player, controls, session }) {
+    this.server = server;
+    this.panel = panel;
+    this.player = player;
+    this.controls = controls;
+    this.session = session;
+    this.job = null; // id of the run that is followed
+    this.run = null; // its state, as last heard; "gone": the server that had it is gone
+    this.reading = false; // whether the server is looking at an input
+    this.lost = false; // whether the server does not answer
+    this.boot = session.get(BOOT_KEY); // names the server that answered last
+  }
 
-function follow(id) {
-  job = id;
-  run = null;
-  reading = false;
-  numActivities = 0;
-  sessionStorage.setItem("wanvae-job", id);
-  panel.clear();
-  player.clear();
-  panel.say("Waiting", "");
-  const box = element.getBoundingClientRect();
-  if (box.top > innerHeight * 0.8) element.scrollIntoView({ behavior: "smooth", block: "start" });
-  ask();
-}
+  /** Whether a run has begun and not ended, or is about to begin. */
+  get active() {
+    return this.reading || (this.job !== null && !this.#ended);
+  }
 
-async function ask() {
-  if (asking) return;
-  asking = true;
-  lastAsked = performance.now();
-  try {
-    await (job !== null && !settled() ? askRun(job) : askHealth());
-    if (lost) found();
-  } catch (error) {
-    if (!lost) {
-      lost = true;
-      panel.banner("Connection lost, reconnecting…");
-      health("lost");
+  /** Whether all is known of a run that has ended. */
+  get settled() {
+    return this.#ended && (this.run.settled || this.run.state === "gone");
+  }
+
+  get #ended() {
+    return this.run !== null && ENDED.includes(this.run.state);
+  }
+
+  /** Follow the run that a reload left behind, if there is one. */
+  resume() {
+    const job = this.session.get(JOB_KEY);
+    if (job) this.follow(job);
+    else this.#ask();
+  }
+
+  follow(job) {
+    this.job = job;
+    this.run = null;
+    this.reading = false;
+    this.#numActivities = 0;
+    this.session.set(JOB_KEY, job);
+    this.panel.clear();
+    this.player.clear();
+    this.panel.say({ title: "Waiting", text: "" });
+    this.panel.reveal();
+    this.#ask();
+  }
+
+  /** Stop the run, as soon as the server answers. */
+  stop() {
+    if (!this.active || this.job === null) return;
+    this.#toStop = this.job;
+    this.#ask();
+  }
+
+  /** Take a message from the Run button's handler: { reading }, { error } or { job }. */
+  hear(message) {
+    if (message.job) {
+      this.follow(message.job);
+      return;
     }
-  } finally {
-    asking = false;
-    buttons();
+    this.reading = Boolean(message.reading);
+    if (message.reading) this.panel.say({ title: "Reading", text: message.reading });
+    if (message.error) this.panel.say({ title: "Not run", text: message.error, tone: "bad" });
+    this.#enable();
+  }
+
+  /** Ask if it is time to. To be called often. */
+  beat() {
+    this.#enable();
+    if (performance.now() - this.#lastAsked >= this.#pause()) this.#ask();
+  }
+
+  /** Milliseconds between two questions. */
+  #pause() {
+    if (this.lost) return 1000;
+    if (this.job === null || this.settled) return 4000;
+    return this.run?.state === "queued" ? 500 : 200;
+  }
+
+  #enable() {
+    this.controls.enable({ run: !this.active && !this.lost, stop: this.active && !this.reading });
+  }
+
+  async #ask() {
+    if (this.#asking) return;
+    this.#asking = true;
+    this.#lastAsked = performance.now();
+    try {
+      await (this.job !== null && !this.settled ? this.#askRun(this.job) : this.#askHealth());
+      this.#found();
+    } catch (error) {
+      this.#lose(error);
+    } finally {
+      this.#asking = false;
+      this.#enable();
+    }
+  }
+
+  async #askRun(job) {
+    if (this.#toStop === job) {
+      await this.server.stop(job);
+      this.#toStop = null;
+    }
+    const response = await this.server.askState(job, this.#numActivities);
+    if (job !== this.job) return; // another run is followed by now
+    if (response.status === 401) {
+      this.#found();
+      this.panel.alert(LOGGED_OUT);
+      return;
+    }
+    if (response.status === 404) {
+      await this.#askHealth();
+      if (job === this.job) this.#vanish();
+      return;
+    }
+    if (!response.ok) throw new Error(response.statusText);
+    const run = await response.json();
+    if (job === this.job) await this.#show(run);
+  }
+
+  async #show(run) {
+    this.run = run;
+    this.#numActivities += run.activity.length;
+    // A run that waits has no frames yet. A browser has six connections to a server, which its tabs share.
+    if (this.player.decoded === null && run.state !== "queued") this.#play(run);
+    if (run.kind === "roundtrip" && run.phase === "encode") {
+      const newest = FRAMES_PER_LATENT * (run.phases.encode[0] - 1);
+      this.player.showPreview(Math.min(run.num_frames - 1, Math.max(0, newest)));
+    }
+    this.panel.update(run);
+    if (["queued", "running"].includes(run.state)) this.controls.showHealth("busy");
+    else await this.#askHealth();
+  }
+
+  #play(run) {
+    const feed = (view) => new Feed((start) => this.server.framesAddress(run.job, view, start));
+    this.player.open({
+      numFrames: run.num_frames,
+      fps: run.fps,
+      decoded: feed("decoded"),
+      source: run.source ? feed("source") : null,
+    });
+  }
+
+  async #askHealth() {
+    const { state, boot, last_words } = await this.server.askHealth();
+    if (this.boot !== null && this.boot !== boot) this.#restarted = true;
+    this.boot = boot;
+    this.session.set(BOOT_KEY, boot);
+    this.#lastWords = last_words;
+    this.controls.showHealth(state);
+  }
+
+  #lose(error) {
+    if (this.lost) return;
+    console.warn(error);
+    this.lost = true;
+    this.panel.alert(CONNECTION_LOST);
+    this.controls.showHealth("lost");
+  }
+
+  #found() {
+    if (!this.lost) return;
+    this.lost = false;
+    this.panel.alert("");
+  }
+
+  /** The server does not know the run: it is another server, or has deleted the run. */
+  #vanish() {
+    this.session.remove(JOB_KEY);
+    if (this.run === null) {
+      this.job = null; // the run ended before this page was loaded
+      const lost = describeLost(this.#lastWords, "Choose its input and run it again.");
+      this.panel.say(this.#restarted ? lost : { title: "", text: "" });
+    } else if (!this.#ended) {
+      this.run = { ...this.run, state: "gone" };
+      this.panel.say(describeLost(this.#lastWords, "Run it again."));
+    } else {
+      this.run = { ...this.run, settled: true };
+    }
   }
 }
-
-async function askRun(id) {
-  if (stopping === id) {
-    await fetch(address(`live/${id}/stop`), { method: "POST" });
-    stopping = null;
-  }
-  const response = await fetch(address(`live/${id}/state?activity=${numActivities}`), { cache: "no-store" });
-  if (id !== job) return;
-  if (response.status === 401) return panel.banner("You have been logged out: reload the page to log in.");
-  if (response.status === 404) return askHealth().then(vanished);
-  if (!response.ok) throw new Error(response.statusText);
-  const news = await response.json();
-  if (id !== job) return;
-  numActivities += news.activity.length;
-  run = news;
-  // Not while it waits: a browser has six connections to a server, and tabs share them.
-  if (player.decoded === null && run.state !== "queued") player.open(run, address(`live/${id}`));
-  if (run.kind === "roundtrip" && run.phase === "encode") {
-    player.preview = Math.min(run.num_frames - 1, Math.max(0, 4 * (run.phases.encode[0] - 1)));
-    player.wake();
-  }
-  panel.update(run);
-  if (["queued", "running"].includes(run.state)) health("busy");
-  else await askHealth();
-}
-
-async function askHealth() {
-  const response = await fetch(address("health"), { cache: "no-store" });
-  if (!response.ok) throw new Error(response.statusText);
-  const news = await response.json();
-  restarted ||= boot !== null && boot !== news.boot;
-  boot = news.boot;
-  sessionStorage.setItem("wanvae-boot", boot);
-  lastWords = news.last_words;
-  health(news.state);
-}
-
-// The server answers again, perhaps another one than before.
-function found() {
-  lost = false;
-  panel.banner("");
-}
-
-function vanished() {
-  sessionStorage.removeItem("wanvae-job");
-  const why = lastWords ? ` (${lastWords})` : "";
-  const gone = `The server was restarted${why}, and this run with it.`;
-  if (run === null) {
-    job = null; // it ended before this page was loaded
-    if (restarted) panel.say("Lost", `${gone} Choose its input and run it again.`, "bad");
-    else panel.say("", "");
-  } else if (!ENDED.includes(run.state)) {
-    run = { ...run, state: "gone" };
-    panel.say("Lost", `${gone} Run it again.`, "bad");
-  } else {
-    run = { ...run, settled: true };
-  }
-}
-
-function health(state) {
-  const badge = document.getElementById("health");
-  if (!badge) return;
-  badge.dataset.state = state;
-  badge.lastElementChild.textContent = { ready: "ready", busy: "busy", broken: "restarting", lost: "no connection" }[state] ?? state;
-}
-
-function buttons() {
-  const start = document.getElementById("run");
-  const stop = document.getElementById("stop");
-  if (!start || !stop) return;
-  start.disabled = active() || lost;
-  stop.disabled = !active() || reading;
-}
-
-function stop() {
-  if (!active() || job === null) return;
-  stopping = job;
-  ask();
-}
-
-// Messages from the Run button's handler.
-function hear(message) {
-  if (message.job) return follow(message.job);
-  reading = "reading" in message && Boolean(message.reading);
-  if (reading) panel.say("Reading", message.reading);
-  if (message.error) panel.say("Not run", message.error, "bad");
-  buttons();
-}
-
-function beat() {
-  buttons(); // Gradio may have drawn them anew
-  const pause = lost ? 1000 : job !== null && !settled() ? (run?.state === "queued" ? 500 : 200) : 4000;
-  if (performance.now() - lastAsked >= pause) ask();
-  if (resized !== innerWidth) {
-    resized = innerWidth;
-    if (player.shown >= 0) player.setMode(player.mode);
-  }
-}
-
-watch("value", () => props.value && hear(JSON.parse(props.value)));
-
-// A worker's clock goes on in a hidden tab, where the page's own is slowed to one beat a minute: enough for the
-// server to believe that nobody is watching.
-const clock = new Worker(URL.createObjectURL(new Blob(["setInterval(() => postMessage(0), 100)"])));
-clock.onmessage = beat;
-
-const theme = document.getElementById("theme");
-const dark = () => document.body.classList.contains("dark");
-const label = () => theme && (theme.textContent = dark() ? "Light" : "Dark");
-theme?.addEventListener("click", () => {
-  document.body.classList.toggle("dark");
-  localStorage.setItem("wanvae-theme", dark() ? "dark" : "light");
-  label();
-});
-label();
-
-window.wanvae = {
-  follow,
-  stop,
-  player,
-  // What is on the page, for tests: run is the server's word, the rest is ours.
-  get state() {
-    return {
-      job, run, lost, reading, boot, active: active(), settled: settled(),
-      received: player.count, drawn: player.drawn.size, shown: player.shown, playing: player.playing,
-      complete: player.decoded?.complete ?? false, mode: player.mode,
-      status: element.querySelector(".status").textContent,
-    };
-  },
-};
-
-const before = sessionStorage.getItem("wanvae-job");
-if (before) follow(before);
-else ask();

@@ -1,12 +1,15 @@
-// Runs before the page is built: the chosen theme, and a sign of life for the run that a reload left behind.
+// Runs before the page is built: applies the chosen theme, and tells the server that a reloaded page still watches.
+// Gradio inserts it into the page's head right after it has set a theme of its own.
 (() => {
-  const theme = localStorage.getItem("wanvae-theme");
-  const apply = () => document.body?.classList.toggle("dark", theme === "dark");
-  if (theme) {
-    // Gradio sets its own choice while it starts; ours comes after.
-    for (const event of ["DOMContentLoaded", "load"]) addEventListener(event, apply);
-  }
-  const job = sessionStorage.getItem("wanvae-job");
-  const base = document.querySelector("base")?.href ?? new URL(".", location.href).href;
-  if (job) fetch(new URL(`live/${job}/state`, base)).catch(() => null);
+  const read = (openStorage, key) => {
+    try {
+      return openStorage().getItem(key);
+    } catch {
+      return null; // the browser denies storage
+    }
+  };
+  const theme = read(() => localStorage, "wanvae-theme");
+  if (theme) document.body.classList.toggle("dark", theme === "dark");
+  const job = read(() => sessionStorage, "wanvae-job");
+  if (job) fetch(new URL(`live/${job}/state`, document.baseURI)).catch(() => null);
 })();

@@ -1,12 +1,21 @@
-// Timeline: which rank computed, waited or was idle, and when; an SVG drawn from the run's activity.
+// Timeline: an SVG of when each rank computed, waited or was idle.
 
+import { busyShare, describeBlock, joinChunks, parseActivity, ticks, timeSpan } from "./activity.js";
+
+// Pixels.
 const ROW = 18;
-const GAP = 5;
-const LEFT = 52;
-const RIGHT = 56;
+const GAP = 5; // between rows
+const BASELINE = 13; // of a row's text, below the row's top
+const LEFT = 52; // for the ranks' names
+const RIGHT = 56; // for their shares
 const AXIS = 18;
+const MIN_WIDTH = 40; // of the bars; less is not drawn
+const MIN_BLOCK = 3; // chunks that are thinner are drawn together
+const TICK_DISTANCE = 80;
 
-class Timeline {
+/** Draws a run's activity into a figure, again whenever there is more, or another width. */
+export class Timeline {
+  /** @param {HTMLElement} figure is hidden while there is nothing to draw; holds `.drawing` */
   constructor(figure) {
     this.figure = figure;
     this.drawing = figure.querySelector(".drawing");
@@ -15,71 +24,65 @@ class Timeline {
   }
 
   clear() {
-    this.activity = []; // [rank, phase, chunk, start, compute, wait], in seconds
-    this.seconds = 0;
+    this.activities = [];
+    this.elapsed = 0;
     this.numRanks = 0;
     this.figure.hidden = true;
     this.drawing.replaceChildren();
   }
 
-  add(activity, seconds, numRanks) {
-    this.activity.push(...activity);
-    this.seconds = seconds;
-    this.numRanks = Math.max(numRanks, ...activity.map(([rank]) => rank + 1));
-    this.figure.hidden = !this.activity.length;
+  /** Add what the server sent since the last call. `elapsed` is the run's age in seconds. */
+  add(activity, elapsed, numRanks) {
+    const news = activity.map(parseActivity);
+    this.activities.push(...news);
+    this.elapsed = elapsed;
+    this.numRanks = Math.max(numRanks, ...news.map(({ rank }) => rank + 1));
+    this.figure.hidden = !this.activities.length;
     this.draw();
   }
 
   draw() {
     const width = this.drawing.clientWidth;
-    if (!this.activity.length || width < LEFT + RIGHT + 40) return;
-    const span = Math.max(this.seconds, ...this.activity.slice(-this.numRanks).map((a) => a[3] + a[4] + a[5]));
-    const scale = (width - LEFT - RIGHT) / span;
-    const height = this.numRanks * (ROW + GAP) + AXIS;
+    if (!this.activities.length || width < LEFT + RIGHT + MIN_WIDTH) return;
+
+    const span = timeSpan(this.activities, this.elapsed, this.numRanks);
+    const scale = (width - LEFT - RIGHT) / span; // pixels per second
+    const bottom = this.numRanks * (ROW + GAP);
     const parts = [];
-    for (let rank = 0; rank < this.numRanks; rank++) parts.push(this.row(rank, span, scale));
-    for (const second of ticks(span, (width - LEFT - RIGHT) / 80)) {
+    for (let rank = 0; rank < this.numRanks; rank++) parts.push(this.#row(rank, span, scale));
+    for (const second of ticks(span, (width - LEFT - RIGHT) / TICK_DISTANCE)) {
       const x = (LEFT + second * scale).toFixed(1);
-      parts.push(`<line class="tick" x1="${x}" x2="${x}" y1="0" y2="${height - AXIS}"/>`);
-      parts.push(`<text class="axis" x="${x}" y="${height - 4}" text-anchor="middle">${+second.toFixed(3)} s</text>`);
+      parts.push(`<line class="tick" x1="${x}" x2="${x}" y1="0" y2="${bottom}"/>`);
+      const text = `${Number(second.toFixed(3))} s`;
+      parts.push(`<text class="axis" x="${x}" y="${bottom + AXIS - 4}" text-anchor="middle">${text}</text>`);
     }
-    this.drawing.innerHTML =
-      `<svg width="${width}" height="${height}" role="img" aria-label="Activity of each rank">${parts.join("")}</svg>`;
+    const size = `width="${width}" height="${bottom + AXIS}"`;
+    this.drawing.innerHTML = `<svg ${size} role="img" aria-label="Activity of each rank">${parts.join("")}</svg>`;
   }
 
-  row(rank, span, scale) {
-    const y = rank * (ROW + GAP);
-    const parts = [`<text class="rank" x="0" y="${y + 13}">Rank ${rank}</text>`];
-    parts.push(`<rect class="idle" x="${LEFT}" y="${y}" width="${(span * scale).toFixed(1)}" height="${ROW}"/>`);
-    let busy = 0;
-    let block = null; // neighbouring chunks that are too thin to draw alone
-    const flush = () => {
-      if (!block) return;
-      const x = LEFT + block.start * scale;
+  #row(rank, span, scale) {
+    const own = this.activities.filter((activity) => activity.rank === rank);
+    const top = rank * (ROW + GAP);
+    const right = LEFT + span * scale;
+    const idle = (right - LEFT).toFixed(1);
+    const parts = [
+      `<text class="rank" x="0" y="${top + BASELINE}">Rank ${rank}</text>`,
+      `<rect class="idle" x="${LEFT}" y="${top}" width="${idle}" height="${ROW}"/>`,
+    ];
+    for (const block of joinChunks(own, MIN_BLOCK / scale)) {
+      const left = LEFT + block.start * scale;
       const compute = block.compute * scale;
-      const wait = block.wait * scale;
-      const title = `<title>Rank ${rank}, ${block.phase}, chunk ${block.first + 1}` +
-        `${block.last > block.first ? ` to ${block.last + 1}` : ""}: ${block.compute.toFixed(3)} s computing, ` +
-        `${block.wait.toFixed(3)} s waiting for neighbours</title>`;
-      parts.push(`<g>${title}`);
-      parts.push(bar(block.phase, x, y, compute), bar("wait", x + compute, y, wait), "</g>");
-      block = null;
-    };
-    for (const [who, phase, chunk, start, compute, wait] of this.activity) {
-      if (who !== rank) continue;
-      busy += compute;
-      if (block && block.phase === phase && (block.compute + block.wait) * scale < 3) {
-        block.compute += compute;
-        block.wait += wait;
-        block.last = chunk;
-      } else {
-        flush();
-        block = { phase, first: chunk, last: chunk, start, compute, wait };
-      }
+      parts.push(`<g><title>${describeBlock(rank, block)}</title>`);
+      parts.push(
+        bar(block.phase, left, top, compute),
+        bar("wait", left + compute, top, block.wait * scale),
+        "</g>",
+      );
     }
-    flush();
-    const share = busy ? `${Math.round((100 * busy) / span)} %` : "idle";
-    parts.push(`<text class="share" x="${LEFT + span * scale + RIGHT}" y="${y + 13}" text-anchor="end">${share}</text>`);
+    const share = busyShare(own, span);
+    parts.push(
+      `<text class="share" x="${right + RIGHT}" y="${top + BASELINE}" text-anchor="end">${share}</text>`,
+    );
     return parts.join("");
   }
 }
@@ -88,12 +91,4 @@ function bar(name, x, y, width) {
   if (width <= 0) return "";
   const drawn = Math.max(0.5, width - (width > 4 ? 1 : 0)); // a hairline between chunks
   return `<rect class="${name}" x="${x.toFixed(1)}" y="${y}" width="${drawn.toFixed(1)}" height="${ROW}"/>`;
-}
-
-// About `count` round numbers from 0 to `span`.
-function ticks(span, count) {
-  const rough = span / Math.max(1, count);
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
-  return Array.from({ length: Math.floor(span / step + 1e-9) + 1 }, (_, i) => i * step);
 }

@@ -155,3 +155,15 @@ def test_a_reload_finds_the_run_again(rigged: Rigged, visitor: Visitor) -> None:
     assert state["job"] == job and state["active"]
     rigged.release(3)
     assert visitor.wait("s.settled && s.drawn === 17")["run"]["state"] == "finished"
+
+
+def test_the_chosen_theme_outlives_a_reload(visitor: Visitor) -> None:
+    page = visitor.page
+    dark = "document.body.classList.contains('dark')"
+    before = page.evaluate(dark)
+    for chosen in (not before, before):
+        page.click("#theme")
+        page.reload()
+        page.wait_for_function("window.wanvae")
+        assert page.evaluate(dark) is chosen
+        assert page.inner_text("#theme") == ("Light" if chosen else "Dark")

@@ -62,6 +62,49 @@ def test_with_the_password_it_is_all_there(server: Server) -> None:
     assert server.visitor.get(f"/live/{run.id}/video.mp4").content[4:8] == b"ftyp"
 
 
+# Scripts
+
+
+def test_scripts_are_served_behind_the_password(server: Server) -> None:
+    page = ROOT / "assets" / "page"
+    modules = {path.name: path.read_bytes() for path in page.glob("*.js")}
+    assert {"main.js", "gallery.js", "records.js"} <= set(modules)
+    for name, text in modules.items():
+        answer = server.visitor.get(f"/page/{name}")
+        assert answer.status_code == 200 and answer.content == text
+        assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert server.stranger.get(f"/page/{name}").status_code == 401
+
+
+def test_a_script_is_asked_for_each_time_and_sent_once(server: Server) -> None:
+    first = server.visitor.get("/page/main.js")
+    assert first.headers["cache-control"] == "no-cache"
+    tag = first.headers["etag"]
+    for known in (tag, f"W/{tag}", f'"other", {tag}'):
+        again = server.visitor.get("/page/main.js", headers={"If-None-Match": known})
+        assert again.status_code == 304 and not again.content and again.headers["etag"] == tag
+    assert server.visitor.get("/page/main.js", headers={"If-None-Match": '"other"'}).content == first.content
+    assert server.visitor.get("/page/player.js").headers["etag"] != tag
+
+
+def test_nothing_but_scripts_is_served_as_one(server: Server) -> None:
+    for name in (
+        "player.html",
+        "page.css",
+        "MAIN.JS",
+        "main",
+        "../page/main.js",
+        "%2e%2e/page/main.js",
+        "..%2f..%2fapp.py",
+        "/etc/passwd",
+        f"{server.secret}",
+        "main.js/../player.html",
+        "main.js%00",
+    ):
+        status, body = server.raw(f"/page/{name}")
+        assert status >= 400 and HIDDEN not in body and b"import" not in body, name
+
+
 # Files
 
 

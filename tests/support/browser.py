@@ -91,7 +91,7 @@ class Visitor:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What player.js exposes."""
+        """What main.js exposes."""
         return self.page.evaluate("window.wanvae.state")
 
     def download(self, peer_memory: str, folder: Path) -> Path:

@@ -24,17 +24,11 @@ from wanvae_app.page.auth import VisitorMiddleware, owner_of
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, find_samples, gallery_cards, header
 from wanvae_app.page.history import Entry, History
 from wanvae_app.page.routes import make_routes, snapshot
+from wanvae_app.page.scripts import head, load_module
 from wanvae_app.page.upload import MAX_CHUNK, SCALINGS, describe, make_run
 
 log = logging.getLogger(__name__)
 
-SCRIPTS = (
-    "feed.js",
-    "timeline.js",
-    "panel.js",
-    "player.js",
-    "follow.js",
-)  # one function's body, in this order
 HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
 DAY = 24 * 3600
 
@@ -52,7 +46,7 @@ def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
     return {
         "theme": theme,
         "css_paths": [PAGE / "page.css", PAGE / "player.css"],
-        "head": f"<script>{(PAGE / 'head.js').read_text()}</script>",
+        "head": head(),
         "app_kwargs": {
             "routes": make_routes(jobs, history),
             "middleware": [Middleware(VisitorMiddleware)],
@@ -78,7 +72,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
             with gr.Column(scale=0, min_width=300, elem_id="controls"):
                 gallery = gr.HTML(
                     gallery_cards(handlers.samples),
-                    js_on_load=(PAGE / "gallery.js").read_text(),
+                    js_on_load=load_module("gallery.js"),
                     elem_id="samples",
                     apply_default_css=False,
                 )
@@ -108,7 +102,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 player = gr.HTML(
                     "",
                     html_template=(PAGE / "player.html").read_text(),
-                    js_on_load="\n".join((PAGE / name).read_text() for name in SCRIPTS),
+                    js_on_load=load_module("main.js"),
                     elem_id="player",
                     apply_default_css=False,
                 )
@@ -117,7 +111,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         gallery.select(handlers.pick, None, file, **private)
         file.change(handlers.describe, file, about, concurrency_limit=4, **private)
         run.click(handlers.start, inputs, player, concurrency_limit=4, trigger_mode="once", **private)
-        stop.click(None, js="() => window.wanvae.stop()")
+        stop.click(None, js="() => window.wanvae?.stop()")
 
         # The same job for programs; its components are never shown.
         trigger = gr.Button(visible=False)

@@ -7,6 +7,7 @@ live/ID/state?activity=K      JSON, see `snapshot`; asking for it counts as watc
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
 health                        JSON: ready, busy or broken
+page/NAME.js                  the page's scripts, see scripts.py
 
 Whoever did not start a run gets 404 for it, as for one that never was.
 """
@@ -35,6 +36,7 @@ from wanvae_app.jobs.job import JobState
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import may_enter, may_see
 from wanvae_app.page.history import Entry, History, finite, rate
+from wanvae_app.page.scripts import Scripts
 
 RECORD = struct.Struct("<IId")
 POLL = 0.01  # seconds between looks for a new frame; cheaper than a waiting thread per viewer
@@ -50,6 +52,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/live/{id}/video.mp4", live.video),
         Route("/live/{id}/latent.safetensors", live.latent),
         Route("/health", live.health),
+        Route("/page/{name}", Scripts().script),
     ]
 
 

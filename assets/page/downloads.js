@@ -1,0 +1,49 @@
+// Downloads: the links to a run's files.
+
+const MAX_HELD_BYTES = 200e6; // of a file that the page keeps
+
+/** Shows a link for each file as soon as it exists. */
+export class Downloads {
+  /**
+   * @param {Element} root holds `.video-file` and `.latent-file`
+   * @param {import("./server.js").Server} server
+   */
+  constructor(root, server) {
+    this.server = server;
+    this.video = root.querySelector(".video-file");
+    this.latent = root.querySelector(".latent-file");
+  }
+
+  clear() {
+    for (const link of [this.video, this.latent]) {
+      link.hidden = true;
+      URL.revokeObjectURL(link.href);
+      link.removeAttribute("href");
+    }
+  }
+
+  /** Link the files that a run has by now. */
+  update(run) {
+    const stem = run.name.replace(/\.[^.]*$/, "");
+    if (run.video_file) this.#link(this.video, `live/${run.job}/video.mp4`, `${stem}-decoded.mp4`);
+    if (run.latent_file)
+      this.#link(this.latent, `live/${run.job}/latent.safetensors`, `${stem}-latent.safetensors`);
+  }
+
+  #link(link, path, name) {
+    if (link.href) return;
+    link.hidden = false;
+    link.download = name;
+    link.href = this.server.address(path);
+    this.#hold(link);
+  }
+
+  /** Fetch the file at once: it can then be downloaded though the server has gone away. */
+  async #hold(link) {
+    const { href } = link;
+    const response = await fetch(href).catch(() => null);
+    if (!response?.ok || Number(response.headers.get("content-length")) > MAX_HELD_BYTES) return;
+    const file = await response.blob().catch(() => null);
+    if (file && link.href === href) link.href = URL.createObjectURL(file);
+  }
+}

@@ -1,0 +1,123 @@
+// Sentences: a run's state, and how runs compare, in words. `run` is what routes.py's `snapshot` sends.
+
+const MIB = 2 ** 20;
+const NONE = "–"; // where there is no number
+
+export const CONNECTION_LOST = "Connection lost, reconnecting…";
+export const LOGGED_OUT = "You have been logged out: reload the page to log in.";
+
+/** @param {number | null} value */
+export function formatSeconds(value) {
+  if (value == null) return NONE;
+  return `${value.toFixed(value < 10 ? 2 : 1)} s`;
+}
+
+/** @param {number | null} value */
+export function formatNumber(value) {
+  return value == null ? NONE : value.toFixed(1);
+}
+
+/** @param {number | "inf"} value peak signal-to-noise ratio */
+export function formatDecibel(value) {
+  return value === "inf" ? "identical" : `${value.toFixed(2)} dB`;
+}
+
+/** @param {number[]} bytes peak memory by rank */
+export function formatPeaks(bytes) {
+  return bytes.length ? `${bytes.map((n) => Math.round(n / MIB)).join(" / ")} MiB` : NONE;
+}
+
+export function plural(count, word) {
+  return `${count} ${word}${count === 1 ? "" : "s"}`;
+}
+
+/**
+ * Describe a run's state.
+ *
+ * @returns {{title: string, text: string, tone?: "good" | "bad"}}
+ */
+export function describe(run) {
+  const where = run.parallel ? plural(run.ranks, "rank") : "rank 0 alone";
+  switch (run.state) {
+    case "queued":
+      return { title: "Waiting", text: queued(run) };
+    case "running":
+      return running(run, where);
+    case "writing": {
+      const done = `${plural(run.frames, "frame")} in ${formatSeconds(run.elapsed)}`;
+      return { title: "Decoded", text: `${done}; writing the files to download.`, tone: "good" };
+    }
+    case "finished":
+      return { title: "Finished", text: finished(run, where), tone: "good" };
+    case "stopped": {
+      const watchable = run.frames ? " They stay watchable." : "";
+      return { title: "Stopped", text: run.message.replace(/^Stopped /, "") + watchable };
+    }
+    default:
+      return { title: "Failed", text: run.message, tone: "bad" };
+  }
+}
+
+function queued(run) {
+  if (run.place) return `${plural(run.place, "run")} before this one.`;
+  return run.message === "Waiting." ? "Next in line." : run.message;
+}
+
+function running(run, where) {
+  if (run.stopping) return { title: "Stopping", text: "at the end of the present chunk." };
+  const [done, total] = run.phases[run.phase];
+  if (run.phase === "encode") {
+    return { title: "Encoding", text: `${done} of ${total} latent frames, on ${where}.` };
+  }
+  const encoding = run.phases.encode?.[0] < total;
+  return {
+    title: encoding ? "Encoding and decoding" : "Decoding",
+    text: `${run.frames} of ${run.num_frames} frames, on ${where}.`,
+  };
+}
+
+function finished(run, where) {
+  const phases =
+    run.encode_seconds == null
+      ? ""
+      : ` (encoding ${formatSeconds(run.encode_seconds)}, decoding ${formatSeconds(run.decode_seconds)})`;
+  const more = run.message === "Finished." ? "" : ` ${run.message.replace(/^Finished\. /, "")}`;
+  return `${plural(run.frames, "frame")} in ${formatSeconds(run.elapsed)}${phases}, on ${where}.${more}`;
+}
+
+/** Say that a run ended with its server. `lastWords` is why that ended, if anybody knows. */
+export function describeLost(lastWords, advice) {
+  const why = lastWords ? ` (${lastWords})` : "";
+  const text = `The server was restarted${why}, and this run with it. ${advice}`;
+  return { title: "Lost", text, tone: "bad" };
+}
+
+/**
+ * Compare two runs of one input: their speed, and their pixels.
+ *
+ * @param {object} found before, after: the runs' numbers; parallel: of both; speedup: how many times as fast the second
+ *   was, or null; max_abs, frame, row, column, num_different, num_pixels: as compare.py says
+ */
+export function compareRuns(found) {
+  const speed = found.speedup == null ? "" : `${compareSpeed(found)} `;
+  return speed + comparePixels(found);
+}
+
+function compareSpeed({ before, after, parallel, speedup }) {
+  if (parallel[0] === parallel[1]) return tellSpeed(`Run ${after}`, `run ${before}`, speedup);
+  // One of the two was parallel: tell how fast that one was, whichever came first.
+  if (parallel[1]) return tellSpeed(`Parallel (run ${after})`, `rank 0 alone (run ${before})`, speedup);
+  return tellSpeed(`Parallel (run ${before})`, `rank 0 alone (run ${after})`, 1 / speedup);
+}
+
+function tellSpeed(subject, object, times) {
+  if (times < 1) return `${subject} took ${(1 / times).toFixed(2)} times as long as ${object}.`;
+  return `${subject} was ${times.toFixed(2)} times as fast as ${object}.`;
+}
+
+function comparePixels({ max_abs, frame, row, column, num_different, num_pixels }) {
+  if (max_abs === 0) return "Their frames are identical.";
+  const share = ((100 * num_different) / num_pixels).toPrecision(2);
+  const place = `frame ${frame + 1}, row ${row}, column ${column}`;
+  return `Largest difference of a pixel: ${max_abs} of 255, in ${place}; ${share} % of pixels differ.`;
+}

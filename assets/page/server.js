@@ -1,0 +1,36 @@
+// The server's routes, as addresses and questions. wanvae_app/page/routes.py documents the answers.
+
+/** The app's server. Every method that asks rejects if the server does not answer. */
+export class Server {
+  /** @param {string} base the page's own address, which may lie below a sub-path */
+  constructor(base) {
+    this.base = base;
+  }
+
+  /** Return the absolute address of a path. */
+  address(path) {
+    return new URL(path, this.base).href;
+  }
+
+  /** Return the address of a run's frames from `start` on; view is "decoded" or "source". */
+  framesAddress(job, view, start) {
+    return this.address(`live/${job}?view=${view}&start=${start}`);
+  }
+
+  /** Ask for a run's state, with its activities from number `since` on. Returns the Response, whatever its status. */
+  askState(job, since) {
+    return fetch(this.address(`live/${job}/state?activity=${since}`), { cache: "no-store" });
+  }
+
+  /** Ask how the app is: { state, boot, last_words }. Rejects unless the status is 200 to 299. */
+  async askHealth() {
+    const response = await fetch(this.address("health"), { cache: "no-store" });
+    if (!response.ok) throw new Error(response.statusText);
+    return response.json();
+  }
+
+  /** End a run on all ranks. */
+  stop(job) {
+    return fetch(this.address(`live/${job}/stop`), { method: "POST" });
+  }
+}

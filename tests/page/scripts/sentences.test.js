@@ -1,0 +1,206 @@
+// Every state of a run, and every comparison of two, in words.
+
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import {
+  compareRuns,
+  describe,
+  describeLost,
+  formatDecibel,
+  formatNumber,
+  formatPeaks,
+  formatSeconds,
+  plural,
+} from "../../../assets/page/sentences.js";
+
+const DECODE = {
+  state: "running",
+  stopping: false,
+  message: "Decoding.",
+  place: 0,
+  ...{ phase: "decode", phases: { decode: [2, 5] }, frames: 5, num_frames: 17 },
+  parallel: true,
+  ranks: 2,
+  elapsed: 1.234,
+  encode_seconds: null,
+  decode_seconds: null,
+};
+const ROUNDTRIP = { ...DECODE, phase: "encode", phases: { encode: [3, 5], decode: [0, 5] }, frames: 0 };
+const WAITING = { ...DECODE, state: "queued", message: "Waiting.", frames: 0 };
+
+const STATES = [
+  ["queued behind one run", { ...WAITING, place: 1 }, "Waiting", "1 run before this one."],
+  ["queued behind three runs", { ...WAITING, place: 3 }, "Waiting", "3 runs before this one."],
+  ["next in line", WAITING, "Waiting", "Next in line."],
+  [
+    "queued until the GPUs are ready",
+    { ...WAITING, message: "The GPUs are being got ready." },
+    "Waiting",
+    "The GPUs are being got ready.",
+  ],
+  ["decoding", DECODE, "Decoding", "5 of 17 frames, on 2 ranks."],
+  [
+    "decoding alone",
+    { ...DECODE, parallel: false, ranks: 1 },
+    "Decoding",
+    "5 of 17 frames, on rank 0 alone.",
+  ],
+  ["decoding on the only rank", { ...DECODE, ranks: 1 }, "Decoding", "5 of 17 frames, on 1 rank."],
+  ["encoding", ROUNDTRIP, "Encoding", "3 of 5 latent frames, on 2 ranks."],
+  [
+    "encoding and decoding by turns",
+    { ...ROUNDTRIP, phase: "decode", frames: 9 },
+    "Encoding and decoding",
+    "9 of 17 frames, on 2 ranks.",
+  ],
+  [
+    "decoding what is encoded",
+    { ...ROUNDTRIP, phase: "decode", phases: { encode: [5, 5], decode: [1, 5] }, frames: 1 },
+    "Decoding",
+    "1 of 17 frames, on 2 ranks.",
+  ],
+  ["stopping", { ...DECODE, stopping: true }, "Stopping", "at the end of the present chunk."],
+  [
+    "writing",
+    { ...DECODE, state: "writing", frames: 17 },
+    "Decoded",
+    "17 frames in 1.23 s; writing the files to download.",
+    "good",
+  ],
+  [
+    "finished",
+    { ...DECODE, state: "finished", message: "Finished.", frames: 17, elapsed: 12.34 },
+    "Finished",
+    "17 frames in 12.3 s, on 2 ranks.",
+    "good",
+  ],
+  [
+    "finished, and more to say",
+    { ...DECODE, state: "finished", message: "Finished. No MP4.", frames: 1 },
+    "Finished",
+    "1 frame in 1.23 s, on 2 ranks. No MP4.",
+    "good",
+  ],
+  [
+    "finished there and back",
+    { ...ROUNDTRIP, state: "finished", message: "Finished.", encode_seconds: 0.5, decode_seconds: 11 },
+    "Finished",
+    "0 frames in 1.23 s (encoding 0.50 s, decoding 11.0 s), on 2 ranks.",
+    "good",
+  ],
+  [
+    "stopped",
+    { ...DECODE, state: "stopped", message: "Stopped after 5 frames." },
+    "Stopped",
+    "after 5 frames. They stay watchable.",
+  ],
+  [
+    "stopped before the first frame",
+    { ...DECODE, state: "stopped", message: "Stopped before it began.", frames: 0 },
+    "Stopped",
+    "before it began.",
+  ],
+  [
+    "failed",
+    { ...DECODE, state: "failed", message: "Rank 1: no memory." },
+    "Failed",
+    "Rank 1: no memory.",
+    "bad",
+  ],
+];
+
+for (const [name, run, title, text, tone] of STATES) {
+  test(`a run that is ${name}`, () => {
+    const found = describe(run);
+    assert.deepEqual([found.title, found.text, found.tone], [title, text, tone]);
+  });
+}
+
+test("a run that ended with its server", () => {
+  assert.deepEqual(describeLost("", "Run it again."), {
+    title: "Lost",
+    tone: "bad",
+    text: "The server was restarted, and this run with it. Run it again.",
+  });
+  assert.match(
+    describeLost("rank 1 died", "").text,
+    /^The server was restarted \(rank 1 died\), and this run/,
+  );
+});
+
+const FOUND = {
+  before: 1,
+  after: 2,
+  parallel: [true, false],
+  speedup: 0.5,
+  max_abs: 0,
+  frame: 0,
+  row: 0,
+  column: 0,
+  num_different: 0,
+  num_pixels: 1000,
+};
+
+const SPEEDS = [
+  [
+    "parallel first, and faster",
+    [true, false],
+    0.5,
+    "Parallel (run 1) was 2.00 times as fast as rank 0 alone (run 2).",
+  ],
+  [
+    "parallel first, and slower",
+    [true, false],
+    1.25,
+    "Parallel (run 1) took 1.25 times as long as rank 0 alone (run 2).",
+  ],
+  [
+    "parallel last, and faster",
+    [false, true],
+    1.5,
+    "Parallel (run 2) was 1.50 times as fast as rank 0 alone (run 1).",
+  ],
+  [
+    "parallel last, and slower",
+    [false, true],
+    0.8,
+    "Parallel (run 2) took 1.25 times as long as rank 0 alone (run 1).",
+  ],
+  ["both parallel, the second faster", [true, true], 1.1, "Run 2 was 1.10 times as fast as run 1."],
+  ["both alone, the second slower", [false, false], 0.5, "Run 2 took 2.00 times as long as run 1."],
+  ["both as fast", [true, true], 1, "Run 2 was 1.00 times as fast as run 1."],
+];
+
+for (const [name, parallel, speedup, sentence] of SPEEDS) {
+  test(`two runs: ${name}`, () => {
+    assert.equal(compareRuns({ ...FOUND, parallel, speedup }), `${sentence} Their frames are identical.`);
+  });
+}
+
+test("two runs of unknown speed", () => {
+  assert.equal(compareRuns({ ...FOUND, speedup: null }), "Their frames are identical.");
+});
+
+test("two runs whose frames differ", () => {
+  const found = { ...FOUND, speedup: null, max_abs: 3, frame: 4, row: 5, column: 6, num_different: 15 };
+  assert.equal(
+    compareRuns(found),
+    "Largest difference of a pixel: 3 of 255, in frame 5, row 5, column 6; 1.5 % of pixels differ.",
+  );
+});
+
+test("numbers", () => {
+  assert.deepEqual([0, 1.005, 9.99, 10, 123.45].map(formatSeconds), [
+    "0.00 s",
+    "1.00 s",
+    "9.99 s",
+    "10.0 s",
+    "123.5 s",
+  ]);
+  assert.equal(formatNumber(24), "24.0");
+  assert.deepEqual([formatSeconds(null), formatNumber(null), formatPeaks([])], ["–", "–", "–"]);
+  assert.equal(formatPeaks([2 ** 20, 1.6 * 2 ** 20]), "1 / 2 MiB");
+  assert.deepEqual([formatDecibel(31.234), formatDecibel("inf")], ["31.23 dB", "identical"]);
+  assert.deepEqual([plural(0, "rank"), plural(1, "rank")], ["0 ranks", "1 rank"]);
+});
