@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     # Python's own handlers would only run after the wait for a command.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from wanvae_app.jobs.service import follow
+    from wanvae_app.jobs.follower import follow
 
     try:
         follow(group, vae)
@@ -109,11 +109,11 @@ def is_open(options: argparse.Namespace) -> bool:
 
 def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
     """Rank 0: show the page until SIGTERM or Ctrl-C, or until the other ranks are lost."""
-    from wanvae_app.jobs.result_store import private_folder
+    from wanvae_app.jobs.private_folder import private_folder
 
     # Named after torchrun, which outlives a restart of the ranks, so that finished runs do, too.
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    folder = private_folder(owner, again=group.restarts > 0)
+    folder = private_folder(owner, keep=group.restarts > 0)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # else Gradio calls home, from its import on
     os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "uploads"))  # so they go when everything goes
     from gradio.tunneling import CURRENT_TUNNELS
@@ -135,7 +135,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> None:
         if not ending.wait(1):  # for the pages to hear of it
             end(0)
 
-    jobs.lost = lost
+    jobs.on_lost = lost
     jobs.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
