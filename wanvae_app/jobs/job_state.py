@@ -50,8 +50,8 @@ class Activity:
 class JobState:
     """One job on rank 0: its input, its progress and its results.
 
-    The jobs thread and the writer's thread set attributes, by `change`; any thread reads them. All times are seconds of
-    `time.monotonic`.
+    The jobs thread and its helpers set attributes, and any thread may read them; `change` wakes the threads in `wait`.
+    All times are seconds of `time.monotonic`.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ class _PendingStep:
     """A step that the device may still be working on."""
 
     step: Step
-    start: float  # when it was given to the device, in seconds of `time.monotonic`
+    start: float  # when this rank began it, in seconds of `time.monotonic`
     end: torch.cuda.Event | None  # None on a CPU: the step is completed
     total_wait_seconds: Callable[[], float]  # the shard's, up to the end of the step; call it after the end
 
@@ -55,7 +55,7 @@ class RankTask:
         self.run = run
         self._pending: _PendingStep | None = None
         self._last_end = 0.0  # of the last completed step, in seconds of `time.monotonic`
-        self._total_wait_seconds = shard.seconds_waited  # up to that moment
+        self._total_wait_seconds = shard.seconds_waited  # of the shard, up to that moment
         self._latents: list[Tensor] = []  # this rank's parts, encoded and not yet decoded
         self._is_encoding = Phase.ENCODE in job.phases  # until the last chunk is encoded
         self._frame_sink = (
@@ -68,7 +68,10 @@ class RankTask:
         self._decoder = cast(Generator[Tensor], decoder)
 
     def reuse_memory(self) -> bool:
-        """Return whether the last clip left all memory that this one needs (see `cuda_graph.py`). Else free it."""
+        """Keep the memory of the last clip if this one needs no more, and return True; else free it, return False.
+
+        See `cuda_graph.py` for what a clip leaves to the next one.
+        """
         shard, config, steps = self.shard, self.vae.config, self.job.steps()
         first = steps[0]
         shape, scale = self._latent_shape(first), 1
@@ -83,8 +86,9 @@ class RankTask:
     def run_step(self, step: Step) -> StepTimes | None:
         """Start one step, and return the times of the step that is completed by then; None if none is.
 
-        On a GPU that is the step before: ranks agree on their next step while their devices still work on this one. On
-        a CPU it is this step. So it is on a GPU until all chunks are encoded, because latents go through the host.
+        On a CPU that is this step. On a GPU it is the step before: the ranks agree on their next step while their
+        devices still work on this one. Until all chunks are encoded, a GPU completes this step as well, because encoded
+        latents go through the host.
         """
         start = time.monotonic()
         if step.phase == Phase.ENCODE:
@@ -141,7 +145,7 @@ class RankTask:
             return None
         if pending.end is not None:
             pending.end.synchronize()  # raises what went wrong on the device
-        # A step that was given to the device early began when the one before ended.
+        # A device that still worked on the step before began this one after it.
         start, now = max(pending.start, self._last_end), time.monotonic()
         total = pending.total_wait_seconds()
         wait_seconds = total - self._total_wait_seconds

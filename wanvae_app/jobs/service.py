@@ -36,14 +36,14 @@ MAX_QUEUED = 32
 class JobService:
     """All runs of this app, from `new_run` to their deletion. Thread-safe.
 
-    Its jobs thread starts with `start` or the first `submit`. On rank 0 only this thread calls collectives.
+    The jobs thread starts with `start` or the first `submit`. On rank 0, only this thread calls collectives. The files
+    of all runs lie in `folder`; without one, a temporary folder is made.
 
     When a rank is lost, only a restart of all ranks helps: `broken` then says why in a sentence, and `on_lost` is
     called once. After such a restart, `notice` says that it happened.
     """
 
     def __init__(self, group: Group, vae: WanVAE, folder: Path | None = None) -> None:
-        """`folder` is for the files of all runs; without one, a temporary folder is made."""
         assert group.rank == 0
         self.group = group
         self.vae = vae

@@ -59,8 +59,9 @@ class Worker:
         self.start = 0.0  # of the job, in seconds of `time.monotonic`
 
     def work(self) -> Outcome:
-        """Do all of the job."""
-        report = Report()
+        """Run the job from the first agreement to the last."""
+        report = Report()  # this rank's first one
+        # A clip that reuses the last one's memory needs no more, so it fits.
         if not (self.task.reuse_memory() if self.task is not None else release(self.vae)):
             report = self._check_memory()
         interleaved = len(self.job.phases) > 1 and self._all_can_interleave()
@@ -79,14 +80,12 @@ class Worker:
             return Outcome(verdict, self._clean_up_failure())
         if self.task is not None:
             self.task.close()
-        if (
-            self.group.device.type == "cpu"
-        ):  # other programs need the memory; a GPU's is kept for the next job
-            tidy_up(self.group.device)
+        if self.group.device.type == "cpu":
+            tidy_up(self.group.device)  # for other programs; a GPU's memory is kept for the next job
         return Outcome(verdict, "")
 
     def _run_steps(self, report: Report, steps: list[Step]) -> Verdict:
-        """Take the steps, as long as all ranks agree to go on. `report` is this rank's first one."""
+        """Take the steps as long as all ranks agree to go on, and return their last verdict."""
         for step in [*steps, None]:
             if self.run is not None and self.run.stop_requested:
                 report.verdict = max(report.verdict, Verdict.STOP)
@@ -101,7 +100,7 @@ class Worker:
         reports = [Report.from_numbers(numbers) for numbers in self.group.agree(report.to_numbers())]
         if self.run is not None and report.step is not None:
             record_reports(self.run, report.step, next_step, reports)
-        return max(report.verdict for report in reports)
+        return max(each.verdict for each in reports)
 
     def _try_step(self, step: Step | None) -> Report:
         """Take one step, or with None complete the last one and wait for its frames. Announce a failure."""
