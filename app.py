@@ -86,7 +86,7 @@ def follow_rank_0(group: Group, vae: WanVAE) -> None:
     """The other ranks: take part in the jobs that rank 0 posts. Exits for a restart if rank 0 is lost."""
     # Python's own handler would run only when the wait for the next job returns.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from wanvae_app.jobs.service import follow
+    from wanvae_app.jobs.follower import follow
 
     try:
         follow(group, vae)
@@ -97,11 +97,11 @@ def follow_rank_0(group: Group, vae: WanVAE) -> None:
 
 def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
     """Rank 0: serve the page until SIGTERM, Ctrl-C or the loss of the other ranks, then exit."""
-    from wanvae_app.jobs.result_store import private_folder
+    from wanvae_app.jobs.private_folder import private_folder
 
     # The folder of finished runs is named after torchrun, which lives on when the ranks are restarted.
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    folder = private_folder(owner, again=group.restarts > 0)
+    folder = private_folder(owner, keep=group.restarts > 0)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # otherwise Gradio calls home, even while it is imported
     os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "uploads"))  # uploads are deleted with the folder
     from gradio.tunneling import CURRENT_TUNNELS
@@ -114,7 +114,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
     jobs = JobService(group, vae, folder)
     ending = Ending()
-    jobs.lost = ending.ranks_lost
+    jobs.on_lost = ending.ranks_lost
     jobs.start()
     ending.listen()
     history = History(jobs)

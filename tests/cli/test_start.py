@@ -56,3 +56,15 @@ def test_the_sentence_is_the_same_whichever_rank_fails_first(tmp_path: Path, lat
     )
     sentence = refused(tmp_path / "log", script=script, arguments=["--vae", "/nowhere"])
     assert sentence.startswith("There is no file or folder /nowhere")
+
+
+def test_a_wrong_option_ends_torchrun(tmp_path: Path) -> None:
+    app = App(tmp_path / "log", arguments=["--dtype", "int8"], max_restarts=100)
+    try:
+        wait_for(lambda: app.process.poll() is not None and not app.pids(), 60, app)
+    finally:
+        app.stop()
+    assert app.process.returncode != 0 and "Traceback" not in app.log()
+    assert 1 <= app.log().count("error: argument --dtype: invalid choice: 'int8'") <= 2, (
+        "not at every restart"
+    )

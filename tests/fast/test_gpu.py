@@ -18,9 +18,10 @@ from torch import Tensor
 
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS
+from wanvae_app.jobs.follower import follow
 from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.rank_task import RankTask
-from wanvae_app.jobs.service import JobService, follow
+from wanvae_app.jobs.service import JobService
 from wanvae_app.model.pixels import to_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -171,7 +172,7 @@ def test_a_streamed_job(size: int) -> None:
 def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
     """Three runs, of which the second fails on the last rank, in the middle of its third chunk."""
 
-    def take(self: RankTask, step: Step, original: Any = RankTask.take) -> Any:
+    def run_step(self: RankTask, step: Step, original: Any = RankTask.run_step) -> Any:
         mine = (self.job.shape[1], step.chunk, group.rank) == (5, 2, group.size - 1)
         if mine and fault == "memory":  # somebody else has taken it all
             torch.cuda.empty_cache()
@@ -184,7 +185,7 @@ def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
             if mine and fault == "memory":
                 torch.cuda.set_per_process_memory_fraction(1.0)
 
-    RankTask.take = take  # type: ignore[method-assign]
+    RankTask.run_step = run_step  # type: ignore[method-assign]
     vae = tiny_vae(torch.float64).to(group.device)
     if group.rank > 0:
         follow(group, vae)

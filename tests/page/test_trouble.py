@@ -112,7 +112,7 @@ def test_health_tells_ready_busy_and_broken(server: Server, monkeypatch: pytest.
 
     assert health() == "ready"
     monkeypatch.setattr(server.jobs.group, "agree", agree)
-    server.jobs.lost = lost.set
+    server.jobs.on_lost = lost.set
     entry, queued = server.start(), server.start()
     assert health() == "busy"
     going.set()

@@ -14,7 +14,7 @@ import torch
 from support.app_runner import wait_for
 from support.tiny import some_latent, tiny_vae
 
-from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.history import Entry, Given, History
 from wanvae_app.page.routes import RECORD

@@ -10,19 +10,22 @@ import torch
 from support.grouped import run_group
 from support.tiny import tiny_vae
 
-from wanvae_app.jobs.job import JobState
-from wanvae_app.jobs.service import JobService, follow
+from wanvae_app.jobs.follower import follow
+from wanvae_app.jobs.job_state import JobState
+from wanvae_app.jobs.service import JobService
 from wanvae_app.parallel.process_group import Group
 
 
 def on_ranks(
     size: int, scene: Callable[[JobService], Any], prepare: Callable[[Group], None] | None = None
 ) -> Any:
-    """What scene(jobs) returns on rank 0 while the other ranks follow; `prepare` first runs on all."""
-    return run_group(size, _rank, scene, prepare)[0]
+    """Return what scene(jobs) returns on rank 0, while the other ranks follow. `prepare` runs before, on all ranks."""
+    return run_group(size, _run_rank, scene, prepare)[0]
 
 
-def _rank(group: Group, scene: Callable[[JobService], Any], prepare: Callable[[Group], None] | None) -> Any:
+def _run_rank(
+    group: Group, scene: Callable[[JobService], Any], prepare: Callable[[Group], None] | None
+) -> Any:
     if prepare is not None:
         prepare(group)
     vae = tiny_vae(torch.float64)
@@ -37,8 +40,15 @@ def _rank(group: Group, scene: Callable[[JobService], Any], prepare: Callable[[G
         assert not folder.exists()
 
 
-def finish(run: JobState, timeout: float = 30) -> JobState:
-    """Wait until a run has ended."""
+def run_to_end(jobs: JobService, timeout: float = 30, **options: Any) -> JobState:
+    """Make a run with these options of `new_run`, submit it, and return it when it has ended."""
+    run = jobs.new_run(**options)
+    jobs.submit(run)
+    return wait_until_ended(run, timeout)
+
+
+def wait_until_ended(run: JobState, timeout: float = 30) -> JobState:
+    """Return the run when it has ended. Raises TimeoutError after `timeout` seconds."""
     version = None
     for _ in range(int(timeout / 0.1)):
         if run.ended:
@@ -47,5 +57,6 @@ def finish(run: JobState, timeout: float = 30) -> JobState:
     raise TimeoutError(f"the run is still {run.status}: {run.message}")
 
 
-def pixels(run: JobState) -> np.ndarray:
+def frames_of(run: JobState) -> np.ndarray:
+    """Return all frames of a run, uint8 [T H W 3]."""
     return run.frames.read(0, len(run.frames))

@@ -1,19 +1,20 @@
-"""The app with faults built in: torchrun starts this instead of app.py, so production code has no test hooks.
+"""The app with faults on order. torchrun starts this instead of app.py, so the app itself needs no test hooks.
 
-Files in the folder RIG steer it, each for the chunk (counted from 1, over both phases) of a rank:
+A test orders a fault with a file in the folder RIG. Chunks count from 1, in each phase anew:
 
-    hold-RANK-CHUNK        wait before the chunk until the file is gone; held-RANK-CHUNK appears meanwhile
-    raise-RANK-CHUNK       raise before the chunk, with the file's text
-    inside-RANK-CHUNK      raise inside the chunk, while the neighbours wait for rows
-    gather-RANK-CHUNK      raise when the chunk's latent goes to rank 0
-    pixels-RANK-CHUNK      raise when the chunk's frames are made into pixels
-    kill-RANK-CHUNK        SIGKILL before the chunk
-    hang-RANK-CHUNK        never come back from the chunk
-    finish-RANK-0          raise when the last frames are seen off
-    free-RANK-0            have as many bytes of memory as the file says, when a job starts
+    hold-RANK-CHUNK        wait before the chunk until the file is gone; meanwhile there is a file held-RANK-CHUNK
+    raise-RANK-CHUNK       raise before the chunk
+    halo-RANK-CHUNK        raise inside the chunk, while the neighbours wait for rows
+    gather-RANK-CHUNK      raise when the encoded chunk is sent to rank 0
+    to_uint8-RANK-CHUNK    raise when the decoded chunk is made into pixels
+    kill-RANK-CHUNK        SIGKILL this rank before the chunk
+    hang-RANK-CHUNK        never start the chunk
+    finish-RANK-0          raise when the last frames are waited for
+    free-RANK-0            report as many bytes of free memory as the file says, when a job starts
 
-A file is used up when its fault happens. POST /rig/run?latents=5&chunk=1&parallel=1&video=0 starts a run and
-answers with its id.
+What is raised has the file's text. The file is deleted when its fault happens.
+
+POST /rig/run?latents=5&chunk=1&parallel=1&video=0 starts a run of noise and answers with its id.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ from starlette.routing import BaseRoute, Route
 
 import app
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs import rank_task as task
-from wanvae_app.jobs import worker as work
+from wanvae_app.jobs import rank_task, worker
 from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
@@ -46,11 +46,11 @@ from wanvae_app.parallel.shard import Shard
 
 RIG = Path(os.environ["RIG"])
 RANK = os.environ.get("RANK", "0")
-now = {"chunk": 0}  # that this rank is in
+now = {"chunk": 0}  # the chunk that this rank is in; 0 at a job's start and end
 
 
 def ordered(fault: str) -> str | None:
-    """The text of the file that orders this fault here and now; the file is used up."""
+    """Return the text of the file that orders this fault here and now, and delete it; None if there is none."""
     path = RIG / f"{fault}-{RANK}-{now['chunk']}"
     if not path.exists():
         return None
@@ -60,13 +60,13 @@ def ordered(fault: str) -> str | None:
 
 
 def fail(fault: str) -> None:
-    """Raise, if that is ordered."""
+    """Raise if this fault is ordered."""
     if (text := ordered(fault)) is not None:
         raise RuntimeError(text)
 
 
 def failing(fault: str, function: Any) -> Any:
-    """The function, which may be ordered to fail."""
+    """Return the function, made to raise if this fault is ordered."""
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         fail(fault)
@@ -75,15 +75,16 @@ def failing(fault: str, function: Any) -> Any:
     return wrapped
 
 
-def take(self: RankTask, step: Step, original: Any = RankTask.take) -> Any:
-    """One chunk, with whatever is ordered before it."""
+def run_step(self: RankTask, step: Step, original: Any = RankTask.run_step) -> Any:
+    """RankTask.run_step, after the faults that are ordered before this chunk."""
     now["chunk"] = step.chunk + 1
     hold = RIG / f"hold-{RANK}-{now['chunk']}"
     held = RIG / f"held-{RANK}-{now['chunk']}"
     if hold.exists():
         held.touch()
         while hold.exists():
-            self.group.watchdog.tick() if self.group.watchdog is not None else None
+            if self.group.watchdog is not None:
+                self.group.watchdog.tick()
             time.sleep(0.01)
         held.unlink()
     if ordered("kill") is not None:
@@ -95,30 +96,30 @@ def take(self: RankTask, step: Step, original: Any = RankTask.take) -> Any:
 
 
 def finish(self: RankTask, original: Any = RankTask.finish) -> Any:
-    """The end of a clip."""
+    """RankTask.finish, unless a fault is ordered."""
     now["chunk"] = 0
     fail("finish")
     return original(self)
 
 
-def free_bytes(device: torch.device, original: Any = work.free_bytes) -> int | None:
-    """Memory, as much as is ordered."""
+def free_bytes(device: torch.device, original: Any = worker.free_bytes) -> int | None:
+    """The bytes of free memory that are ordered, else the real ones."""
     now["chunk"] = 0
     text = ordered("free")
     return int(text) if text is not None else original(device)
 
 
 def with_run_route(make_routes: Any) -> Any:
-    """make_routes, and a route that starts a run of noise."""
+    """Return make_routes with one more route, which starts a run of noise."""
 
     def wrapped(jobs: JobService, history: History) -> list[BaseRoute]:
         def start(request: Request) -> Response:
-            wish = {name: int(value) for name, value in request.query_params.items()}
-            num_latents = wish.get("latents", 5)
+            options = {name: int(value) for name, value in request.query_params.items()}
+            num_latents = options.get("latents", 5)
             config = jobs.vae.config
             generator = torch.Generator().manual_seed(num_latents)
             latent, source = torch.randn(1, config.z_dim, num_latents, 8, 6, generator=generator), None
-            if wish.get("video"):
+            if options.get("video"):
                 side = 6 * config.spatial_factor
                 source = FrameLog(side, side)
                 source.append(np.zeros((config.num_frames(num_latents), side, side, 3), np.uint8))
@@ -126,8 +127,8 @@ def with_run_route(make_routes: Any) -> Any:
             run = jobs.new_run(
                 latent=None if source is not None else latent,
                 source=source,
-                chunk=wish.get("chunk", 1),
-                parallel=bool(wish.get("parallel", 1)),
+                chunk=options.get("chunk", 1),
+                parallel=bool(options.get("parallel", 1)),
                 name="noise",
             )
             history.submit(run, Given("noise"))
@@ -139,17 +140,17 @@ def with_run_route(make_routes: Any) -> Any:
 
 
 def rig() -> None:
-    """Put the faults in place."""
+    """Make this rank heed the orders."""
     if RANK == "0":
-        from wanvae_app.page import blocks as ui
+        from wanvae_app.page import blocks
 
-        ui.make_routes = with_run_route(ui.make_routes)
-    work.free_bytes = free_bytes  # type: ignore[assignment]
-    RankTask.take = take  # type: ignore[assignment, method-assign]
+        blocks.make_routes = with_run_route(blocks.make_routes)
+    worker.free_bytes = free_bytes  # type: ignore[assignment]
+    RankTask.run_step = run_step  # type: ignore[assignment, method-assign]
     RankTask.finish = finish  # type: ignore[assignment, method-assign]
-    Shard.halo = failing("inside", Shard.halo)  # type: ignore[method-assign]
-    task.gather = failing("gather", task.gather)
-    WanVAE.to_uint8 = failing("pixels", WanVAE.to_uint8)  # type: ignore[method-assign]
+    Shard.halo = failing("halo", Shard.halo)  # type: ignore[method-assign]
+    rank_task.gather = failing("gather", rank_task.gather)
+    WanVAE.to_uint8 = failing("to_uint8", WanVAE.to_uint8)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Part: one rank's part in one job, its rows, its streams, and its messages to and from rank 0."""
+"""RankTask: what one rank does for one job: it codes its part of the picture, and exchanges tensors with rank 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from wanvae_app.codec import decode_chunks, encode_chunks
-from wanvae_app.jobs.job import Job, JobState, Step
+from wanvae_app.jobs.job import Job, JobKind, Phase, Step
+from wanvae_app.jobs.job_state import JobState
 from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.gather import FrameCollector, FrameSender, gather, scatter, slab_shape
@@ -21,28 +22,30 @@ from wanvae_app.parallel.shard import Shard
 
 
 @dataclass(frozen=True)
-class Done:
-    """A chunk that this rank has done: when it began, by the monotonic clock, how long it took, and how much of that
-    this rank stood in exchanges; all in seconds."""
+class StepTimes:
+    """When this rank worked on a step that is completed."""
 
     step: Step
-    start: float
-    seconds: float
-    wait_seconds: float
+    start: float  # seconds of `time.monotonic`
+    seconds: float  # from start to end
+    wait_seconds: float  # of these, in exchanges with other ranks
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A chunk that is under way: what the device records when it is done, and how long it has waited by then."""
+class _PendingStep:
+    """A step that the device may still be working on."""
 
     step: Step
-    time: float
-    event: torch.cuda.Event | None
-    waited: Callable[[], float]
+    start: float  # when this rank began it, in seconds of `time.monotonic`
+    end: torch.cuda.Event | None  # None on a CPU: the step is completed
+    total_wait_seconds: Callable[[], float]  # the shard's, up to the end of the step; call it after the end
 
 
 class RankTask:
-    """One rank's part in one job: its rows, its streams, and its messages to and from rank 0."""
+    """One rank's part in one job, from the first step to the last frame.
+
+    On rank 0, `run` holds the input and receives the results. On the other ranks it is None.
+    """
 
     def __init__(self, group: Group, vae: WanVAE, job: Job, shard: Shard, run: JobState | None) -> None:
         self.group = group
@@ -50,43 +53,49 @@ class RankTask:
         self.job = job
         self.shard = shard
         self.run = run
-        self._begun: _Begun | None = None
-        self._last_end = 0.0
-        self._waited = shard.seconds_waited
-        self._latents: list[Tensor] = []  # this rank's, encoded and not yet decoded
-        self._encodes = "encode" in job.phases  # there is still something to encode
-        self._outbox = FrameSender(group) if run is None else FrameCollector(group, shard, self._deliver)
+        self._pending: _PendingStep | None = None
+        self._last_end = 0.0  # of the last completed step, in seconds of `time.monotonic`
+        self._total_wait_seconds = shard.seconds_waited  # of the shard, up to that moment
+        self._latents: list[Tensor] = []  # this rank's parts, encoded and not yet decoded
+        self._is_encoding = Phase.ENCODE in job.phases  # until the last chunk is encoded
+        self._frame_sink = (
+            FrameSender(group) if run is None else FrameCollector(group, shard, self._append_frames)
+        )
         steps = job.steps()
-        encoder = encode_chunks(vae, self._source(s for s in steps if s.phase == "encode"), shard)
-        decoder = decode_chunks(vae, self._latent(s for s in steps if s.phase == "decode"), shard)
+        encoder = encode_chunks(vae, self._video_parts(s for s in steps if s.phase == Phase.ENCODE), shard)
+        decoder = decode_chunks(vae, self._latent_parts(s for s in steps if s.phase == Phase.DECODE), shard)
         self._encoder = cast(Generator[Tensor], encoder)
         self._decoder = cast(Generator[Tensor], decoder)
 
-    def goes_on(self) -> bool:
-        """Whether the last clip left all the memory that this one takes (see `cuda_graph.py`); else that is freed."""
+    def reuse_memory(self) -> bool:
+        """Keep the memory of the last clip if this one needs no more, and return True; else free it, return False.
+
+        See `cuda_graph.py` for what a clip leaves to the next one.
+        """
         shard, config, steps = self.shard, self.vae.config, self.job.steps()
         first = steps[0]
         shape, scale = self._latent_shape(first), 1
         lengths = [step.stop - step.start for step in steps if step.phase == first.phase]
-        if first.phase == "encode":
+        if first.phase == Phase.ENCODE:
             scale = config.spatial_factor
             shape = (1, 3, config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
             lengths = [shape[2], *(config.temporal_factor * length for length in lengths[1:])]
         mine = slab_shape(shape, shard, shard.rank, shard.dim, scale)
         return self.vae.keeps_memory_for(first.phase, mine, shard, max(lengths))
 
-    def take(self, step: Step) -> Done | None:
-        """Begin one chunk, and wait for the one before: ranks agree on the next chunk while their devices work.
+    def run_step(self, step: Step) -> StepTimes | None:
+        """Start one step, and return the times of the step that is completed by then; None if none is.
 
-        Returns what is done now. On a CPU, and while there is more to encode, whose result goes through the host, that
-        is the chunk itself.
+        On a CPU that is this step. On a GPU it is the step before: the ranks agree on their next step while their
+        devices still work on this one. Until all chunks are encoded, a GPU completes this step as well, because encoded
+        latents go through the host.
         """
-        begun = time.monotonic()
-        if step.phase == "encode":
+        start = time.monotonic()
+        if step.phase == Phase.ENCODE:
             latent = next(self._encoder)
-            if step.stop == self.job.shape[1]:
-                self._encoder.close()  # its memory is for the decoder now
-                self._encodes = False
+            if step.stop == self.job.shape.num_latents:
+                self._encoder.close()  # the decoder needs its memory
+                self._is_encoding = False
             self._latents.append(latent)
             wide = torch.promote_types(latent.dtype, torch.float32)
             whole = gather(self.group, self.shard, latent.to(wide), self._latent_shape(step), self.shard.dim)
@@ -94,52 +103,61 @@ class RankTask:
                 assert self.run.latent is not None and whole is not None
                 self.run.latent[:, :, step.start : step.stop] = whole
         else:
-            self._outbox.put(self.vae.to_uint8(next(self._decoder)))
-        event = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
-        before, self._begun = self._begun, _Begun(step, begun, event, self.shard.note_wait())
-        if event is None or step.phase == "encode" or self._encodes:
-            return self._wait()
-        done = self._wait_for(before)
-        self._check()
-        return done
+            self._frame_sink.put(self.vae.to_uint8(next(self._decoder)))
+        end = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
+        before, self._pending = self._pending, _PendingStep(step, start, end, self.shard.note_wait())
+        if end is None or step.phase == Phase.ENCODE or self._is_encoding:
+            return self._complete_pending()
+        times = self._complete(before)
+        self._check_connection()
+        return times
 
-    def finish(self) -> Done | None:
-        """Wait until the last frames have left this rank, on rank 0 until they are all in the log."""
-        self._outbox.finish()
-        return self._wait()
+    def finish(self) -> StepTimes | None:
+        """Complete the last step, and wait until its frames have left this rank; on rank 0 until all are in the log."""
+        self._frame_sink.finish()
+        return self._complete_pending()
 
-    def _wait(self) -> Done | None:
-        begun, self._begun = self._begun, None
-        done = self._wait_for(begun)
-        self._check()
-        return done
+    def close(self) -> None:
+        """Free the clip's memory.
 
-    def _wait_for(self, begun: _Begun | None) -> Done | None:
-        if begun is None:
-            return None
-        if begun.event is not None:
-            begun.event.synchronize()  # what went wrong in the chunk shows here
-        start, now, waited = max(begun.time, self._last_end), time.monotonic(), begun.waited()
-        self._last_end, before, self._waited = now, self._waited, waited
-        return Done(begun.step, start, now - start, waited - before)
-
-    def _check(self) -> None:
-        if self.group.broken:  # after an abort, messages return as if they had arrived
-            raise RuntimeError("the connection to another rank was aborted")
-
-    def let_go(self) -> None:
-        """End the clip: free its streams. Generators and this object hold each other, so that nothing of this would
-        happen by itself."""
+        Nothing else frees it: the generators hold this object, which holds them.
+        """
         self._encoder.close()
         self._decoder.close()
         self._latents.clear()
 
-    def abandon(self) -> None:
-        """After a failure: forget the frames that are on their way. On rank 0, not before all ranks know of
-        the failure: it waits until their groups are closed."""
-        self._outbox.abandon()
+    def abandon_frames(self) -> None:
+        """After a failure, forget the frames that are on their way to rank 0.
 
-    def _deliver(self, pixels: np.ndarray) -> None:
+        Rank 0 may call it only when all ranks know of the failure: it blocks until they have closed their connections.
+        """
+        self._frame_sink.abandon()
+
+    def _complete_pending(self) -> StepTimes | None:
+        pending, self._pending = self._pending, None
+        times = self._complete(pending)
+        self._check_connection()
+        return times
+
+    def _complete(self, pending: _PendingStep | None) -> StepTimes | None:
+        """Wait until the device has completed the step; return its times."""
+        if pending is None:
+            return None
+        if pending.end is not None:
+            pending.end.synchronize()  # raises what went wrong on the device
+        # A device that still worked on the step before began this one after it.
+        start, now = max(pending.start, self._last_end), time.monotonic()
+        total = pending.total_wait_seconds()
+        wait_seconds = total - self._total_wait_seconds
+        self._last_end, self._total_wait_seconds = now, total
+        return StepTimes(pending.step, start, now - start, wait_seconds)
+
+    def _check_connection(self) -> None:
+        if self.group.broken:  # exchanges that were aborted return as if the tensors had arrived
+            raise RuntimeError("the connection to another rank was aborted")
+
+    def _append_frames(self, pixels: np.ndarray) -> None:
+        """Rank 0, in the collector's thread: put frames [T H W 3] of the whole picture into the log."""
         assert self.run is not None
         self.run.frames.append(pixels)
         if self.run.first_frame is None:
@@ -147,12 +165,13 @@ class RankTask:
         self.run.change()
 
     def _latent_shape(self, step: Step) -> tuple[int, ...]:
-        channels, _, height, width = self.job.shape
-        return 1, channels, step.stop - step.start, height, width
+        """B C T H W of the whole latent of one step."""
+        shape = self.job.shape
+        return 1, shape.num_channels, step.stop - step.start, shape.height, shape.width
 
-    def _source(self, steps: Iterator[Step]) -> Iterator[Tensor]:
-        """This rank's rows of the video, [1 3 T h w] in [-1, 1], a chunk at a time."""
-        config, (_, _, height, width) = self.vae.config, self.job.shape
+    def _video_parts(self, steps: Iterator[Step]) -> Iterator[Tensor]:
+        """Yield this rank's part of the input video for each step, [1 3 T h w] in [-1, 1]."""
+        config, shape = self.vae.config, self.job.shape
         scale = config.spatial_factor
         for step in steps:
             start = config.num_frames(step.start) if step.start else 0
@@ -161,14 +180,15 @@ class RankTask:
             if self.run is not None:
                 assert self.run.source is not None
                 whole = torch.from_numpy(self.run.source.read(start, stop))
-            shape = (stop - start, height * scale, width * scale, 3)
-            pixels = scatter(self.group, self.shard, whole, shape, torch.uint8, self.shard.dim - 2, scale)
+            pixels_shape = (stop - start, shape.height * scale, shape.width * scale, 3)
+            dim = self.shard.dim - 2  # of T H W 3
+            pixels = scatter(self.group, self.shard, whole, pixels_shape, torch.uint8, dim, scale)
             yield from_uint8(pixels, self.vae.dtype)
 
-    def _latent(self, steps: Iterator[Step]) -> Iterator[Tensor]:
-        """This rank's rows of the raw latent, [1 C T h w], a chunk at a time."""
+    def _latent_parts(self, steps: Iterator[Step]) -> Iterator[Tensor]:
+        """Yield this rank's part of the raw latent for each step, [1 C T h w]."""
         for step in steps:
-            if self.job.kind == "roundtrip":
+            if self.job.kind == JobKind.ROUNDTRIP:
                 yield self._latents.pop(0)
                 continue
             whole = None

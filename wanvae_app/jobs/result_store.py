@@ -1,29 +1,27 @@
-"""Shelf: the runs that are kept, where their files lie, and when they go."""
+"""ResultStore: the runs that are kept, the folders of their files, and when both are deleted."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import shutil
 import tempfile
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.job import Job, JobState, Status
+from wanvae_app.jobs.job import Job
+from wanvae_app.jobs.job_state import JobState, Status
 
 log = logging.getLogger(__name__)
 
-KEEP = 6  # ended runs whose frames and files are kept
-WATCHED = 30.0  # seconds since a page last asked for a run, within which it is not deleted
-MAX_KEPT = 24  # however many are being watched
-PREFIX = "run-"  # of the folders of runs
-RECORD = "run.json"
-RECORDED = (
+MAX_UNWATCHED = 6  # newest ended runs that are kept whether or not a page watches them
+MAX_ENDED = 24  # ended runs that are kept at all
+WATCHED_SECONDS = 30.0  # since a page last asked for a run; until then it counts as watched
+FOLDER_PREFIX = "run-"
+RUN_FILE = "run.json"  # in a finished run's folder
+SAVED_FACTS = (
     "owner",
     "name",
     "fps",
@@ -33,30 +31,31 @@ RECORDED = (
     "encode_seconds",
     "decode_seconds",
 )
-TIMES = ("created", "started", "first_frame", "finished")  # of a clock that all processes of a machine share
+# After a restart these are still valid: all processes of a machine share the monotonic clock.
+SAVED_TIMES = ("created", "started", "first_frame", "finished")
 
 
 class ResultStore:
-    """Runs by id, oldest first, and a folder for each below `folder`, which is made anew if it is missing.
+    """Runs by id, oldest first, with one folder each below `folder`. Thread-safe.
 
-    What an earlier process finished there is taken over: its files can be downloaded, its frames are gone.
+    Runs that an earlier process finished in `folder` are kept: their files can be downloaded, their frames are gone.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
         self._runs: dict[str, JobState] = {}
-        restored = [restore(path) for path in folder.glob(f"{PREFIX}*")]
+        restored = [load_run(path) for path in folder.glob(f"{FOLDER_PREFIX}*")]
         for run in sorted((run for run in restored if run is not None), key=lambda run: run.created):
             self._runs[run.id] = run
 
     def new_folder(self) -> Path:
-        """An empty folder for one run, readable by this user alone. Raises OSError where none can be made."""
+        """Make an empty folder for one run, which only this user can enter. Raises OSError if that fails."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=PREFIX, dir=self.folder))
+        return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self.folder))
 
     def folder_or_none(self) -> Path | None:
-        """An empty folder, or None on a full disk: the frames will be kept in memory."""
+        """Make an empty folder for one run. Return None if that fails: its frames are then kept in memory."""
         try:
             return self.new_folder()
         except OSError as error:
@@ -69,24 +68,24 @@ class ResultStore:
             self._runs[run.id] = run
 
     def get(self, run_id: str) -> JobState | None:
-        """The run of that id, unless it has been deleted."""
+        """Return the run of that id, None if there is none or it was deleted."""
         with self._lock:
             return self._runs.get(run_id)
 
     def runs(self) -> list[JobState]:
-        """All runs that are kept, oldest first."""
+        """Return all runs that are kept, oldest first."""
         with self._lock:
             return list(self._runs.values())
 
     def delete_old(self) -> None:
-        """Delete the oldest ended runs beyond KEEP, but none that somebody is watching, up to MAX_KEPT."""
+        """Delete ended runs: beyond the newest MAX_UNWATCHED if not watched, beyond the newest MAX_ENDED anyway."""
         now = time.monotonic()
         with self._lock:
             ended = [run for run in self._runs.values() if run.ended]
             surplus = [
                 run
                 for place, run in enumerate(reversed(ended), start=1)
-                if place > MAX_KEPT or (place > KEEP and now - run.last_seen > WATCHED)
+                if place > MAX_ENDED or (place > MAX_UNWATCHED and now - run.last_seen > WATCHED_SECONDS)
             ]
             for run in surplus:
                 del self._runs[run.id]
@@ -94,38 +93,40 @@ class ResultStore:
             self.discard(run)
 
     def discard(self, run: JobState) -> None:
-        """Free what a run holds, its folder included."""
+        """Free a run's frames and delete its folder."""
         run.close()
-        if run.folder != self.folder:  # where its own could not be made
+        if run.folder != self.folder:  # it is if the run got no folder of its own
             shutil.rmtree(run.folder, ignore_errors=True)
 
     def clear(self) -> None:
-        """Delete everything."""
+        """Discard all runs and delete the store's folder."""
         for run in self.runs():
             self.discard(run)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def record(run: JobState) -> None:
-    """Write down a finished run, so that its files can still be had after a restart."""
-    facts = {name: getattr(run, name) for name in (*RECORDED, *TIMES)}
+def save_run(run: JobState) -> None:
+    """Write a finished run's facts into its folder, for `load_run` after a restart."""
+    facts = {name: getattr(run, name) for name in (*SAVED_FACTS, *SAVED_TIMES)}
     files = [path.name if path is not None else None for path in (run.video_path, run.latent_path)]
     try:
-        path = run.folder / RECORD
-        path.with_suffix(".part").write_text(json.dumps({"job": asdict(run.job), "files": files, **facts}))
-        path.with_suffix(".part").rename(path)
+        path = run.folder / RUN_FILE
+        path.with_suffix(".part").write_text(json.dumps({"job": run.job.to_json(), "files": files, **facts}))
+        path.with_suffix(".part").rename(path)  # so the file is never there in part
     except OSError as error:
         log.warning("job %s will not outlive a restart: %s", run.id[:8], error)
 
 
-def restore(folder: Path) -> JobState | None:
-    """The finished run that was written down there; None, and the folder deleted, if there is none, or it cannot be
-    read."""
+def load_run(folder: Path) -> JobState | None:
+    """Return the finished run that `save_run` wrote there, without frames.
+
+    Delete the folder and return None if it holds none, or one that cannot be read.
+    """
     try:
-        facts = json.loads((folder / RECORD).read_text())
-        job = Job(**{**facts["job"], "shape": tuple(facts["job"]["shape"])})
+        facts = json.loads((folder / RUN_FILE).read_text())
+        job = Job.from_json(facts["job"])
         run = JobState(job, folder=folder, frames=FrameLog(1, 1), num_frames=facts["num_frames"])
-        for name in (*RECORDED, *TIMES):
+        for name in (*SAVED_FACTS, *SAVED_TIMES):
             setattr(run, name, facts[name])
         video, latent = facts["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -135,40 +136,10 @@ def restore(folder: Path) -> JobState | None:
     run.close()
     run.video_path = folder / video if video else None
     run.latent_path = folder / latent if latent else None
-    run.done = {phase: job.shape[1] for phase in job.phases}
+    run.done = {phase: job.shape.num_latents for phase in job.phases}
     run.change(
         status=Status.FINISHED,
         phase=job.phases[-1],
         message="Finished, and then the ranks were restarted: the files are here, the frames are gone.",
     )
     return run
-
-
-def private_folder(owner: int, again: bool) -> Path:
-    """A folder of this user alone, named after the process `owner`: found again after a restart of the ranks
-    (`again`), empty otherwise. Those of processes that are gone are deleted."""
-    home = Path(tempfile.gettempdir())
-    prefix = f"wanvae-{os.getuid()}-"
-    for path in home.glob(f"{prefix}*"):
-        found = re.fullmatch(rf"{prefix}(\d+)", path.name)
-        if found and (not _alive(int(found[1])) or (int(found[1]) == owner and not again)):
-            shutil.rmtree(path, ignore_errors=True)
-    path = home / f"{prefix}{owner}"
-    try:
-        path.mkdir(mode=0o700, exist_ok=True)
-        status = path.lstat()
-        if status.st_uid == os.getuid() and status.st_mode & 0o170077 == 0o040000:  # a folder, nobody else's
-            return path
-    except OSError as error:
-        log.warning("%s cannot be used: %s", path, error)
-    return Path(tempfile.mkdtemp(prefix="wanvae-"))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

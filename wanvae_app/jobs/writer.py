@@ -1,4 +1,4 @@
-"""Writer: the files of finished runs, written one after the other beside the next decode."""
+"""Writer: writes the files of decoded runs in a thread of its own, while the ranks work on the next run."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from collections.abc import Callable
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import write_latent
 from wanvae_app.formats.mp4 import write_mp4
-from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.job import JobKind
+from wanvae_app.jobs.job_state import JobState
 
 log = logging.getLogger(__name__)
 
-Done = Callable[[JobState, str], None]  # run, message
+OnWritten = Callable[[JobState, str], None]  # gets the run, and its message for the user
 
 
 class Writer:
-    """Writes a run's MP4, and the latent of a roundtrip, into the run's folder.
+    """Writes a run's MP4, and a roundtrip's latent, into the run's folder.
 
-    What cannot be written costs the download only: the frames stay watchable, and the message says why.
+    If a file cannot be written, only its download is missing: the frames can still be watched, and the message says
+    why.
     """
 
     def __init__(self, config: WanConfig) -> None:
         self.config = config
-        self._queue: queue.Queue[tuple[JobState, Done] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[JobState, OnWritten] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
-    def put(self, run: JobState, done: Done) -> None:
-        """Write the run's files some time; then call done(run, message)."""
+    def put(self, run: JobState, on_written: OnWritten) -> None:
+        """Write the run's files when its turn comes; then call `on_written` in the writer's thread."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._loop, name="writer", daemon=True)
             self._thread.start()
-        self._queue.put((run, done))
+        self._queue.put((run, on_written))
 
     def close(self) -> None:
-        """Forget what has not been begun, and end the thread."""
+        """Drop the runs that wait, finish the present one, and end the thread."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
@@ -47,21 +49,22 @@ class Writer:
 
     def _loop(self) -> None:
         while (item := self._queue.get()) is not None:
-            run, done = item
-            done(run, self._write(run))
-            del item, run, done  # until the next comes, a deleted run must not be held here
+            run, on_written = item
+            on_written(run, self._write(run))
+            del item, run, on_written  # these would keep a deleted run in memory until the next run comes
 
     def _write(self, run: JobState) -> str:
+        """Write the files; return the message."""
         problems = [run.frames.warning] if run.frames.warning else []
         try:
             path = run.folder / f"{run.id[:8]}.mp4"
             write_mp4(run.frames, path, run.fps)
             run.video_path = path
-        except Exception as error:  # whatever it is, this thread must live for the next run
+        except Exception as error:  # any: this thread must live on for the next run
             log.exception("job %s: no MP4", run.id[:8])
             problems.append(f"The MP4 could not be written: {error}")
         try:
-            if run.job.kind == "roundtrip":
+            if run.job.kind == JobKind.ROUNDTRIP:
                 path = run.folder / f"{run.id[:8]}.safetensors"
                 assert run.latent is not None
                 write_latent(run.latent, path, self.config)

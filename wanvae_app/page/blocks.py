@@ -18,7 +18,7 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
-from wanvae_app.jobs.job import Status
+from wanvae_app.jobs.job_state import Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import VisitorMiddleware, owner_of
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, find_samples, gallery_cards, header

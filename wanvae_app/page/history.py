@@ -10,7 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from wanvae_app.jobs.job import JobState, Status
+from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.compare import difference, psnr
 

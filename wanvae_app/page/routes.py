@@ -32,7 +32,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import may_enter, may_see
 from wanvae_app.page.history import Entry, History, finite, rate
@@ -157,7 +157,7 @@ def snapshot(entry: Entry, since: int = 0) -> dict[str, Any]:
         "message": run.message,
         "place": run.queue_place(),
         "phase": run.phase,
-        "phases": {phase: [run.done[phase], job.shape[1]] for phase in job.phases},
+        "phases": {phase.value: [run.done[phase], job.shape[1]] for phase in job.phases},
         "frames": len(run.frames),
         "num_frames": run.num_frames,
         "height": run.frames.height,

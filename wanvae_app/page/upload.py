@@ -11,7 +11,7 @@ from torch import Tensor
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import guess_scaling, read_latent, stored_scaling, to_raw
 from wanvae_app.formats.video import describe_video, is_video, read_video
-from wanvae_app.jobs.job import JobState
+from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.history import Given
 

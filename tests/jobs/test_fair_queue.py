@@ -1,0 +1,66 @@
+"""The order of queued runs, and runs that are stopped while they wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.ranked_jobs import on_ranks, wait_until_ended
+from support.tiny import some_latent
+
+from wanvae_app.frame_log import FrameLog
+from wanvae_app.jobs.fair_queue import FairQueue
+from wanvae_app.jobs.job import Job, JobKind
+from wanvae_app.jobs.job_state import JobState
+from wanvae_app.jobs.latent_shape import LatentShape
+from wanvae_app.jobs.service import JobService
+
+
+def make_run(owner: str, created: float) -> JobState:
+    job = Job(f"{owner}{created}", JobKind.DECODE, LatentShape(16, 1, 1, 1), chunk=1, parallel=True)
+    run = JobState(job, folder=Path(), frames=FrameLog(8, 8), num_frames=1, owner=owner)
+    run.created = created
+    return run
+
+
+def test_owners_take_turns() -> None:
+    queue = FairQueue()
+    runs = [make_run("ann", t) for t in range(3)] + [
+        make_run("bob", 3),
+        make_run("eve", 4),
+        make_run("bob", 5),
+    ]
+    queue.add(runs[0])
+    assert queue.start_next() is runs[0]
+    for run in runs[1:]:
+        queue.add(run)
+    places = {run.id: run.queue_place() for run in runs[1:]}
+    assert places == {"bob3": 1, "eve4": 2, "ann1": 3, "bob5": 4, "ann2": 5}
+    assert queue.remove(runs[4]) and not queue.remove(runs[4])
+    assert runs[1].queue_place() == 2
+    queue.end_current()
+    assert runs[3].queue_place() == 0 and runs[1].queue_place() == 1, "the order stays as it was shown"
+    queue.add(make_run("eve", 6))
+    found = []
+    while len(queue):
+        found.append(queue.start_next().id)
+        queue.end_current()
+    assert found == ["bob3", "eve6", "ann1", "bob5", "ann2"]
+
+
+def stop_the_second_of_three(jobs: JobService) -> list[tuple[str, int]]:
+    runs = [jobs.new_run(latent=some_latent(6), owner=owner, name=owner) for owner in "aab"]
+    for run in runs:
+        jobs.submit(run)
+    assert jobs.health == "busy"
+    runs[1].stop()
+    assert runs[1].ended, "a queued run ends at once"
+    for run in runs:
+        wait_until_ended(run)
+    assert [jobs.get(run.id) for run in runs] == runs and jobs.get("another") is None
+    return [(run.status, len(run.frames)) for run in runs]
+
+
+def test_a_queued_run_that_is_stopped_never_starts() -> None:
+    first, second, third = on_ranks(1, stop_the_second_of_three)
+    assert first == third == ("finished", 21)
+    assert second == ("stopped", 0)

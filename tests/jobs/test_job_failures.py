@@ -1,0 +1,47 @@
+"""Exceptions in jobs on real ranks, without the page: each is told, and the next job works."""
+
+from __future__ import annotations
+
+import shutil
+
+from support.rank_faults import FAULTS, Fault, install_faults
+from support.ranked_jobs import frames_of, on_ranks, run_to_end
+from support.tiny import some_latent, some_video
+
+from wanvae_app.jobs.service import JobService
+
+
+def fail_in_every_way(jobs: JobService) -> list[tuple[Fault, str, str, float]]:
+    """Fault, status, message and seconds of a run with each fault; another run follows each."""
+    outcomes = []
+    for num_latents, fault in FAULTS.items():
+        if fault.rank >= jobs.group.size:
+            continue
+        source = some_video(4 * num_latents - 3) if fault.place == "gather" else None
+        latent = some_latent(num_latents) if source is None else None
+        run = run_to_end(jobs, latent=latent, source=source, chunk=num_latents // 4)
+        outcomes.append((fault, run.status, run.message, run.finished - run.started))
+        run = run_to_end(jobs, latent=some_latent(2))
+        assert run.status == "finished", f"after {fault}: {run.message}"
+    return outcomes
+
+
+def test_a_failure_names_rank_and_reason_and_the_next_run_works() -> None:
+    for fault, status, message, seconds in on_ranks(3, fail_in_every_way, install_faults):
+        assert status == "failed" and seconds < 5
+        assert f"Rank {fault.rank} failed" in message and f"rigged {fault.place}" in message, message
+        assert "coding chunk" in message or fault.place == "append"
+
+
+def decode_without_a_folder(jobs: JobService) -> tuple[str, str, int]:
+    shutil.rmtree(jobs.folder)
+    jobs.folder.write_text("in the way")
+    run = run_to_end(jobs, latent=some_latent(2))
+    jobs.folder.unlink()
+    return run.status, run.message, len(frames_of(run))
+
+
+def test_without_a_folder_frames_are_kept_in_memory() -> None:
+    status, message, num_frames = on_ranks(1, decode_without_a_folder)
+    assert status == "finished" and num_frames == 5
+    assert "kept in memory" in message and "could not be written" in message

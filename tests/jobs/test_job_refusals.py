@@ -1,0 +1,59 @@
+"""What is refused before a chunk is coded: input that the VAE cannot take, and jobs that do not fit into memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.ranked_jobs import on_ranks, run_to_end
+from support.tiny import some_latent, some_video, tiny_vae
+
+from wanvae_app.jobs import worker
+from wanvae_app.jobs.service import JobService
+from wanvae_app.memory_estimate import activation_bytes
+from wanvae_app.parallel.process_group import Group
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"latent": torch.zeros(1, 4, 2, 4, 4)}, "16"),
+        ({"latent": torch.zeros(2, 16, 2, 4, 4)}, r"\[2, 16, 2, 4, 4\]"),
+        ({"latent": torch.zeros(1, 16, 0, 4, 4)}, "cannot be decoded"),
+        ({"latent": torch.full((1, 16, 1, 2, 2), torch.nan)}, "NaN"),
+        ({"latent": torch.zeros(1, 16, 1, 2, 2), "chunk": 0}, "1 or more"),
+        ({"source": some_video(4)}, "1 \\+ 4"),
+        ({"source": some_video(5, 30, 32)}, "multiples of 8"),
+    ],
+)
+def test_input_that_the_vae_cannot_take_is_refused(
+    arguments: dict[str, Any], sentence: str, tmp_path: Path
+) -> None:
+    jobs = JobService(Group(0, 1, torch.device("cpu")), tiny_vae(), tmp_path / "runs")
+    with pytest.raises(ValueError, match=sentence):
+        jobs.new_run(**arguments)
+
+
+def leave_rank_1_one_byte_short(group: Group) -> None:
+    """Let rank 1 have one byte less than three latent frames per chunk need, and rank 0 no limit."""
+    config = tiny_vae().config
+    needed = activation_bytes(config, "decode", 7, 6, 4, 3, torch.float64, 2, 1)
+    worker.free_bytes = lambda device: needed - 1 if group.rank == 1 else None  # type: ignore[assignment]
+
+
+def decode_with_chunks_of_3_and_1(jobs: JobService) -> list[tuple[str, str, int, int]]:
+    outcomes = []
+    for chunk in (3, 1):
+        run = run_to_end(jobs, latent=some_latent(7, 6, 4), chunk=chunk)
+        outcomes.append((run.status, run.message, len(run.frames), len(run.activity)))
+    return outcomes
+
+
+def test_one_rank_without_memory_refuses_for_all() -> None:
+    refused, smaller = on_ranks(2, decode_with_chunks_of_3_and_1, leave_rank_1_one_byte_short)
+    assert refused[0] == "failed" and refused[2:] == (0, 0), "no chunk was coded"
+    assert refused[1].startswith("Rank 1 would need 0.0 GiB for this and has 0.0 GiB free; ")
+    assert refused[1].endswith("; 1 latent frame per chunk would fit.")
+    assert smaller[0] == "finished" and smaller[2] == 25

@@ -1,0 +1,162 @@
+"""JobState: how far one job is, as rank 0 keeps it for any number of pages.
+
+Users, and the page, call a job that was started a run: a variable `run` holds its JobState.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from wanvae_app.frame_log import FrameLog
+from wanvae_app.jobs.job import Job, Phase
+
+
+class Status(StrEnum):
+    """How far a job is. WRITING: all frames exist, the files to download do not yet."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WRITING = "writing"
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+    @property
+    def ended(self) -> bool:
+        """Whether this status is final."""
+        return self in (Status.FINISHED, Status.STOPPED, Status.FAILED)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One rank's work on one chunk."""
+
+    rank: int
+    phase: Phase
+    chunk: int  # from 0
+    start: float  # seconds since the job started
+    compute_seconds: float
+    wait_seconds: float  # that the rank stood in exchanges with other ranks
+
+
+class JobState:
+    """One job on rank 0: its input, its progress and its results.
+
+    The jobs thread and its helpers set attributes, and any thread may read them; `change` wakes the threads in `wait`.
+    All times are seconds of `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        *,
+        folder: Path,
+        frames: FrameLog,
+        num_frames: int,
+        owner: str = "",
+        name: str = "",
+        fps: float = 16.0,
+        latent: Tensor | None = None,
+        source: FrameLog | None = None,
+    ) -> None:
+        self.id = job.id
+        self.job = job
+        self.owner = owner  # the session that started the job, and may stop it
+        self.name = name  # of the input file
+        self.folder = folder  # of all files of this job
+        self.frames = frames  # decoded so far
+        self.num_frames = num_frames  # when all are decoded
+        self.source = source  # a roundtrip's input
+        self.fps = fps
+        self.latent = latent  # raw [1 C T H W] on the CPU; a roundtrip fills it chunk by chunk
+        self.status = Status.QUEUED
+        self.message = "Waiting."  # what happens now or what went wrong, in a sentence for the user
+        self.phase = job.phases[0]
+        self.done = {phase: 0 for phase in job.phases}  # latent frames coded so far
+        self.created = time.monotonic()
+        self.started: float | None = None  # when all ranks began
+        self.first_frame: float | None = None  # when the first frame was decoded
+        self.finished: float | None = (
+            None  # when the last frame was decoded, or when the job ended without it
+        )
+        self.encode_seconds: float | None = None
+        self.decode_seconds: float | None = None
+        self.num_ranks = 1  # that own a part of the picture
+        self.activity: list[Activity] = []
+        self.peak_bytes: list[int] = []  # memory, by rank
+        self.video_path: Path | None = None  # of the MP4, once it is written
+        self.latent_path: Path | None = None  # of a roundtrip's latent, once it is written
+        self.stop_requested = False
+        self.stop_reason = ""  # empty if the user asked for it
+        self.last_seen = time.monotonic()  # when a page last asked for this run
+        self.num_runs_before = 0  # in the queue; see `queue_place`
+        self.on_stop: Callable[[JobState], None] | None = None  # `stop` calls it
+        self._version = 0  # counts calls of `change`
+        self._changed = threading.Condition()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.status.ended
+
+    def queue_place(self) -> int:
+        """Return how many runs must end before this one starts; 0 unless it is queued."""
+        return self.num_runs_before if self.status == Status.QUEUED else 0
+
+    def stop(self, reason: str = "") -> None:
+        """Ask for the end: a queued run ends at once, a running one before its next chunk.
+
+        `reason` goes into the message; it is empty if the user asked.
+        """
+        self.stop_requested, self.stop_reason = True, reason
+        if self.on_stop is not None:
+            self.on_stop(self)
+        self.change()
+
+    def seen(self) -> None:
+        """Note that a page asked for this run: a run that is watched is neither stopped nor deleted."""
+        self.last_seen = time.monotonic()
+
+    def change(self, **values: Any) -> None:
+        """Set these attributes and wake all threads in `wait`."""
+        with self._changed:
+            for name, value in values.items():
+                assert hasattr(self, name), name
+                setattr(self, name, value)
+            self._version += 1
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None = None, version: int | None = None) -> int:
+        """Block until `change` is called, for `timeout` seconds at most; return the present version.
+
+        With the `version` that an earlier call returned, a change since that call counts as well.
+        """
+        with self._changed:
+            since = self._version if version is None else version
+            self._changed.wait_for(lambda: self._version != since, timeout)
+            return self._version
+
+    def summary(self) -> str:
+        """Describe the job and how it ended, in one line for the log."""
+        c, t, h, w = self.job.shape
+        seconds = self.finished - self.started if self.finished and self.started else 0.0
+        rate = f", {len(self.frames) / seconds:.1f} fps" if seconds else ""
+        who = f"{self.num_ranks} ranks" if self.num_ranks > 1 else "1 rank"
+        what = f"{self.job.kind} of {c}x{t}x{h}x{w} to {len(self.frames)} of {self.num_frames} frames"
+        size = f"{self.frames.width}x{self.frames.height}"
+        outcome = self.status if self.status == Status.FINISHED else f"{self.status}: {self.message}"
+        return f"{what} {size}, {who}, chunk {self.job.chunk}, {seconds:.2f} s{rate}: {outcome}"
+
+    def close(self) -> None:
+        """Free the frames. The folder stays: `ResultStore.discard` deletes it."""
+        self.frames.close()
+        if self.source is not None:
+            self.source.close()
