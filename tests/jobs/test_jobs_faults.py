@@ -19,7 +19,8 @@ from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import JobState, Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.history import Given, History
+from wanvae_app.page.entry import RunInput
+from wanvae_app.page.history import History
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
@@ -131,7 +132,7 @@ def many_runs(jobs: JobService) -> tuple[dict[str, list[int]], dict[str, list[in
         latent = some_latent(num_latents, 4 + number % 3) if source is None else None
         chunk = num_latents // 4 if fails else 1 + number % 2
         run = jobs.new_run(latent=latent, source=source, chunk=chunk, parallel=number % 7 != 0)
-        entry = history.submit(run, Given(str(number)))
+        entry = history.submit(run, RunInput(str(number)))
         if number % 2 and not fails:
             while run.status == "queued":
                 run.wait(0.01)

@@ -1,4 +1,4 @@
-"""The page in a browser, against the app on two ranks: what a user does."""
+"""The page in a browser, with the app on two ranks: what one person does on it."""
 
 from __future__ import annotations
 
@@ -155,3 +155,20 @@ def test_a_reload_finds_the_run_again(rigged: Rigged, visitor: Visitor) -> None:
     assert state["job"] == job and state["active"]
     rigged.release(3)
     assert visitor.wait("s.settled && s.drawn === 17")["run"]["state"] == "finished"
+
+
+def test_a_sample_is_not_chosen_while_a_file_is_uploaded(
+    rigged: Rigged, visitor: Visitor, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.npy"
+    np.save(path, np.zeros((1, 16, 5, 64, 64), np.float32))  # 1.3 MB
+    network = visitor.context.new_cdp_session(visitor.page)
+    pace = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    network.send("Network.enable")
+    network.send("Network.emulateNetworkConditions", {**pace, "uploadThroughput": 200_000})
+    visitor.page.set_input_files("#file input[type=file]", path)
+    visitor.page.wait_for_selector("#file .uploading")
+    visitor.page.click(".sample >> nth=0")
+    network.send("Network.emulateNetworkConditions", {**pace, "uploadThroughput": -1})
+    visitor.page.wait_for_selector("#about:has-text('5 x 64 x 64')")
+    assert visitor.page.locator("#file tr.file").count() == 1 and visitor.page.locator(".chosen").count() == 0
