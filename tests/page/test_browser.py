@@ -44,7 +44,7 @@ def test_frames_are_seen_while_the_decode_is_held(rigged: Rigged, visitor: Visit
     rigged.release(4)
     state = visitor.wait("s.settled && s.drawn === 17 && !s.playing")
     assert state["run"]["state"] == "finished" and state["complete"]
-    # It replays and can be scrubbed without the server.
+    # Replaying and scrubbing ask nothing of the server.
     visitor.page.focus(".stage")
     for key, frame in (("Home", 0), ("ArrowRight", 1), ("End", 16), ("Shift+ArrowLeft", 6), (" ", 16)):
         visitor.page.keyboard.press(key)
@@ -111,7 +111,7 @@ def test_a_wrong_file_costs_nothing(rigged: Rigged, visitor: Visitor, tmp_path: 
     state = visitor.state
     assert state["status"].startswith("Not run") and state["status"].count(". ") <= 1
     assert visitor.page.locator(".toast-body").count() == 1
-    assert state["job"] == job and state["received"] == NUM_FRAMES  # what was there is there still
+    assert state["job"] == job and state["received"] == NUM_FRAMES  # the run before stays on the page
     assert visitor.page.locator(".runs tbody tr").count() == 1
     visitor.choose(SAMPLE)
     visitor.page.wait_for_selector("#about p:not(.bad)")

@@ -40,13 +40,13 @@ def test_a_dead_rank_and_the_same_page_again(rigged: Rigged, visitor: Visitor) -
     visitor.page.wait_for_selector(".banner", state="hidden")
     assert "The server was restarted" in state["status"] and "Run it again" in state["status"]
     visitor.page.wait_for_selector("#run:not([disabled])")
-    visitor.run()  # what was chosen is chosen still
+    visitor.run()  # the input is still chosen
     assert visitor.wait("s.settled")["run"]["state"] == "finished"
     assert not loaded, "the page was loaded again"
 
 
 def test_a_server_that_dies_at_the_click(rigged: Rigged, visitor: Visitor) -> None:
-    """A click that was not answered: Gradio's own script then loads the page again when the server is back."""
+    """The click gets no answer. Gradio's own script then reloads the page once the server is back."""
     visitor.choose(SAMPLE)
     visitor.run()
     visitor.wait("s.settled")
@@ -60,9 +60,8 @@ def test_a_server_that_dies_at_the_click(rigged: Rigged, visitor: Visitor) -> No
     visitor.choose(SAMPLE)
     visitor.run()
     assert visitor.wait("s.settled")["run"]["state"] == "finished"
-    visitor.errors = [
-        error for error in visitor.errors if "reading 'state'" not in error
-    ]  # of our own questions
+    # This test asks for the state while the page is being reloaded.
+    visitor.errors = [error for error in visitor.errors if "reading 'state'" not in error]
 
 
 def test_what_was_finished_outlives_the_server(
@@ -84,7 +83,7 @@ def test_what_was_finished_outlives_the_server(
     visitor.wait("s.shown === 0")
     other.wait("!s.active")
     assert other.state["run"]["state"] in ("failed", "gone")
-    # A page that was loaded again only now, and was following a run that died with the server.
+    # A page that is reloaded after the restart, and was following a run that died with the server.
     other.page.evaluate(f"Object.assign(sessionStorage, {{'wanvae-job': 'gone', 'wanvae-boot': {first!r}}})")
     other.page.reload()
     other.page.wait_for_function(

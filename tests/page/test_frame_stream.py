@@ -155,6 +155,11 @@ def test_frames_that_come_with_the_end_are_not_missed(run: JobState) -> None:
     assert asyncio.run(collect(run, log=LateLog(8, 8))) == [0, 1]
 
 
+def test_a_frame_that_came_before_the_wait_ends_it_at_once(run: JobState) -> None:
+    run.frames.append(frames(1))
+    asyncio.run(asyncio.wait_for(wait_for_frame(run.frames, 0, timeout=3600.0), TIMEOUT))
+
+
 def test_a_server_that_has_ended_does_not_disturb_the_writer(run: JobState) -> None:
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(wait_for_frame(run.frames, 0, TIMEOUT))

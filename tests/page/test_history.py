@@ -162,6 +162,14 @@ def test_a_deleted_run_is_forgotten_and_not_compared(history: History, runs: Run
     assert settle(history).comparison is None and len(history.rows(first)) == 2
 
 
+def test_no_comparison_is_tried_without_the_earlier_frames(
+    history: History, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle(history).run.close()
+    assert settle(history).comparison is None
+    assert caplog.records == [], "that is no fault"
+
+
 def test_frames_that_are_deleted_meanwhile_cost_the_comparison_only(history: History) -> None:
     settle(history)
     entry = history.submit(new_run(), RunInput("a"))

@@ -34,7 +34,7 @@ DAY = 24 * HOUR
 
 
 def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
-    """Arguments of `Blocks.launch` for this page. They include the routes, which so exist from the first moment."""
+    """Arguments of `Blocks.launch` for this page. The routes are among them: requests may come at once."""
     font = ("ui-sans-serif", "system-ui", "sans-serif")
     theme = gr.themes.Base(
         primary_hue="teal",

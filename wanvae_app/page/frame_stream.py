@@ -26,8 +26,8 @@ JPEG_QUALITY = 90  # with full colour resolution: visually clean, 1.5 ms for a f
 async def stream_records(log: FrameLog, start: int, run: JobState) -> AsyncIterator[bytes]:
     """Yield one record per frame, from frame `start` on, until the log is finished or closed.
 
-    A frame is encoded when the viewer takes it, so a slow viewer delays nobody else. The run counts as watched for
-    as long as the stream is open.
+    A frame is encoded when the viewer takes it, so a slow viewer delays nobody else. The run counts as watched while
+    the viewer takes frames or waits for them.
     """
     index = start
     while True:
@@ -51,9 +51,8 @@ async def wait_for_frame(log: FrameLog, index: int, timeout: float) -> None:
     changed = asyncio.Event()
 
     def notify() -> None:
-        with contextlib.suppress(
-            RuntimeError
-        ):  # the loop is closed: the server is ending, the run need not fail
+        # A closed loop means that the server is ending, which is no reason for the run to fail.
+        with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(changed.set)
 
     with log.listener(notify):

@@ -1,4 +1,4 @@
-"""What Gradio calls for the page's buttons and for the API. Nothing here waits for another rank's collective."""
+"""What Gradio calls for the page's buttons and for the API. Nothing here issues a collective."""
 
 from __future__ import annotations
 
