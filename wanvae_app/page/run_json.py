@@ -29,7 +29,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "message": run.message,
         "place": run.queue_place(),
         "phase": run.phase,
-        "phases": {phase: [run.done[phase], job.shape[1]] for phase in job.phases},
+        "phases": {str(phase): [run.done[phase], job.shape[1]] for phase in job.phases},
         "frames": len(run.frames),
         "num_frames": run.num_frames,
         "height": run.frames.height,
