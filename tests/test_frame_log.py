@@ -1,15 +1,15 @@
-"""FrameLog: what was appended is read back, by many readers at once, from file or memory."""
+"""FrameLog: readers get back what was appended, from file or memory; listeners hear of every change."""
 
 from __future__ import annotations
 
 import errno
 import os
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.app_runner import wait_for
 
 from wanvae_app.frame_log import FrameLog
 
@@ -69,16 +69,21 @@ def test_readers_follow_a_writer(tmp_path: Path) -> None:
     results: list[np.ndarray] = []
 
     def follow() -> None:
-        seen: list[np.ndarray] = []
-        count = 0
-        while (now := log.wait(count, timeout=10)) > count:
-            seen.append(log.read(count, now))
-            count = now
-        results.append(np.concatenate(seen))
+        parts: list[np.ndarray] = []
+        count, changed = 0, threading.Event()
+        with log.listener(changed.set):
+            while not log.finished or count < len(log):
+                assert changed.wait(10)
+                changed.clear()
+                now = len(log)
+                parts.append(log.read(count, now))
+                count = now
+        results.append(np.concatenate(parts))
 
     readers = [threading.Thread(target=follow) for _ in range(20)]
     for reader in readers:
         reader.start()
+    wait_for(lambda: len(log._listeners) == 20, 10)
     for frame in frames:
         log.append(frame[None])
     log.finish()
@@ -86,19 +91,47 @@ def test_readers_follow_a_writer(tmp_path: Path) -> None:
         reader.join(10)
     assert len(results) == 20
     assert all(np.array_equal(result, frames) for result in results)
+    assert log._listeners == []
 
 
-def test_wait_returns_on_time_finish_and_close(tmp_path: Path) -> None:
-    log = FrameLog(6, 10, tmp_path)
-    start = time.monotonic()
-    assert log.wait(0, timeout=0.05) == 0
-    assert time.monotonic() - start < 5
-    log.append(some_frames(2))
-    assert log.wait(1, timeout=60) == 2
-    log.finish()
-    assert log.finished and log.wait(2, timeout=60) == 2
+def test_a_listener_is_told_of_frames_and_of_the_end() -> None:
+    log = FrameLog(6, 10)
+    told: list[tuple[int, bool, bool]] = []
+
+    def notify() -> None:
+        told.append((len(log), log.finished, log.closed))
+
+    with log.listener(notify):
+        log.append(some_frames(2))
+        log.append(some_frames(1))
+        log.finish()
+    assert told == [(2, False, False), (3, False, False), (3, True, False)]
     log.close()
-    assert len(log) == 2
+    assert len(told) == 3, "it has left"
+
+
+def test_a_listener_is_told_that_the_log_is_closed_and_may_read_it(tmp_path: Path) -> None:
+    log = FrameLog(6, 10, tmp_path)
+    found: list[np.ndarray | str] = []
+
+    def read() -> None:
+        try:
+            found.append(log.read(0, 1))
+        except ValueError as error:
+            found.append(str(error))
+
+    with log.listener(read), log.listener(read):
+        log.append(some_frames(1))
+        log.close()
+    assert [type(what) for what in found] == [np.ndarray, np.ndarray, str, str]
+    assert log._listeners == []
+
+
+def test_a_closed_log_keeps_its_length_and_no_frame(tmp_path: Path) -> None:
+    log = FrameLog(6, 10, tmp_path)
+    log.append(some_frames(2))
+    log.close()
+    assert log.finished and len(log) == len(log.times) == 2
     with pytest.raises(ValueError, match="deleted"):
         log.read(0, 1)
     log.close()

@@ -6,6 +6,8 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +16,23 @@ import numpy as np
 class FrameLog:
     """Append-only log of one clip's frames, uint8 RGB [H, W, 3].
 
-    The frames lie in a file of `folder` that is unlinked as soon as it is open, so memory stays flat for a
-    long clip and nothing remains of it when the process dies. Where the file cannot be written (no folder, a
-    full disk) the frames from there on are kept in memory, and `warning` says why.
+    The frames lie in a file of `folder`. Memory stays flat for a long clip, and the file is unlinked as soon as
+    it is open: nothing of it remains when the process dies. Without a folder, or once the file cannot be written,
+    new frames are kept in memory. `warning` says why the file cannot be written.
 
-    Thread-safe: one writer, many readers.
+    Thread-safe for one writer and many readers.
     """
 
     def __init__(self, height: int, width: int, folder: Path | None = None) -> None:
         assert height > 0 and width > 0, (height, width)
         self.height = height
         self.width = width
-        self.times: list[float] = []  # time.monotonic() at which each frame came to exist
-        self.finished = False
-        self.closed = False
+        self.times: list[float] = []  # time.monotonic() at which each frame was appended
+        self.finished = False  # no frame will follow
+        self.closed = False  # the frames are deleted
         self.warning = ""
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
         self._fd: int | None = None
         self._num_filed = 0  # frames in the file; all later ones are in _kept
         self._kept: list[np.ndarray] = []
@@ -49,32 +52,32 @@ class FrameLog:
         return len(self.times)
 
     def append(self, frames: np.ndarray) -> None:
-        """Add frames, uint8 [n, H, W, 3]; they are copied. Only one thread may append."""
+        """Add a copy of `frames`, uint8 [n, H, W, 3]. Only one thread may append, and not after `finish`."""
         assert frames.dtype == np.uint8 and frames.shape[1:] == (self.height, self.width, 3), frames.shape
         assert not self.finished, "the log is finished"
         num_filed = self._write(np.ascontiguousarray(frames))
         now = time.monotonic()
-        with self._changed:
-            if self.closed:
+        with self._lock:
+            if self.closed:  # by another thread, while the frames were written
                 return
             self._num_filed += num_filed
             self._kept.extend(frame.copy() for frame in frames[num_filed:])
             self.times.extend([now] * len(frames))
-            self._changed.notify_all()
+        self._notify()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """A copy of frames start to stop (exclusive), uint8 [stop - start, H, W, 3].
+        """Return a copy of frames start to stop (exclusive), uint8 [stop - start, H, W, 3].
 
-        Raises IndexError for frames that do not exist (yet), ValueError after `close`.
+        Raises IndexError for frames that do not exist yet, ValueError after `close`.
         """
-        with self._changed:
+        with self._lock:
             if self.closed:
                 raise ValueError("the frames of this run have been deleted; run it again")
             if not 0 <= start <= stop <= len(self.times):
                 raise IndexError(f"frames {start} to {stop} of a log of {len(self.times)}")
             num_filed = self._num_filed
             kept = self._kept[max(start - num_filed, 0) : max(stop - num_filed, 0)]
-            # A descriptor of our own: it outlives a `close` by another thread, and a slow disk blocks nobody.
+            # Read from a duplicate: it outlives a `close` by another thread, and the lock is free meanwhile.
             fd = os.dup(self._fd) if self._fd is not None and start < num_filed else None
         frames = np.empty((stop - start, self.height, self.width, 3), np.uint8)
         num_read = 0
@@ -88,36 +91,50 @@ class FrameLog:
             frames[num_read + i] = frame
         return frames
 
-    def wait(self, count: int, timeout: float | None = None) -> int:
-        """Block until there are more than `count` frames, the log is finished or closed, or `timeout` seconds
-        have passed; returns the number of frames."""
-        with self._changed:
-            self._changed.wait_for(lambda: len(self.times) > count or self.finished or self.closed, timeout)
-            return len(self.times)
+    @contextmanager
+    def listener(self, notify: Callable[[], None]) -> Iterator[None]:
+        """Call `notify` after every `append`, `finish` and `close` while the context is open.
+
+        The thread that changes the log makes the call, so `notify` must return at once and must not raise. A last
+        call may come just after the context was left.
+        """
+        with self._lock:
+            self._listeners.append(notify)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners.remove(notify)
 
     def finish(self) -> None:
         """Say that no frame will follow."""
-        with self._changed:
-            self.finished = True
-            self._changed.notify_all()
+        self.finished = True
+        self._notify()
 
     def close(self) -> None:
-        """Free the frames. Later reads raise; `len` and `times` stay."""
-        with self._changed:
+        """Free the frames. Later reads raise ValueError; `len` and `times` stay."""
+        with self._lock:
             self.finished = self.closed = True
             if self._fd is not None:
                 os.close(self._fd)
                 self._fd = None
             self._kept.clear()
-            self._changed.notify_all()
+        self._notify()
 
     def __del__(self) -> None:
         if getattr(self, "_fd", None) is not None:
             self.close()
 
+    def _notify(self) -> None:
+        """Call the listeners without the lock: they may read the log."""
+        with self._lock:
+            listeners = list(self._listeners)
+        for notify in listeners:
+            notify()
+
     def _write(self, frames: np.ndarray) -> int:
-        """Put frames into the file and return how many are there whole."""
-        with self._changed:
+        """Write frames to the file; return how many were written completely."""
+        with self._lock:
             if self._fd is None or self._kept or self.warning:
                 return 0
             fd = os.dup(self._fd)
@@ -140,8 +157,8 @@ class FrameLog:
 
 
 def _read_fully(fd: int, buffer: memoryview, offset: int) -> None:
-    done = 0
-    while done < len(buffer):
-        num_bytes = os.preadv(fd, [buffer[done:]], offset + done)
+    num_read = 0
+    while num_read < len(buffer):
+        num_bytes = os.preadv(fd, [buffer[num_read:]], offset + num_read)
         assert num_bytes > 0, "the file of a frame log is shorter than its frames"
-        done += num_bytes
+        num_read += num_bytes

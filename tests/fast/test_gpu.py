@@ -146,9 +146,6 @@ def streamed(group: Group) -> list[np.ndarray] | None:
             for given in ({"latent": some_latent(5).double()}, {"source": some_video(9)}):
                 run = jobs.new_run(parallel=parallel, **given)
                 jobs.submit(run)
-                seen = 0
-                while not run.frames.finished:  # as a page does
-                    seen = run.frames.wait(seen, 30)
                 while not run.ended:
                     run.wait(1)
                 assert run.status == "finished", run.message

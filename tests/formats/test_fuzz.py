@@ -25,7 +25,7 @@ from support.fuzzing import memory_stays_bounded as memory_stays_bounded
 
 from wanvae_app.formats.checkpoint import check, load_vae, save_tensors
 from wanvae_app.model.vae import WanVAE
-from wanvae_app.page.upload import describe
+from wanvae_app.page.upload import describe_upload
 
 
 @cache
@@ -94,7 +94,7 @@ def test_checkpoints_edited(kind: str, file: Path, edits: list[tuple[str, int, b
 @given(edits=edits)
 def test_videos_edited(kind: str, file: Path, edits: list[tuple[str, int, bytes]]) -> None:
     file.write_bytes(edited(videos()[kind], edits))
-    one_sentence(lambda: describe(file, WAN))
+    one_sentence(lambda: describe_upload(file, WAN))
 
 
 sizes = st.one_of(

@@ -23,7 +23,7 @@ from wanvae_app.formats.latents import (
     to_raw,
     write_latent,
 )
-from wanvae_app.page.upload import choose_scaling, describe
+from wanvae_app.page.upload import choose_scaling, describe_upload
 
 WAN = PRESETS["wan2.1"]
 SHAPE = (1, 16, 3, 4, 5)
@@ -153,5 +153,6 @@ def test_what_the_file_says_is_believed_unless_the_user_chose(tmp_path: Path) ->
     save_file({"latent": z}, path, {"scaling": "raw"})
     assert choose_scaling(path, z, WAN, "Normalised") == ("normalised", "Taken as normalised, as you chose.")
     assert (
-        describe(path, WAN) == "Latent, 16 x 3 x 4 x 5: 9 frames of 40 x 32. Taken as raw, as the file says."
+        describe_upload(path, WAN)
+        == "Latent, 16 x 3 x 4 x 5: 9 frames of 40 x 32. Taken as raw, as the file says."
     )

@@ -1,4 +1,4 @@
-"""Differences are found where they are, piece by piece or at once, in memory or in a log."""
+"""Differences are found where they are, in any batch of frames, in memory or in a log."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.page.compare import PIECE, Difference, difference, psnr
+from wanvae_app.page.compare import BATCH, Difference, difference, psnr
 
 
-def clip(num_frames: int = 2 * PIECE + 3, height: int = 5, width: int = 7) -> np.ndarray:
+def clip(num_frames: int = 2 * BATCH + 3, height: int = 5, width: int = 7) -> np.ndarray:
     return np.random.default_rng(2).integers(1, 255, (num_frames, height, width, 3), np.uint8)
 
 
@@ -28,11 +28,11 @@ def test_equal_clips() -> None:
     assert psnr(a, a.copy()) == math.inf
 
 
-@pytest.mark.parametrize("frame", [0, PIECE - 1, PIECE, 2 * PIECE + 2])
+@pytest.mark.parametrize("frame", [0, BATCH - 1, BATCH, 2 * BATCH + 2])
 def test_the_largest_difference_is_found(tmp_path: Path, frame: int) -> None:
     a, b = clip(), clip()
-    b[0, 0, 0, 0] ^= 1  # smaller ones do not matter
-    b[frame, 3, 4], a[frame, 3, 4, 1] = (0, 255, 7), 0  # nor does which is larger: uint8 must not wrap around
+    b[0, 0, 0, 0] ^= 1  # a smaller difference
+    b[frame, 3, 4], a[frame, 3, 4, 1] = (0, 255, 7), 0  # uint8 must not wrap around
     expected = Difference(255, frame, 3, 4, 2, a[..., 0].size)
     assert difference(a, b) == difference(b, a) == expected
     assert (

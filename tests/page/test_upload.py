@@ -15,15 +15,15 @@ from wanvae_app.formats.latents import to_normalised, write_latent
 from wanvae_app.formats.mp4 import write_mp4
 from wanvae_app.jobs.result_store import ResultStore
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.history import Given
-from wanvae_app.page.upload import describe, make_run, native_fps
+from wanvae_app.page.entry import RunInput
+from wanvae_app.page.upload import describe_upload, make_run, native_fps
 
 WAN = PRESETS["wan2.1"]
 
 
 @pytest.fixture
 def jobs(tmp_path: Path) -> JobService:
-    """Jobs without ranks: what `new_run` was given is all that its runs are."""
+    """A service without ranks. Its `new_run` returns the arguments that it was called with."""
 
     def new_run(**given: Any) -> SimpleNamespace:
         if given["name"].startswith("too large"):
@@ -31,10 +31,10 @@ def jobs(tmp_path: Path) -> JobService:
         return SimpleNamespace(**given)
 
     vae = SimpleNamespace(config=WAN)
-    return cast(JobService, SimpleNamespace(vae=vae, store=ResultStore(tmp_path / "shelf"), new_run=new_run))
+    return cast(JobService, SimpleNamespace(vae=vae, store=ResultStore(tmp_path / "runs"), new_run=new_run))
 
 
-def make(jobs: JobService, path: Path, scaling: str = "Auto", chunk: int = 2) -> tuple[Any, Given]:
+def make(jobs: JobService, path: Path, scaling: str = "Auto", chunk: int = 2) -> tuple[Any, RunInput]:
     return make_run(jobs, path, parallel=True, chunk=chunk, scaling=scaling, owner="ann")
 
 
@@ -45,26 +45,26 @@ def folders(jobs: JobService) -> list[Path]:
 def test_a_latent(jobs: JobService, tmp_path: Path) -> None:
     raw, path = some_latent(3, 8, 8) * 2, tmp_path / "z.safetensors"
     write_latent(raw, path, WAN)
-    run, given = make(jobs, path)
+    run, run_input = make(jobs, path)
     assert torch.allclose(run.latent, raw, atol=1e-5)
     assert (run.chunk, run.parallel, run.owner, run.name, run.fps) == (2, True, "ann", "z.safetensors", 16.0)
-    assert given.scaling == "normalised" and given.note == "Taken as normalised, as the file says."
+    assert run_input.scaling == "normalised" and run_input.note == "Taken as normalised, as the file says."
     run, other = make(jobs, path, "Raw")
     assert torch.allclose(run.latent, to_normalised(raw, WAN), atol=1e-6)
-    assert other.digest != given.digest, "runs in different scalings are not compared"
-    assert make(jobs, path.rename(tmp_path / "same.pt"))[1].digest == given.digest
+    assert other.digest != run_input.digest, "runs in different scalings are not compared"
+    assert make(jobs, path.rename(tmp_path / "same.pt"))[1].digest == run_input.digest
     assert native_fps(PRESETS["wan2.2"]) == 24.0
 
 
 def test_a_video(jobs: JobService, tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     write_mp4(some_video(7, 36, 26), path, 12.0)
-    assert describe(path, WAN).startswith(
+    assert describe_upload(path, WAN).startswith(
         "Video, 26x36 pixels, 12 frames per second, 0.6 s: it will be cropped"
     )
-    run, given = make(jobs, path)
+    run, run_input = make(jobs, path)
     assert (
-        given.note
+        run_input.note
         == "The video was cropped from 26x36 to 24x32 and cut from 7 to 5 frames, as the VAE needs."
     )
     assert len(run.source) == 5 and run.fps == 12.0 and folders(jobs) == [run.folder]
@@ -89,8 +89,8 @@ def test_a_refusal_leaves_nothing_behind(jobs: JobService, tmp_path: Path) -> No
 
 
 def test_no_place_for_a_folder(jobs: JobService, tmp_path: Path) -> None:
-    """A full disk, or none: the clip is kept in memory."""
+    """Where no folder can be made, the clip is kept in memory."""
     write_mp4(some_video(5), tmp_path / "a.mp4", 12.0)
-    (tmp_path / "shelf").write_text("a file where the folder should be")
+    (tmp_path / "runs").write_text("a file where the folder should be")
     run, _ = make(jobs, tmp_path / "a.mp4")
     assert run.folder is None and len(run.source) == 5

@@ -1,4 +1,4 @@
-"""A Chromium for tests, a person who uses the page in it, and the app with a rig."""
+"""For tests of the page: a headless Chromium, a visitor who uses the page in it, and the app with built-in faults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from playwright.sync_api import Browser, Page, sync_playwright
 from support.app_runner import App, wait_for
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -24,18 +24,18 @@ FLAGS = (
 )
 SAMPLE = "Rolling marbles"  # 5 latent frames
 NUM_FRAMES = 17  # of the sample
-PATIENCE = 60_000  # milliseconds; only a failing test waits so long
+TIMEOUT = 60_000  # milliseconds; only a failing test waits so long
 
 
 def chromium() -> str | None:
-    """The program to drive: what launch.sh found (BROWSER_PATH), else one on PATH, else None: Playwright's own."""
+    """Path of the browser: BROWSER_PATH, which launch.sh sets, or one on PATH. None means Playwright's own."""
     named = os.environ.get("BROWSER_PATH")
-    return named or next((path for name in NAMES if (path := shutil.which(name))), None)
+    return named or next((path for name in PROGRAMS if (path := shutil.which(name))), None)
 
 
 @contextmanager
 def running_browser() -> Iterator[Browser]:
-    """A browser without a window. A test that needs it fails where there is none: skipping would prove nothing."""
+    """Start a headless browser. Where there is none the test fails; a skipped test would prove nothing."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=[*FLAGS])
         try:
@@ -45,18 +45,21 @@ def running_browser() -> Iterator[Browser]:
 
 
 class Visitor:
-    """One person: a browser context of its own, with the app's page open."""
+    """One person: a browser context with its own cookies and storage, and the app's page open in it.
+
+    `requests` are the addresses that its pages asked for, `errors` the exceptions of their scripts.
+    """
 
     def __init__(self, browser: Browser, url: str, **context: Any) -> None:
         self.url = url
         self.context = browser.new_context(viewport={"width": 1280, "height": 800}, **context)
-        self.context.set_default_timeout(PATIENCE)
+        self.context.set_default_timeout(TIMEOUT)
         self.requests: list[str] = []
         self.errors: list[str] = []
         self.page = self.open()
 
     def open(self) -> Page:
-        """Another tab, ready to be used."""
+        """Open another tab, and wait until the page can be used."""
         page = self.context.new_page()
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -65,12 +68,12 @@ class Visitor:
         return page
 
     def choose(self, sample: str) -> None:
-        """Click a sample, and wait until the page has said what it is."""
+        """Click a sample, and wait until the page describes it."""
         self.page.click(f".sample[title='{sample}']")
         self.page.wait_for_selector("#about p:not(.hint)")
 
     def upload(self, path: Path) -> None:
-        """Give a file of one's own."""
+        """Upload a file, and wait until the page describes it."""
         if self.page.locator("#file button[aria-label='Clear']").count():
             self.page.click("#file button[aria-label='Clear']")
             self.page.wait_for_selector("#about .hint")
@@ -78,32 +81,32 @@ class Visitor:
         self.page.wait_for_selector("#about p:not(.hint)")
 
     def run(self) -> str:
-        """Press Run; returns the new run's id as soon as the page follows it."""
+        """Press Run, and wait until the page follows the new run; returns the run's id."""
         before = self.state["job"]
         self.page.click("#run")
         self.wait(f"s.job && s.job !== {before!r} && s.run" if before else "s.job && s.run")
         return self.state["job"]
 
     def wait(self, condition: str) -> dict[str, Any]:
-        """Until a JavaScript condition on the page's state `s` holds; returns the state."""
+        """Wait until a JavaScript condition on the page's state `s` holds; returns the state."""
         self.page.wait_for_function(f"(() => {{ const s = window.wanvae.state; return {condition}; }})()")
         return self.state
 
     @property
     def state(self) -> dict[str, Any]:
-        """What main.js exposes."""
+        """The page's state, which its script exposes as window.wanvae.state."""
         return self.page.evaluate("window.wanvae.state")
 
-    def download(self, peer_memory: str, folder: Path) -> Path:
-        """Click a link and save what comes, under the name that it comes with."""
+    def download(self, selector: str, folder: Path) -> Path:
+        """Click a link, and save its file in `folder` under the name that the server gives it."""
         with self.page.expect_download() as event:
-            self.page.click(peer_memory)
+            self.page.click(selector)
         path = folder / event.value.suggested_filename
         event.value.save_as(path)
         return path
 
     def contrast(self) -> float:
-        """The standard deviation of the pixels on the canvas: 0 where it is blank."""
+        """Standard deviation of the canvas's green channel, 0 to 127.5; 0 means a blank canvas."""
         return self.page.evaluate(
             """() => {
                 const canvas = document.querySelector(".stage canvas");
@@ -115,13 +118,13 @@ class Visitor:
         )
 
     def close(self) -> None:
-        """Go away; everything the page did wrong comes to light."""
+        """Close all tabs. Raises AssertionError if a page's script has raised an exception."""
         self.context.close()
         assert not self.errors, self.errors
 
 
 class Rigged:
-    """The app with a rig: see rigged_app.py."""
+    """The app with faults built in, which files in the folder `rig` order; see rigged_app.py."""
 
     def __init__(self, app: App, rig: Path) -> None:
         self.app = app
@@ -129,23 +132,23 @@ class Rigged:
         self.url = app.url
 
     def hold(self, chunk: int) -> None:
-        """Let rank 0 wait before this chunk, counted from 1."""
+        """Hold rank 0 before this chunk, counted from 1."""
         (self.rig / f"hold-0-{chunk}").touch()
 
     def wait_held(self, chunk: int) -> None:
-        """Until it waits there."""
+        """Wait until rank 0 is held before this chunk."""
         wait_for((self.rig / f"held-0-{chunk}").exists, 60, self.app)
 
     def release(self, chunk: int) -> None:
-        """Let it go on."""
+        """Let rank 0 go on."""
         (self.rig / f"hold-0-{chunk}").unlink(missing_ok=True)
 
     def wait_idle(self) -> None:
-        """Until no run is on the ranks."""
+        """Wait until no run is queued or on the ranks."""
         wait_for(lambda: (self.app.health() or {}).get("state") == "ready", 60, self.app)
 
     def reset(self) -> None:
-        """Withdraw all orders and let the present run end."""
+        """Withdraw all orders, and wait until the present run has ended."""
         for order in self.rig.iterdir():
             if not order.name.startswith("held"):
                 order.unlink(missing_ok=True)

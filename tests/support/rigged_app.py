@@ -41,7 +41,8 @@ from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
 from wanvae_app.model.vae import WanVAE
-from wanvae_app.page.history import Given, History
+from wanvae_app.page.entry import RunInput
+from wanvae_app.page.history import History
 from wanvae_app.parallel.shard import Shard
 
 RIG = Path(os.environ["RIG"])
@@ -131,7 +132,7 @@ def with_run_route(make_routes: Any) -> Any:
                 parallel=bool(options.get("parallel", 1)),
                 name="noise",
             )
-            history.submit(run, Given("noise"))
+            history.submit(run, RunInput("noise"))
             return JSONResponse({"id": run.id})
 
         return [*make_routes(jobs, history), Route("/rig/run", start, methods=["POST"])]

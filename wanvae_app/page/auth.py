@@ -1,4 +1,7 @@
-"""Visitors: who is asking. A cookie names the browser, so that everybody finds, and can stop, only their own runs."""
+"""Who is asking: a password for the whole app, and a cookie for each browser.
+
+The cookie names a browser. Everybody finds and stops only runs of their own browser.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,32 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 COOKIE = "wanvae"
-SESSION = "session "  # no cookie of ours begins like this
-# What the page needs to ask for the password, and the app's health; none of it tells anything of anybody.
-OPEN = re.compile(
+COOKIE_SECONDS = 365 * 24 * 3600
+SESSION_PREFIX = "session "  # of owners that are programs; no cookie of ours begins like this
+# Served without a login: what the login page is made of, and the app's health. None of it tells of any run.
+PUBLIC_PATHS = re.compile(
     r"/|/(login|logout|health|favicon\.ico|theme\.css|robots\.txt|manifest\.json|pwa_icon)(/.*)?"
     r"|/(static|assets|svelte)/.*|/gradio_api/(login_check|theme\.css|startup-events)/?"
 )
-YEAR = 365 * 24 * 3600
-STREAMED = ("text/event-stream", "application/octet-stream")
+STREAM_TYPES = ("text/event-stream", "application/octet-stream")
 
 
 def owner_of(request: gr.Request) -> str:
-    """Who called a handler: the browser, or a program's session."""
-    return request.cookies.get(COOKIE) or f"{SESSION}{request.session_hash}"
+    """The owner of runs that this call starts: the browser's cookie, or the session of a program."""
+    return request.cookies.get(COOKIE) or f"{SESSION_PREFIX}{request.session_hash}"
 
 
-def may_see(request: Request, owner: str) -> bool:
-    """Whether this request may watch and stop the owner's runs. A program keeps no cookie: whoever knows the id
-    of its run, which cannot be guessed, may have it."""
-    shown = request.cookies.get(COOKIE, "")
-    return owner.startswith(SESSION) or secrets.compare_digest(owner.encode(), shown.encode())
+def may_use(request: Request, owner: str) -> bool:
+    """Whether this request may watch and stop the owner's runs.
+
+    A program keeps no cookie, so its runs are open to whoever knows their id, which cannot be guessed.
+    """
+    cookie = request.cookies.get(COOKIE, "")
+    return owner.startswith(SESSION_PREFIX) or secrets.compare_digest(owner.encode(), cookie.encode())
 
 
-def may_enter(request: Request) -> bool:
-    """Whether Gradio's own routes would let this request in: routes of one's own are not covered by `auth`."""
+def is_logged_in(request: Request) -> bool:
+    """Whether the request carries a login, or needs none. Gradio's `auth` checks only routes of its own."""
     app = request.app
     if getattr(app, "auth", None) is None:
         return True
@@ -43,11 +48,10 @@ def may_enter(request: Request) -> bool:
     return any(app.tokens.get(request.cookies.get(name)) is not None for name in names)
 
 
-class VisitorMiddleware:
-    """Lets nobody in without the password, where there is one; gives a browser its cookie with the page; asks
-    proxies not to hold streamed answers back.
+class PageMiddleware:
+    """Refuses requests without a login, gives each browser its cookie, and tells proxies not to buffer streams.
 
-    Plain ASGI, because Starlette's BaseHTTPMiddleware hides a viewer's departure from the streams.
+    This is plain ASGI: Starlette's BaseHTTPMiddleware would not tell a stream that its viewer has left.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -60,21 +64,23 @@ class VisitorMiddleware:
 
         request = Request(scope)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if not OPEN.fullmatch(path) and not may_enter(request):  # Gradio's own check leaves some routes out
+        # Gradio's own check leaves out some of its routes.
+        if not PUBLIC_PATHS.fullmatch(path) and not is_logged_in(request):
             await JSONResponse({"detail": "Log in first."}, 401)(scope, receive, send)
             return
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                kind = headers.get("content-type", "")
-                if kind.startswith(STREAMED):
+                content_type = headers.get("content-type", "")
+                if content_type.startswith(STREAM_TYPES):
                     headers["X-Accel-Buffering"] = "no"
-                if kind.startswith("text/html") and COOKIE not in request.cookies:
+                if content_type.startswith("text/html") and COOKIE not in request.cookies:
                     name = secrets.token_urlsafe(24)
                     headers.append(
-                        "set-cookie", f"{COOKIE}={name}; Path=/; Max-Age={YEAR}; HttpOnly; SameSite=Lax"
+                        "set-cookie",
+                        f"{COOKIE}={name}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax",
                     )
             await send(message)
 
-        await self.app(scope, receive, send_marked)
+        await self.app(scope, receive, send_with_headers)

@@ -1,4 +1,4 @@
-"""Gallery: the samples to click, and the line on top of the page, as HTML."""
+"""The samples to click, and the header of the page, as HTML."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
 
 
 def find_samples(folder: Path, config: WanConfig) -> list[Path]:
-    """The sample latents, smallest first, then the clips. The latents are the demo VAE's own: to another they are
-    noise, so they are left out."""
+    """List the sample latents, then the sample videos, each smallest first.
+
+    The latents were made by the demo VAE. Another VAE decodes them to noise, so for it they are left out.
+    """
     demo = json.loads((DEMO_VAE / "config.json").read_text())
-    latents = LATENT_TYPES if tuple(demo["latents_mean"]) == config.latents_mean else []
-    paths = [path for path in folder.glob("*") if path.suffix in latents + VIDEO_TYPES]
+    latent_types = LATENT_TYPES if tuple(demo["latents_mean"]) == config.latents_mean else []
+    paths = [path for path in folder.glob("*") if path.suffix in latent_types + VIDEO_TYPES]
     return sorted(paths, key=lambda path: (path.suffix in VIDEO_TYPES, path.stat().st_size))
 
 
-def gallery_cards(samples: list[Path]) -> str:
-    """The samples as buttons, which gallery.js makes clickable."""
+def gallery_html(samples: list[Path]) -> str:
+    """The samples as buttons, each with the .jpg beside it as its picture. gallery.js makes them clickable."""
     cards = []
     for index, path in enumerate(samples):
         kind = "video" if path.suffix in VIDEO_TYPES else "latent"
@@ -44,21 +46,15 @@ def gallery_cards(samples: list[Path]) -> str:
     return f'<h2>Samples</h2><div class="gallery">{"".join(cards)}</div>'
 
 
-def header(jobs: JobService) -> str:
-    """The line on top: which VAE, on what, and whether it is ready."""
+def header_html(jobs: JobService) -> str:
+    """The line on top of the page: which VAE, on which devices, in which dtype, and whether it is ready."""
     group, vae = jobs.group, jobs.vae
+    device = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "CPU"
     ranks = f"{group.size} rank{'s' * (group.size != 1)}"
-    dtype = str(vae.dtype).removeprefix("torch.")
-    facts = [vae.name, f"{ranks} on {device_name(jobs)}", dtype]
+    facts = [vae.name, f"{ranks} on {device}", str(vae.dtype).removeprefix("torch.")]
     spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
     return (
         f'<h1>Wan VAE</h1><div class="facts">{spans}</div>'
         '<div class="health" id="health" role="status"><i></i><span>connecting</span></div>'
         '<button type="button" id="theme" title="Dark or light">Dark</button>'
     )
-
-
-def device_name(jobs: JobService) -> str:
-    """CPU, or the GPU's product name."""
-    device = jobs.group.device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -1,4 +1,4 @@
-"""Intake: from an uploaded file to a run, with everything refused here that can be refused before it is queued."""
+"""From an uploaded file to a run. What can be refused is refused here, before the run is queued."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from wanvae_app.formats.latents import guess_scaling, read_latent, stored_scalin
 from wanvae_app.formats.video import describe_video, is_video, read_video
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.history import Given
+from wanvae_app.page.entry import RunInput
 
 SCALINGS = ("Auto", "Normalised", "Raw")
-MAX_CHUNK = 16  # latent frames: more only takes memory
+MAX_CHUNK = 16  # latent frames; more only takes memory
 
 
 def make_run(
     jobs: JobService, path: Path, *, parallel: bool, chunk: int, scaling: str, owner: str
-) -> tuple[JobState, Given]:
-    """A run for the latent or video in `path`, ready to be submitted.
+) -> tuple[JobState, RunInput]:
+    """Make a run for the latent or video in `path`, ready to be submitted.
 
-    Raises ValueError, in one sentence, for what is neither; OSError where there is no ffmpeg, or no room.
+    `chunk` is 1 to MAX_CHUNK latent frames, `scaling` one of SCALINGS; a video ignores the scaling. Raises ValueError,
+    in one sentence, for a file or an argument that cannot be used; OSError if ffmpeg or disk space is missing.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"Unknown latent scaling {scaling!r}; choose one of {', '.join(SCALINGS)}.")
@@ -36,7 +37,7 @@ def make_run(
     if not is_video(path):
         z = read_latent(path, config)
         scaling, reason = choose_scaling(path, z, config, scaling)
-        given = Given(f"{digest_of(path)} {scaling}", scaling, reason)
+        run_input = RunInput(f"{file_digest(path)} {scaling}", scaling, reason)
         run = jobs.new_run(
             latent=to_raw(z, config, scaling),
             chunk=chunk,
@@ -45,11 +46,11 @@ def make_run(
             name=path.name,
             fps=native_fps(config),
         )
-        return run, given
+        return run, run_input
     folder = jobs.store.folder_or_none()
     try:
         video = read_video(path, config, folder)
-        given = Given(digest_of(path), note=video.fitted)
+        run_input = RunInput(file_digest(path), note=video.fitted)
         run = jobs.new_run(
             source=video.frames,
             fps=video.fps,
@@ -63,11 +64,11 @@ def make_run(
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
         raise
-    return run, given
+    return run, run_input
 
 
-def describe(path: Path, config: WanConfig) -> str:
-    """What an upload is, in a line for the page. Raises ValueError and OSError as `make_run` would."""
+def describe_upload(path: Path, config: WanConfig) -> str:
+    """Say in a line for the page what an upload is. Raises ValueError and OSError as `make_run` does."""
     if is_video(path):
         return describe_video(path, config)
     z = read_latent(path, config)
@@ -81,7 +82,10 @@ def describe(path: Path, config: WanConfig) -> str:
 
 
 def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> tuple[str, str]:
-    """The scaling to use, "normalised" or "raw", and a sentence that says why."""
+    """Return the scaling of latent `z`, "normalised" or "raw", and a sentence that says why.
+
+    `wanted` is one of SCALINGS. "Auto" takes what the file says, and otherwise guesses from the values.
+    """
     if wanted == "Auto":
         if stored := stored_scaling(path):
             return stored, f"Taken as {stored}, as the file says."
@@ -90,11 +94,11 @@ def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> tup
 
 
 def native_fps(config: WanConfig) -> float:
-    """At which Wan's models were trained: a latent does not carry it."""
+    """Frames per second that the Wan models of this VAE generate. A latent does not carry a rate."""
     return 24.0 if config.residual else 16.0
 
 
-def digest_of(path: Path) -> str:
-    """A name for a file's content."""
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,8 +1,9 @@
-"""What viewers get when the server is in trouble: no ffmpeg, no disk, faults of our own, ranks that are gone."""
+"""What viewers get when the server fails: no ffmpeg, no disk space, an exception in our code, lost ranks."""
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -11,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 from support.app_runner import wait_for
-from support.guarded import Server, indices, running_server
+from support.page_server import Server, frame_indices, running_server
 
-from wanvae_app import frame_log as frames_module
 from wanvae_app.jobs import writer as writer_module
+from wanvae_app.page import frame_stream
 from wanvae_app.parallel.process_group import GroupLost
 
 
@@ -24,17 +25,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def watched(server: Server) -> tuple[dict[str, Any], list[int]]:
-    """A new run's last state, and the frames that its viewer got."""
+def watch_run(server: Server) -> tuple[dict[str, Any], list[int]]:
+    """Start a run and watch it; returns its last state and the indices of the frames that the viewer got."""
     entry = server.start()
-    seen = indices(server.visitor.get(f"/live/{entry.run.id}").content)
+    seen = frame_indices(server.visitor.get(f"/live/{entry.run.id}").content)
     wait_for(lambda: entry.settled, 30)
     return server.visitor.get(f"/live/{entry.run.id}/state").json(), seen
 
 
 def test_without_ffmpeg_the_frames_are_seen(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/nowhere/ffmpeg")
-    state, seen = watched(server)
+    state, seen = watch_run(server)
     assert state["state"] == "finished" and seen == [0, 1, 2, 3, 4]
     assert re.fullmatch(r"Finished\. The MP4 could not be written: .*ffmpeg.* missing.*\.", state["message"])
     assert (
@@ -46,8 +47,8 @@ def test_on_a_full_disk_the_frames_are_seen(server: Server, monkeypatch: pytest.
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(frames_module.os, "pwrite", full)
-    state, seen = watched(server)
+    monkeypatch.setattr(os, "pwrite", full)
+    state, seen = watch_run(server)
     assert state["state"] == "finished" and seen == [0, 1, 2, 3, 4]
     assert "kept in memory" in state["message"] and "No space left on device" in state["warning"]
 
@@ -56,7 +57,7 @@ def test_without_the_temporary_folder_the_frames_are_seen(server: Server) -> Non
     folder = server.jobs.folder
     folder.rename(folder.with_name("elsewhere"))
     folder.write_text("in the way")
-    state, seen = watched(server)
+    state, seen = watch_run(server)
     folder.unlink()
     folder.with_name("elsewhere").rename(folder)
     assert state["state"] == "finished" and seen == [0, 1, 2, 3, 4]
@@ -71,33 +72,31 @@ def test_a_fault_in_writing_files_ends_neither_the_run_nor_the_writer(
 
     with monkeypatch.context() as patch:
         patch.setattr(writer_module, "write_mp4", broken)
-        state, seen = watched(server)
+        state, seen = watch_run(server)
     assert (
         state["state"] == "finished" and seen == [0, 1, 2, 3, 4] and "a fault of our own" in state["message"]
     )
-    state, _ = watched(server)
+    state, _ = watch_run(server)
     assert state["message"] == "Finished." and state["video_file"]
 
 
 def test_a_frame_that_cannot_be_encoded_costs_its_viewer_a_reconnect(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wanvae_app.page import routes as live
-
     run = server.finish()
     with monkeypatch.context() as patch:
-        original = live.encode_record
+        original = frame_stream.encode_record
         patch.setattr(
-            live,
+            frame_stream,
             "encode_record",
-            lambda log, index, origin: original(log, index, origin) if index < 2 else 1 / 0,
+            lambda log, index, run: original(log, index, run) if index < 2 else 1 / 0,
         )
         with server.visitor.stream("GET", f"/live/{run.id}") as answer, pytest.raises(httpx.HTTPError):
             answer.read()
-    assert indices(server.visitor.get(f"/live/{run.id}?start=2").content) == [2, 3, 4]
+    assert frame_indices(server.visitor.get(f"/live/{run.id}?start=2").content) == [2, 3, 4]
 
 
-# Last: nothing works after it.
+# The last test: the server takes no run after it.
 
 
 def test_health_tells_ready_busy_and_broken(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

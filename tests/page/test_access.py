@@ -1,4 +1,4 @@
-"""Strangers: what a client gets over HTTP that it should not."""
+"""What a client must not get over HTTP: anything without the password, foreign files, other people's runs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.guarded import HIDDEN, Server, indices, running_server
+from support.page_server import HIDDEN, Server, frame_indices, running_server
 from support.tiny import some_latent
 
-from wanvae_app.page.auth import OPEN
+from wanvae_app.page.auth import PUBLIC_PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def every_route(routes: list[Any]) -> Iterator[tuple[str, str]]:
-    """Method and path of all that the server answers to."""
+    """Yield method and path of every route of the server."""
     for route in routes:
         inner = getattr(route, "original_router", route)  # FastAPI hides a router's routes
         yield from every_route(getattr(inner, "routes", None) or [])
@@ -47,7 +47,7 @@ def test_the_password_covers_every_route(server: Server) -> None:
         assert (method, path) in routes
     for method, path in sorted(routes):
         with server.stranger.stream(method, re.sub(r"\{.*?\}", "x", path.replace("{id}", run.id))) as answer:
-            if not OPEN.fullmatch(path):
+            if not PUBLIC_PATHS.fullmatch(path):
                 assert answer.status_code == 401, (method, path)
                 continue
             body = answer.read()
@@ -57,8 +57,8 @@ def test_the_password_covers_every_route(server: Server) -> None:
 
 def test_with_the_password_it_is_all_there(server: Server) -> None:
     run = server.finish()
-    assert indices(server.visitor.get(f"/live/{run.id}").content) == [0, 1, 2, 3, 4]
-    assert indices(server.visitor.get(f"/live/{run.id}?start=3").content) == [3, 4]
+    assert frame_indices(server.visitor.get(f"/live/{run.id}").content) == [0, 1, 2, 3, 4]
+    assert frame_indices(server.visitor.get(f"/live/{run.id}?start=3").content) == [3, 4]
     assert server.visitor.get(f"/live/{run.id}/video.mp4").content[4:8] == b"ftyp"
 
 

@@ -1,4 +1,4 @@
-"""The page on one rank, in the test's own process, behind a password; and a visitor who knows it."""
+"""The page on one rank, served by the test's own process with a password; and a browser's requests to it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from support.tiny import some_latent, tiny_vae
 
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.history import Entry, Given, History
-from wanvae_app.page.routes import RECORD
+from wanvae_app.page.entry import HistoryEntry, RunInput
+from wanvae_app.page.frame_stream import RECORD_HEADER
+from wanvae_app.page.history import History
 from wanvae_app.parallel.process_group import Group
 
 AUTH = ("ann", "a:secret")
 HIDDEN = b"not for you"
+JPEG_START = b"\xff\xd8"
 
 
 class Server:
-    """The page on one rank, in this process, behind a password; and a visitor who knows it."""
+    """The page on one rank, in this process, with a password.
+
+    `visitor` is a client that is logged in and has its cookie; `stranger` is one without both. `secret` is a file that
+    nobody may fetch; it holds HIDDEN.
+    """
 
     def __init__(self, folder: Path) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -50,21 +56,21 @@ class Server:
         self.secret = folder / "secret.txt"
         self.secret.write_bytes(HIDDEN)
 
-    def start(self, num_latents: int = 2) -> Entry:
-        """A run of the visitor's."""
+    def start(self, num_latents: int = 2) -> HistoryEntry:
+        """Start a run of the visitor's; it decodes noise."""
         run = self.jobs.new_run(
             latent=some_latent(num_latents), owner=self.visitor.cookies["wanvae"], name="clip.pt"
         )
-        return self.history.submit(run, Given("noise"))
+        return self.history.submit(run, RunInput("noise"))
 
     def finish(self, num_latents: int = 2) -> JobState:
-        """The same, when it has ended."""
+        """Start a run of the visitor's and wait until it has ended."""
         entry = self.start(num_latents)
         wait_for(lambda: entry.settled, 30)
         return entry.run
 
     def raw(self, path: str) -> tuple[int, bytes]:
-        """What the visitor gets for a path that no client has tidied up."""
+        """Status and body that the visitor gets for a path. No client normalises the path before it is sent."""
         connection = http.client.HTTPConnection("127.0.0.1", self.page.server_port, timeout=20)
         cookies = "; ".join(f"{name}={value}" for name, value in self.visitor.cookies.items())
         connection.request("GET", path, headers={"Cookie": cookies})
@@ -72,7 +78,7 @@ class Server:
         return answer.status, answer.read()
 
     def call(self, file: Any) -> str:
-        """The endpoint's answer to a file as a client may describe it, as text of an event stream."""
+        """Call the endpoint /run with a file as a client may describe it; returns the text of its event stream."""
         data = {"data": [file, True, 1, "Auto"]}
         answer = self.visitor.post("/gradio_api/call/run", json=data)
         if answer.status_code != 200:
@@ -82,7 +88,7 @@ class Server:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[Server]:
-    """A server that is closed at the end."""
+    """Start a server, and close it at the end."""
     server = Server(folder)
     try:
         yield server
@@ -91,13 +97,13 @@ def running_server(folder: Path) -> Iterator[Server]:
         server.page.close()
 
 
-def indices(stream: bytes) -> list[int]:
-    """The numbers of the frames in a stream of records."""
+def frame_indices(stream: bytes) -> list[int]:
+    """Parse a stream of records completely; returns the indices of its frames."""
     found, position = [], 0
     while position < len(stream):
-        index, length, _ = RECORD.unpack_from(stream, position)
-        position += RECORD.size
-        assert stream[position : position + 2] == b"\xff\xd8"  # of a JPEG
+        index, length, _ = RECORD_HEADER.unpack_from(stream, position)
+        position += RECORD_HEADER.size
+        assert stream[position : position + 2] == JPEG_START
         position += length
         found.append(index)
     assert position == len(stream)

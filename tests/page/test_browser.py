@@ -1,4 +1,4 @@
-"""The page in a browser, against the app on two ranks: what a user does."""
+"""The page in a browser, with the app on two ranks: what one person does on it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_frames_are_seen_while_the_decode_is_held(rigged: Rigged, visitor: Visit
     rigged.release(4)
     state = visitor.wait("s.settled && s.drawn === 17 && !s.playing")
     assert state["run"]["state"] == "finished" and state["complete"]
-    # It replays and can be scrubbed without the server.
+    # Replaying and scrubbing ask nothing of the server.
     visitor.page.focus(".stage")
     for key, frame in (("Home", 0), ("ArrowRight", 1), ("End", 16), ("Shift+ArrowLeft", 6), (" ", 16)):
         visitor.page.keyboard.press(key)
@@ -111,7 +111,7 @@ def test_a_wrong_file_costs_nothing(rigged: Rigged, visitor: Visitor, tmp_path: 
     state = visitor.state
     assert state["status"].startswith("Not run") and state["status"].count(". ") <= 1
     assert visitor.page.locator(".toast-body").count() == 1
-    assert state["job"] == job and state["received"] == NUM_FRAMES  # what was there is there still
+    assert state["job"] == job and state["received"] == NUM_FRAMES  # the run before stays on the page
     assert visitor.page.locator(".runs tbody tr").count() == 1
     visitor.choose(SAMPLE)
     visitor.page.wait_for_selector("#about p:not(.bad)")
@@ -167,3 +167,20 @@ def test_the_chosen_theme_outlives_a_reload(visitor: Visitor) -> None:
         page.wait_for_function("window.wanvae")
         assert page.evaluate(dark) is chosen
         assert page.inner_text("#theme") == ("Light" if chosen else "Dark")
+
+
+def test_a_sample_is_not_chosen_while_a_file_is_uploaded(
+    rigged: Rigged, visitor: Visitor, tmp_path: Path
+) -> None:
+    path = tmp_path / "large.npy"
+    np.save(path, np.zeros((1, 16, 5, 64, 64), np.float32))  # 1.3 MB
+    network = visitor.context.new_cdp_session(visitor.page)
+    pace = {"offline": False, "latency": 0, "downloadThroughput": -1}
+    network.send("Network.enable")
+    network.send("Network.emulateNetworkConditions", {**pace, "uploadThroughput": 200_000})
+    visitor.page.set_input_files("#file input[type=file]", path)
+    visitor.page.wait_for_selector("#file .uploading")
+    visitor.page.click(".sample >> nth=0")
+    network.send("Network.emulateNetworkConditions", {**pace, "uploadThroughput": -1})
+    visitor.page.wait_for_selector("#about:has-text('5 x 64 x 64')")
+    assert visitor.page.locator("#file tr.file").count() == 1 and visitor.page.locator(".chosen").count() == 0

@@ -1,0 +1,244 @@
+"""A viewer's stream of records: it follows the log without polling, ends with it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.app_runner import wait_for
+from support.page_server import Server, frame_indices, running_server
+from support.tiny import some_latent
+
+from wanvae_app.frame_log import FrameLog
+from wanvae_app.jobs.job import Job, JobKind
+from wanvae_app.jobs.job_state import JobState, Status
+from wanvae_app.jobs.latent_shape import LatentShape
+from wanvae_app.page import frame_stream
+from wanvae_app.page.entry import HistoryEntry, RunInput
+from wanvae_app.page.frame_stream import RECORD_HEADER, stream_records, wait_for_frame
+
+NUM_VIEWERS = 50
+TIMEOUT = 20.0  # seconds; only a failing test waits so long
+
+
+@pytest.fixture
+def run() -> JobState:
+    """A run that has begun and has no frames yet; the test appends them."""
+    job = Job("id", JobKind.DECODE, LatentShape(16, 5, 1, 1), chunk=1, parallel=False)
+    run = JobState(job, folder=Path(), frames=FrameLog(8, 8), num_frames=17)
+    run.started = time.monotonic()
+    return run
+
+
+def frames(count: int) -> np.ndarray:
+    return np.random.default_rng(count).integers(0, 256, (count, 8, 8, 3), np.uint8)
+
+
+async def collect(run: JobState, start: int = 0, log: FrameLog | None = None) -> list[int]:
+    """Watch a run to the end of the stream; returns the indices of the frames."""
+    records = stream_records(run.frames if log is None else log, start, run)
+    async with asyncio.timeout(TIMEOUT):
+        return frame_indices(b"".join([record async for record in records]))
+
+
+async def until_all_wait(log: FrameLog, num_viewers: int) -> None:
+    """Wait until so many viewers wait for the log's next frame."""
+    async with asyncio.timeout(TIMEOUT):
+        while len(log._listeners) != num_viewers:
+            await asyncio.sleep(0.001)
+
+
+def test_many_viewers_get_every_frame_as_it_is_made(run: JobState) -> None:
+    async def watch() -> None:
+        viewers = [asyncio.create_task(collect(run, start)) for start in range(NUM_VIEWERS)]
+        for _ in range(NUM_VIEWERS + 3):
+            await until_all_wait(run.frames, NUM_VIEWERS)
+            await asyncio.to_thread(run.frames.append, frames(1))
+        await until_all_wait(run.frames, NUM_VIEWERS)
+        assert threading.active_count() < num_threads + NUM_VIEWERS, "a thread for each viewer"
+        await asyncio.to_thread(run.frames.finish)
+        for start, viewer in enumerate(viewers):
+            assert await viewer == list(range(start, NUM_VIEWERS + 3))
+
+    num_threads = threading.active_count()
+    asyncio.run(watch())
+    assert run.frames._listeners == []
+
+
+def test_a_frame_wakes_its_viewer_at_once(run: JobState, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within less than the interval after which a stream looks by itself."""
+    monkeypatch.setattr(frame_stream, "SEEN_INTERVAL", 3600.0)
+
+    async def watch() -> None:
+        viewer = asyncio.create_task(collect(run))
+        for _ in range(3):
+            await until_all_wait(run.frames, 1)
+            await asyncio.to_thread(run.frames.append, frames(2))
+        await until_all_wait(run.frames, 1)
+        await asyncio.to_thread(run.frames.finish)
+        assert await viewer == [0, 1, 2, 3, 4, 5]
+
+    asyncio.run(watch())
+
+
+def test_a_log_that_finishes_without_frames_ends_the_stream(run: JobState) -> None:
+    async def watch() -> None:
+        viewer = asyncio.create_task(collect(run))
+        await until_all_wait(run.frames, 1)
+        await asyncio.to_thread(run.frames.finish)
+        assert await viewer == []
+        assert await collect(run) == []  # one who comes later
+
+    asyncio.run(watch())
+
+
+def test_a_log_that_is_closed_ends_the_stream(run: JobState) -> None:
+    async def watch() -> None:
+        run.frames.append(frames(2))
+        waiting = asyncio.create_task(collect(run))
+        behind = stream_records(run.frames, 0, run)
+        first = await anext(behind)
+        await until_all_wait(run.frames, 1)
+        await asyncio.to_thread(run.frames.close)
+        assert await waiting == [0, 1]
+        assert frame_indices(first) == [0] and [record async for record in behind] == []
+
+    asyncio.run(watch())
+    assert run.frames._listeners == []
+
+
+def test_a_viewer_who_leaves_is_no_longer_told(run: JobState) -> None:
+    async def watch() -> None:
+        viewers = [asyncio.create_task(collect(run)) for _ in range(3)]
+        await until_all_wait(run.frames, 3)
+        viewers[1].cancel()
+        await asyncio.wait([viewers[1]])
+        assert viewers[1].cancelled() and len(run.frames._listeners) == 2
+        run.frames.append(frames(1))
+        run.frames.finish()
+        assert [await viewers[0], await viewers[2]] == [[0], [0]]
+
+    asyncio.run(watch())
+    assert run.frames._listeners == []
+
+
+def test_a_run_counts_as_watched_while_no_frame_comes(run: JobState, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_stream, "SEEN_INTERVAL", 0.02)
+
+    async def watch() -> None:
+        viewer = asyncio.create_task(collect(run))
+        for _ in range(5):
+            run.last_seen = 0.0
+            async with asyncio.timeout(TIMEOUT):
+                while run.last_seen == 0.0:
+                    await asyncio.sleep(0.001)
+        run.frames.finish()
+        assert await viewer == []
+
+    asyncio.run(watch())
+
+
+def test_frames_that_come_with_the_end_are_not_missed(run: JobState) -> None:
+    """The last frames and the end come just after the stream has asked for the length."""
+
+    class LateLog(FrameLog):
+        def __len__(self) -> int:
+            length = super().__len__()
+            if length == 0:
+                self.append(frames(2))
+                self.finish()
+            return length
+
+    assert asyncio.run(collect(run, log=LateLog(8, 8))) == [0, 1]
+
+
+def test_a_frame_that_came_before_the_wait_ends_it_at_once(run: JobState) -> None:
+    run.frames.append(frames(1))
+    asyncio.run(asyncio.wait_for(wait_for_frame(run.frames, 0, timeout=3600.0), TIMEOUT))
+
+
+def test_a_server_that_has_ended_does_not_disturb_the_writer(run: JobState) -> None:
+    loop = asyncio.new_event_loop()
+    waiting = loop.create_task(wait_for_frame(run.frames, 0, TIMEOUT))
+    loop.run_until_complete(until_all_wait(run.frames, 1))
+    loop.close()
+    run.frames.append(frames(1))
+    assert len(run.frames) == 1 and not waiting.done()
+    waiting.get_coro().close()  # type: ignore[union-attr]
+    assert run.frames._listeners == []
+
+
+def test_times_count_from_the_start_of_the_run(run: JobState) -> None:
+    async def times() -> list[float]:
+        records: AsyncIterator[bytes] = stream_records(run.frames, 0, run)
+        return [RECORD_HEADER.unpack_from(record)[2] for record in [record async for record in records]]
+
+    run.frames.append(frames(2))
+    run.frames.finish()
+    run.frames.times[:] = [100.0, 102.5]
+    run.started = 98.0
+    assert asyncio.run(times()) == [2.0, 4.5]
+    run.started = None  # a video's own frames exist before the run starts
+    assert asyncio.run(times()) == [0.0, 0.0]
+
+
+# Over HTTP
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running_server(tmp_path_factory.mktemp("server")) as server:
+        yield server
+
+
+def start_endless(server: Server, monkeypatch: pytest.MonkeyPatch) -> HistoryEntry:
+    """A run of the visitor's that is on no rank; the test appends its frames and ends it."""
+    run = server.jobs.new_run(latent=some_latent(2), owner=server.visitor.cookies["wanvae"], name="clip.pt")
+    with monkeypatch.context() as patch:
+        patch.setattr(server.jobs, "submit", server.jobs.store.add)
+        entry = server.history.submit(run, RunInput("noise"))
+    run.change(status=Status.RUNNING)
+    return entry
+
+
+def test_a_closed_connection_leaves_no_listener(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_endless(server, monkeypatch).run
+    with server.visitor.stream("GET", f"/live/{run.id}") as answer:
+        assert answer.status_code == 200
+        wait_for(lambda: run.frames._listeners, TIMEOUT)
+    wait_for(lambda: not run.frames._listeners, TIMEOUT)
+    run.frames.finish()
+    run.change(status=Status.STOPPED)
+
+
+def test_a_run_is_stopped_when_its_last_viewer_leaves(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frame_stream, "SEEN_INTERVAL", 0.1)
+    monkeypatch.setattr(server.history, "unwatched_seconds", 2.0)
+    run = start_endless(server, monkeypatch).run
+    with server.visitor.stream("GET", f"/live/{run.id}") as answer:
+        parts = answer.iter_bytes()
+        time.sleep(3.0)  # longer than a run goes on unwatched
+        assert not run.stop_requested
+        run.frames.append(np.zeros((1, run.frames.height, run.frames.width, 3), np.uint8))
+        assert frame_indices(next(parts)) == [0]
+    wait_for(lambda: run.stop_requested, TIMEOUT)
+    assert run.stop_reason == "no page had asked for it for 2 s"
+    run.frames.finish()
+    run.change(status=Status.STOPPED)
+
+
+def test_a_deleted_run_ends_its_streams(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_endless(server, monkeypatch).run
+    with server.visitor.stream("GET", f"/live/{run.id}") as answer:
+        wait_for(lambda: run.frames._listeners, TIMEOUT)
+        run.frames.close()
+        assert answer.read() == b""
+    assert server.visitor.get(f"/live/{run.id}").status_code == 410
+    run.change(status=Status.STOPPED)

@@ -1,0 +1,122 @@
+"""What Gradio calls for the page's buttons and for the API. Nothing here issues a collective."""
+
+from __future__ import annotations
+
+import html
+import json
+import logging
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from wanvae_app.jobs.job_state import Status
+from wanvae_app.jobs.service import JobService
+from wanvae_app.page.auth import owner_of
+from wanvae_app.page.entry import HistoryEntry
+from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
+from wanvae_app.page.history import History
+from wanvae_app.page.run_json import state_json
+from wanvae_app.page.upload import describe_upload, make_run
+
+log = logging.getLogger(__name__)
+
+UPLOAD_HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
+UPDATE_INTERVAL = 0.25  # seconds between two updates of an API call, at most
+
+
+class EventHandlers:
+    """The handlers. They read files and submit runs."""
+
+    def __init__(self, jobs: JobService, history: History, samples: list[Path]) -> None:
+        self.jobs = jobs
+        self.history = history
+        self.samples = samples
+
+    def choose_sample(self, event: gr.EventData) -> str:
+        """Return the path of the clicked sample. The page sends its index, never a path."""
+        index = event._data["index"]
+        return str(self.samples[index % len(self.samples)])
+
+    def describe(self, file: str | None) -> str:
+        """Return a line of HTML about the chosen file: what it is, or why it is refused."""
+        if file is None:
+            return UPLOAD_HINT
+        try:
+            return f"<p>{html.escape(describe_upload(Path(file), self.jobs.vae.config))}</p>"
+        except (ValueError, OSError) as error:
+            return f"<p class='bad'>{html.escape(str(error))}</p>"
+
+    def start(
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+    ) -> Iterator[str]:
+        """Submit a run. The player gets its id, and follows it by the routes of routes.py."""
+        yield player_message(reading=Path(file).name if file else "")
+        try:
+            entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
+        except gr.Error as error:
+            yield player_message(error=error.message)  # stays in the player when Gradio's toast has gone
+            raise
+        yield player_message(job=entry.run.id)
+
+    def run(
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+    ) -> Iterator[tuple[dict[str, Any], str | None, str | None]]:
+        """Decode a latent, or code a video there and back, on all ranks.
+
+        Streams the run's state as JSON: job, state, phase, frames so far of num_frames, rate in frames per second,
+        elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
+        a video the latent. Ending the call stops the run.
+        """
+        entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
+        run, version, num_known = entry.run, None, 0
+        try:
+            while not entry.settled:
+                run.seen()
+                state = state_json(entry, num_known)
+                num_known += len(state["activity"])
+                yield state, None, None
+                # Gradio can end this call only at a yield, so the wait must be short.
+                version = run.wait(UPDATE_INTERVAL, version)
+            if run.status == Status.FAILED:
+                raise gr.Error(run.message, print_exception=False)
+            state = state_json(entry) | {"rows": self.history.rows(entry)}
+            yield state, _string(run.video_path), _string(run.latent_path)
+        finally:
+            if not run.ended:
+                run.stop()
+
+    def _submit(
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, owner: str
+    ) -> HistoryEntry:
+        """Make a run and queue it. Raises gr.Error, in one sentence, for whatever cannot be run."""
+        if file is None:
+            raise gr.Error("Choose a sample, or upload a latent or a video first.", print_exception=False)
+        path = Path(file)
+        try:
+            run, run_input = make_run(
+                self.jobs, path, parallel=parallel, chunk=round(chunk), scaling=scaling, owner=owner
+            )
+            try:
+                return self.history.submit(run, run_input)
+            except ValueError:
+                self.jobs.store.discard(run)
+                raise
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            log.exception("%s was not accepted", path.name)
+            raise gr.Error(
+                f"{path.name} could not be read ({type(error).__name__}); the log says more."
+            ) from error
+
+
+def player_message(**content: str) -> str:
+    """Return JSON for the player. A random number makes each message differ: Gradio passes on changes only."""
+    return json.dumps({**content, "nonce": secrets.token_hex(4)})
+
+
+def _string(path: Path | None) -> str | None:
+    return str(path) if path is not None else None
