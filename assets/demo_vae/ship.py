@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wanvae_app.formats.checkpoint import save_tensors
+from wanvae_app.formats.checkpoint import external_state_dict
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 
@@ -25,7 +25,8 @@ def statistics(vae: WanVAE, clips: Tensor) -> tuple[list[float], list[float]]:
 def write(vae: WanVAE, clips: Tensor, folder: Path) -> str:
     """Both files into `folder`; returns one line about them."""
     tensors = {
-        k: v.detach().to(torch.bfloat16).contiguous() for k, v in save_tensors(vae, "diffusers").items()
+        k: v.detach().to(torch.bfloat16).contiguous()
+        for k, v in external_state_dict(vae, "diffusers").items()
     }
     rounded = {k: v.to(torch.bfloat16).float() for k, v in vae.state_dict().items()}
     vae.load_state_dict(rounded)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wanvae_app.bench.case import Case
 from wanvae_app.bench.measure import synchronize
-from wanvae_app.formats.checkpoint import save_tensors
+from wanvae_app.formats.checkpoint import external_state_dict
 from wanvae_app.model.vae import WanVAE
 
 
@@ -40,7 +40,7 @@ def diffusers_seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) 
         out_channels=channels,
         patch_size=c.patch_size if c.patch_size > 1 else None,
     )
-    theirs.load_state_dict(save_tensors(vae, "diffusers"))
+    theirs.load_state_dict(external_state_dict(vae, "diffusers"))
     theirs = theirs.to(vae.device, dtype).eval()
     step: Callable[[Tensor], Any] = theirs.decode if case.kind == "decode" else theirs.encode
     shape = (

@@ -49,7 +49,7 @@ def make_run(
     folder = jobs.store.folder_or_none()
     try:
         video = read_video(path, config, folder)
-        given = Given(digest_of(path), note=video.fitted)
+        given = Given(digest_of(path), note=video.note)
         run = jobs.new_run(
             source=video.frames,
             fps=video.fps,
