@@ -22,13 +22,8 @@ from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
 
 ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
-USUAL_NAMES = (
-    "latent",
-    "latent_tensor",
-    "latents",
-    "samples",
-    "z",
-)  # preferred where a file holds several tensors
+# Preferred where several tensors of a file could be the latent.
+USUAL_NAMES = ("latent", "latent_tensor", "latents", "samples", "z")
 MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
 MAX_NUM_LATENTS = 1024  # latent frames; 4,093 frames
 MAX_LATENT_SIDE = 512  # latent rows or columns; 4,096 pixels (8,192 with patches)
@@ -51,7 +46,7 @@ class LatentShape(NamedTuple):
 
 
 class ScalingGuess(NamedTuple):
-    """A scaling, "normalised" or "raw", and a sentence with the numbers that speak for it."""
+    """A scaling, "normalised" or "raw", and a sentence with the numbers that it was chosen by."""
 
     scaling: str
     reason: str
@@ -61,7 +56,8 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
     """Read the latent of one clip: float32 [1, C, T, H, W] on the CPU, finite, in the scaling of the file.
 
     The format is told by the file's content, not its name. Shapes are checked before values are read, and nothing in
-    the file is executed. Raises ValueError, with one sentence, for a file without exactly one such latent.
+    the file is executed. Raises ValueError, with one sentence, for a damaged file and for one that holds no latent of
+    this VAE, or several.
     """
     try:
         tensors = lazy_tensors(path)
