@@ -1,7 +1,7 @@
 """A clip through the VAE, chunk after chunk: generators, so that every frame can be had once it exists.
 
 for frames in decode_chunks(vae, latents, shard):
-    show(to_uint8(frames))
+    show(vae.to_uint8(frames))
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from wanvae_app.fast import layers as fused
-from wanvae_app.fast.cuda_graph import borrowed, release
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.shard import WHOLE, Shard
 
@@ -39,14 +37,8 @@ def warm_up(vae: WanVAE) -> None:
     except Exception as error:  # whatever a compiler raises: a run will meet it again, and be able to say so
         log.warning("warming up failed: %s", error)
     else:
-        release(vae)
+        vae.release()
         log.info("warmed up in %.1f s", time.perf_counter() - begun)
-
-
-def default_chunk(device: torch.device, dtype: torch.dtype) -> int:
-    """Latent frames per chunk, if nobody asks for another number: two on the fast path, whose coarse layers make more
-    frames together at less cost; elsewhere one, so that frames are seen sooner."""
-    return 2 if fused.runs_on(device, dtype) else 1
 
 
 def chunk_sizes(num_latents: int, chunk: int) -> list[int]:
@@ -74,22 +66,9 @@ def encode_chunks(vae: WanVAE, frames: Iterable[Tensor], shard: Shard = WHOLE) -
 def _chunks(vae: WanVAE, kind: str, chunks: Iterable[Tensor], shard: Shard) -> Iterator[Tensor]:
     remaining = (x.to(vae.device, vae.dtype).contiguous(memory_format=torch.channels_last_3d) for x in chunks)
     for first in remaining:
-        with borrowed(vae, kind, shard, first) as coder:
+        with vae.clip(kind, first.shape, shard) as code:
             for x in itertools.chain([first], remaining):
                 # Not around the yield: a generator's caller must not inherit the mode.
                 with torch.inference_mode():
-                    x = coder(x)
+                    x = code(x)
                 yield x
-
-
-def to_uint8(frames: Tensor) -> Tensor:
-    """Frames [1, 3, T, H, W] in [-1, 1] to pixels [T, H, W, 3] in 0..255, rounded to nearest."""
-    pixels = frames[0].permute(1, 2, 3, 0).contiguous()
-    if fused.serves(frames):
-        return fused.launchers.pixels(pixels)
-    return pixels.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def from_uint8(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels [T, H, W, 3] in 0..255 to frames [1, 3, T, H, W] in [-1, 1]."""
-    return pixels.to(torch.float32).div(127.5).sub(1).to(dtype).permute(3, 0, 1, 2)[None]

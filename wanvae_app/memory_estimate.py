@@ -15,9 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wanvae_app.config import WanConfig
-from wanvae_app.fast import layers as fused
-from wanvae_app.model.clip_state import ClipState
-from wanvae_app.model.vae import WanVAE
+from wanvae_app.fast.choice import build_vae
+from wanvae_app.parallel.dry_run import DryRunShard
 from wanvae_app.parallel.shard import Shard
 
 CPU = torch.device("cpu")
@@ -55,13 +54,6 @@ class _Ledger(TorchDispatchMode):
         self.live -= num_bytes
 
 
-class _Alone(Shard):
-    """A shard whose neighbours' rows exist in size only."""
-
-    def _exchange(self, sends: Any, receives: Any) -> None:
-        pass
-
-
 @lru_cache(maxsize=256)
 def activation_bytes(
     config: WanConfig,
@@ -83,18 +75,14 @@ def activation_bytes(
     plan = Shard.plan(height, width, size, rank)
     if plan is None:
         return 0
-    shard = _Alone(plan.dim, plan.bounds, plan.rank, None)
+    shard = DryRunShard(plan)
     with torch.device("meta"):
-        vae = WanVAE(config).to(dtype).requires_grad_(False)
-    ledger, state = _Ledger(), ClipState(shard)
-    fast = fused.runs_on(device, dtype)
+        vae = build_vae(config, device, dtype).to(dtype).requires_grad_(False)
+    ledger, state = _Ledger(), vae.new_state(shard)
     sizes = [1, *[min(chunk, num_latents - 1)] * min(2, num_latents - 1)]
     scale = config.spatial_factor if kind == "encode" else 1
-    with (
-        ledger,
-        fused.pretended(fast),
-        torch.no_grad(),
-    ):  # inference mode would hide what composite operations allocate inside
+    # Not in inference mode, which would hide what composite operations allocate inside.
+    with ledger, torch.no_grad():
         for index, latents in enumerate(sizes):
             frames = latents if kind == "decode" else config.temporal_factor * latents
             if index == 0 and kind == "encode":

@@ -18,18 +18,20 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves
 
 from wanvae_app.config import PRESETS
-from wanvae_app.fast import cuda_graph as replay
-from wanvae_app.fast.cuda_graph import Coder, borrowed, release
-from wanvae_app.model.vae import WanVAE
+
+pytest.importorskip("triton")  # none for this platform
+from support.fast_path import DEVICE, DTYPE, GPU, TOO_OLD, fast_vae
+
+from wanvae_app.fast.clip_state import FastClipState
+from wanvae_app.fast.cuda_graph import GraphCoder
+from wanvae_app.fast.vae import FastVAE
+from wanvae_app.kernels import launchers
+from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.parallel.shard import WHOLE
 
-launchers = pytest.importorskip("wanvae_app.kernels.launchers")
-GPU = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if GPU else "cpu")
-DTYPE = torch.bfloat16 if GPU else torch.float32
 KERNELS = tuple(name for name in vars(launchers) if name.endswith("_kernel"))
 pytestmark = pytest.mark.skipif(
-    GPU and torch.cuda.get_device_capability() < (9, 0),
+    TOO_OLD,
     reason="what is not launched as kernels is not recorded",
 )
 
@@ -100,35 +102,34 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         state = coders[-1].state
         return [pool.data for pool in state.pools] + list(state._past.values())
 
-    coders: list[Coder] = []
-    original = Coder.__init__
+    coders: list[GraphCoder] = []
+    original = GraphCoder.__init__
 
-    def make(self: Coder, *args: Any) -> None:
+    def make(self: GraphCoder, *args: Any) -> None:
         original(self, *args)
         self.records = True
         coders.append(self)
 
-    monkeypatch.setattr(Coder, "__init__", make)
+    monkeypatch.setattr(GraphCoder, "__init__", make)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", StandIn)
     monkeypatch.setattr(torch.cuda, "graph", record)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     for name in KERNELS:
         monkeypatch.setattr(launchers, name, Launches(getattr(launchers, name)))
-    launchers.elsewhere = True
     yield
-    launchers.elsewhere = False
 
 
-def a_vae(family: str) -> WanVAE:
+def a_vae(family: str) -> FastVAE:
     torch.manual_seed(5)
     config = replace(PRESETS[family], base_dim=8, decoder_base_dim=8)
     if not GPU:  # the interpreter takes seconds for what a GPU does in microseconds
         config = replace(config, dim_mult=(1, 2, 2), temporal_downsample=(True, False), num_res_blocks=1)
-    vae = WanVAE(config).requires_grad_(False)
-    return vae.to(DEVICE, DTYPE).channels_last()
+    vae = fast_vae(config).to(DEVICE, DTYPE)
+    vae.channels_last()
+    return vae
 
 
-def clip(vae: WanVAE, kind: str, sizes: list[int], seed: int) -> list[Tensor]:
+def clip(vae: FastVAE, kind: str, sizes: list[int], seed: int) -> list[Tensor]:
     """Chunks of so many latent frames."""
     torch.manual_seed(seed)
     config, scale = vae.config, vae.config.spatial_factor
@@ -140,10 +141,17 @@ def clip(vae: WanVAE, kind: str, sizes: list[int], seed: int) -> list[Tensor]:
     return [x.to(DEVICE, DTYPE).contiguous(memory_format=torch.channels_last_3d) for x in chunks]
 
 
-def coded(vae: WanVAE, kind: str, chunks: list[Tensor], plain: bool = False) -> list[Tensor]:
-    with borrowed(vae, kind, WHOLE, chunks[0]) as coder, torch.inference_mode():
+def coded(vae: FastVAE, kind: str, chunks: list[Tensor], plain: bool = False) -> list[Tensor]:
+    with vae.clip(kind, chunks[0].shape) as coder, torch.inference_mode():
+        assert isinstance(coder, GraphCoder)
         coder.records &= not plain
         return [coder(x) for x in chunks]
+
+
+def idle(vae: FastVAE) -> GraphCoder:
+    """What the last clip left."""
+    assert vae._idle is not None
+    return vae._idle
 
 
 @pytest.mark.parametrize("kind", ["decode", "encode"])
@@ -156,11 +164,11 @@ def test_recordings_equal_launches(family: str, kind: str) -> None:
     expected = []
     for seed, sizes in enumerate(clips):
         expected.append(coded(vae, kind, clip(vae, kind, sizes, seed), plain=True))
-        release(vae)
+        vae.release()
     found, counts = [], []
     for seed, sizes in enumerate(clips):
         found.append(coded(vae, kind, clip(vae, kind, sizes, seed)))
-        counts.append(sum(recording is not None for recording in replay._idle[vae]._recordings.values()))
+        counts.append(sum(recording is not None for recording in idle(vae)._recordings.values()))
     assert counts[:3] == [1, 2, 2]
     for ours, theirs in zip(found, expected, strict=True):
         for x, y in zip(ours, theirs, strict=True):
@@ -170,31 +178,33 @@ def test_recordings_equal_launches(family: str, kind: str) -> None:
 def test_a_clip_of_another_size_frees_the_last_one() -> None:
     vae = a_vae("wan2.1")
     coded(vae, "decode", clip(vae, "decode", [1, 1], 0))
-    first = replay._idle[vae]
+    first = vae._idle
     coded(vae, "decode", clip(vae, "decode", [1, 1, 1], 0))
-    assert replay._idle[vae] is first
+    assert vae._idle is first
     coded(vae, "decode", clip(vae, "decode", [2, 2], 0))
-    assert replay._idle[vae] is not first
-    assert release(vae, unless=replay._idle[vae].key) and vae in replay._idle
-    assert release(vae, replay._idle[vae].key, longest=2), "chunks were as long"
-    assert not release(vae, replay._idle[vae].key, longest=3), "longer chunks need memory of their own"
+    assert vae._idle is not first
+    shape = [1, 16, 2, 2, 3]
+    assert vae.keeps_memory_for("decode", shape, WHOLE, 2), "chunks were as long"
+    assert not vae.keeps_memory_for("decode", shape, WHOLE, 3), "longer chunks need memory of their own"
+    assert vae._idle is None
     coded(vae, "decode", clip(vae, "decode", [2, 2], 0))
-    assert not release(vae) and vae not in replay._idle
+    vae.release()
+    assert vae._idle is None
 
 
 def test_what_cannot_be_recorded_is_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     vae = a_vae("wan2.1")
     chunks = clip(vae, "decode", [1, 1, 1, 1], 3)
     expected = coded(vae, "decode", chunks, plain=True)
-    original = replay.Coder._plain
+    original = FastVAE.decode
 
-    def fail(self: Coder, x: Tensor) -> Tensor:
-        out = original(self, x)
-        if self._slots is not None and self.state.pools[0].tables is not None:
+    def fail(self: FastVAE, x: Tensor, state: FastClipState) -> Tensor:
+        out = original(self, x, state)
+        if state.pools and not isinstance(state.pools[0].tables, SlotTables):
             raise torch.OutOfMemoryError("no room for a recording")
         return out
 
-    monkeypatch.setattr(replay.Coder, "_plain", fail)
+    monkeypatch.setattr(FastVAE, "decode", fail)
     for x, y in zip(coded(vae, "decode", chunks), expected, strict=True):
         assert torch.equal(x, y)
-    assert vae not in replay._idle
+    assert vae._idle is None

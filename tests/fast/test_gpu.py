@@ -13,14 +13,15 @@ import pytest
 import torch
 from support.distance import distance
 from support.grouped import run_group
-from support.tiny import some_latent, some_video, tiny_vae
+from support.tiny import moved, some_latent, some_video, tiny_vae
 from torch import Tensor
 
-from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks, to_uint8
+from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS
 from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService, follow
+from wanvae_app.model.pixels import to_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import WHOLE, Shard
@@ -70,18 +71,18 @@ def test_a_gpu_equals_the_cpu(family: str, dtype: torch.dtype, tolerance: float)
     exact = both(vae.double(), z, x, 3)
     Group.join("cuda")  # fp32 means fp32 from here on
     for chunk in (1, 2, 3):
-        for found, expected in zip(both(vae.to("cuda", dtype), z, x, chunk), exact, strict=True):
+        for found, expected in zip(both(moved(vae, "cuda", dtype), z, x, chunk), exact, strict=True):
             assert distance(found, expected) < tolerance
 
 
 def sharded(group: Group, family: str, dtype: torch.dtype) -> list:
-    vae = make_vae(family).to(group.device, dtype)
+    vae = moved(make_vae(family), group.device, dtype)
     results = []
     for height, width, chunk in ((7, 5, 1), (5, 9, 2), (1, 3, 1)):
         z, x = clips(vae, 3, height, width)
         shard = Shard.plan(height, width, group.size, group.rank, group.data, group.peer_memory)
         if shard is not None:
-            mine = both(vae, shard.task(z), shard.task(x, vae.config.spatial_factor), chunk, shard)
+            mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), chunk, shard)
             results.append((shard.dim, *mine, *(both(vae, z, x, chunk) if group.rank == 0 else ())))
         else:
             results.append(None)
@@ -97,21 +98,21 @@ def test_many_gpus_equal_one(size: int, family: str) -> None:
         for parts in zip(*run_group(size, sharded, family, dtype, timeout=300, device="cuda"), strict=True):
             dim, *_ = parts[0]
             for index in (1, 2):
-                whole = torch.cat([task[index] for task in parts if task is not None], dim)
+                whole = torch.cat([part[index] for part in parts if part is not None], dim)
                 assert distance(whole, parts[0][index + 2]) < tolerance
 
 
 def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:
     """Decoded and encoded by all ranks together; by rank 0 alone the same way, and in chunks of two latent frames."""
     width = 96 if family == "wan2.1" else 128  # then four frames of 256 channels are made together
-    vae = make_vae(family, width).to(group.device, torch.bfloat16)
+    vae = moved(make_vae(family, width), group.device, torch.bfloat16)
     z, x = clips(vae, 4, 13, 22)
     shard = Shard.plan(13, 22, group.size, group.rank, group.data, group.peer_memory)
     assert shard is not None
     if group.peer_memory is not None:
         group.peer_memory.reserve(group.agree, vae.config, (1, 13, 22), vae.dtype)
     for _ in range(3):  # from the second time on from recordings
-        mine = both(vae, shard.task(z), shard.task(x, vae.config.spatial_factor), 1, shard)
+        mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), 1, shard)
     return (
         [shard.dim, *mine, *both(vae, z, x), *both(vae, z, x, sizes=[2, 2])]
         if group.rank == 0
@@ -127,7 +128,7 @@ def test_ranks_differ_no_more_than_chunkings_do(size: int, family: str) -> None:
     parts = run_group(size, chunkings_and_shards, family, timeout=300, device="cuda")
     dim = parts[0][0]
     for index in (1, 2):
-        together = torch.cat([task[index] for task in parts], dim)
+        together = torch.cat([part[index] for part in parts], dim)
         alone, in_twos = parts[0][index + 2], parts[0][index + 4]
         assert distance(together, alone) <= distance(in_twos, alone) < 0.03
 

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from wanvae_app.codec import from_uint8
 from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.model.clip_state import ClipState
+from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"

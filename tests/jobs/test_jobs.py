@@ -14,7 +14,7 @@ from support.ranked_jobs import finish, on_ranks, pixels
 from support.tiny import some_latent, some_video, tiny_vae
 
 from wanvae_app import codec
-from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
+from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs import service as jobs_module
 from wanvae_app.jobs import worker as work
@@ -22,6 +22,7 @@ from wanvae_app.jobs.fair_queue import FairQueue
 from wanvae_app.jobs.job import Job, JobState
 from wanvae_app.jobs.service import JobService
 from wanvae_app.memory_estimate import activation_bytes
+from wanvae_app.model.pixels import from_uint8, to_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 

@@ -19,6 +19,7 @@ from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import JobState, Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
+from wanvae_app.model.vae import WanVAE
 from wanvae_app.page.history import Given, History
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
@@ -47,7 +48,7 @@ def rig(group: Group) -> None:
     Shard.halo = failing("inside", Shard.halo)  # type: ignore[method-assign]
     part.gather = failing("gather", part.gather)
     part.scatter = failing("scatter", part.scatter)
-    part.to_uint8 = failing("pixels", part.to_uint8)
+    WanVAE.to_uint8 = failing("pixels", WanVAE.to_uint8)  # type: ignore[method-assign]
     FrameLog.append = failing("append", FrameLog.append)  # type: ignore[method-assign]
     RankTask.take = take  # type: ignore[method-assign]
 

@@ -15,7 +15,7 @@ from wanvae_app.kernels.padded_frames import PaddedFramePool
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import add_duplicate_up
 
-enlarge = pytest.importorskip("wanvae_app.kernels.upsample_conv")
+upsample_conv = pytest.importorskip("wanvae_app.kernels.upsample_conv")
 launchers = pytest.importorskip("wanvae_app.kernels.launchers")
 HOPPER = torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == 9
 needs_hopper = pytest.mark.skipif(not HOPPER, reason="the kernel needs a Hopper GPU")
@@ -31,7 +31,7 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def test_each_phase_sees_four_pixels() -> None:
     x = torch.randn(2, 5, 6, 8, dtype=torch.float64)
     weight, bias = torch.randn(12, 8, 3, 3, dtype=torch.float64), torch.randn(12, dtype=torch.float64)
-    taps = enlarge.prepare(weight)
+    taps = upsample_conv.pack(weight)
     assert taps.shape == (4, 4, 12, 8)
     padded, expected = F.pad(x, (0, 0, 1, 1, 1, 1)), plain(x, weight, bias)
     for phase in range(4):
@@ -45,9 +45,9 @@ def test_each_phase_sees_four_pixels() -> None:
 @pytest.mark.parametrize("n", [32, 96, 192, 256, 512, 1024])
 def test_blocks_hold_all_channels(n: int) -> None:
     for places in (1, 30, 105, 3600):
-        width, blocks = enlarge.split(n, enlarge.COSTS, places)
+        width, blocks = upsample_conv.split(n, upsample_conv.COSTS, places)
         assert n <= width * blocks < n + 96
-        kernel = enlarge.kernel_for(width, 2, 1, torch.bfloat16)
+        kernel = upsample_conv.kernel_for(width, 2, 1, torch.bfloat16)
         assert kernel.stages >= 5 and kernel.memory() <= 227 * 1024  # four of them are taken by results
 
 
@@ -67,12 +67,12 @@ def test_upsampling_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple
     slots = frames.take(len(x) + 2)[::-1][: len(x)]
     frames.data[1:, 1:-1, 1:-1] = float("nan")  # what was never written must not be read
     frames.data[list(slots), 1:-1, 1:-1] = x
-    weights, expected = enlarge.prepare(weight), plain(x, weight, bias)
+    weights, expected = upsample_conv.pack(weight), plain(x, weight, bias)
     # Taps that are added up are rounded once more.
-    assert distance(enlarge.convolve(weights, bias, frames, slots), expected) < 1.5 * tolerance
+    assert distance(upsample_conv.upsample_conv(weights, bias, frames, slots), expected) < 1.5 * tolerance
     for time, channels in ((1, 1), (1, 2), (2, 1), (2, 2), (4, 2)):
         skip = torch.randn(-(-(len(x) + 1) // time), *shape[1:], channels * n, device=DEVICE).to(dtype)
-        assert enlarge.serves(frames.data, n, launchers.Shortcut(skip, time, 0))
+        assert upsample_conv.is_supported(c, n, channels)
         state = ClipState()
         state.first = False
         every = torch.zeros(1, n, time * len(skip), 2 * shape[1], 2 * shape[2], device=DEVICE)
@@ -80,7 +80,8 @@ def test_upsampling_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple
         added = every[0].movedim(0, -1)
         for start in (0, 1):
             if start + len(x) <= len(added):
-                found = enlarge.convolve(weights, bias, frames, slots, launchers.Shortcut(skip, time, start))
+                shortcut = launchers.Shortcut(skip, time, start)
+                found = upsample_conv.upsample_conv(weights, bias, frames, slots, shortcut)
                 assert distance(found, expected + added[start : start + len(x)]) < 1.5 * tolerance
 
 
@@ -89,24 +90,22 @@ def test_upsampling_convolution(dtype: torch.dtype, c: int, n: int, shape: tuple
 def test_the_same_again(c: int, n: int, shape: tuple[int, int, int]) -> None:
     """No race shows: many launches, the same bits. The second one's last tiles go in narrower blocks."""
     places = -(-shape[1] // 8) * -(-shape[2] // 16) * shape[0]
-    width, _ = enlarge.split(n, enlarge.COSTS, places)
-    assert len(enlarge.parts(n, width, places, c // 2, enlarge.COSTS, 66)) == 1 + (n == 192)
+    width, _ = upsample_conv.split(n, upsample_conv.COSTS, places)
+    assert len(upsample_conv.parts(n, width, places, c // 2, upsample_conv.COSTS, 66)) == 1 + (n == 192)
     x = torch.randn(*shape, c, device=DEVICE).bfloat16()
     weight = (torch.randn(n, c, 3, 3, device=DEVICE) / (9 * c) ** 0.5).bfloat16()
     bias = torch.randn(n, device=DEVICE).bfloat16()
     frames = PaddedFramePool(*shape[1:], c, torch.bfloat16, DEVICE)
     slots = frames.take(len(x))
     frames.data[list(slots), 1:-1, 1:-1] = x
-    weights = enlarge.prepare(weight)
-    first = enlarge.convolve(weights, bias, frames, slots)
+    weights = upsample_conv.pack(weight)
+    first = upsample_conv.upsample_conv(weights, bias, frames, slots)
     assert distance(first, plain(x, weight, bias)) < 4e-3
     for _ in range(20):
-        assert torch.equal(enlarge.convolve(weights, bias, frames, slots), first)
+        assert torch.equal(upsample_conv.upsample_conv(weights, bias, frames, slots), first)
 
 
-@needs_hopper
 def test_few_channels_are_left_to_others() -> None:
-    for c, n, channels in ((16, 64, 0), (64, 24, 0), (64, 64, 4)):
-        frames = PaddedFramePool(4, 4, c, torch.bfloat16, DEVICE)
-        skip = torch.zeros(1, 4, 4, channels * n, device=DEVICE)
-        assert not enlarge.serves(frames.data, n, launchers.Shortcut(skip, 1, 0) if channels else None)
+    assert upsample_conv.is_supported(32, 32, 2)
+    for c, n, copies in ((16, 64, 0), (64, 24, 0), (64, 64, 4)):
+        assert not upsample_conv.is_supported(c, n, copies)

@@ -48,7 +48,7 @@ def normed(x: Tensor, gamma: Tensor) -> Tensor:
 
 def test_four_products_make_two_frames() -> None:
     x, weight = torch.randn(4, 8, 5, 6, dtype=torch.float64), torch.randn(12, 8, 3, 3, 3, dtype=torch.float64)
-    four = winograd.prepare(weight).double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
+    four = winograd.pack(weight).double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
     inputs = [x[0] - x[2], x[1] + x[2], x[2] - x[1], x[1] - x[3]]
     m = [F.conv2d(u[None], w, padding=1)[0] for u, w in zip(inputs, four, strict=True)]
     found = torch.stack([m[0] + m[1] + m[2], m[1] - m[2] - m[3]], 1)
@@ -58,7 +58,7 @@ def test_four_products_make_two_frames() -> None:
 
 def test_six_products_make_four_frames() -> None:
     x, weight = torch.randn(6, 8, 5, 6, dtype=torch.float64), torch.randn(12, 8, 3, 3, 3, dtype=torch.float64)
-    six = winograd.prepare(weight, 4).double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
+    six = winograd.pack(weight, 4).double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
     a, b = winograd.POINTS
     m = [F.conv2d(u[None], w, padding=1)[0] for u, w in zip(transformed(x), six, strict=True)]
     a, b = winograd.POINTS
@@ -74,7 +74,7 @@ def test_blocks_hold_all_channels(n: int, per: int) -> None:
     for places in (0, 1, 30, 105, 3600):
         width, blocks = winograd.split(n, per, places)
         assert width % 32 == 0 and width <= 96 and n <= width * blocks < n + 96
-        for norm in (False, True)[: 1 + (per == 2 and not places and winograd.norms(n))]:
+        for norm in (False, True)[: 1 + (per == 2 and not places and winograd.norms_in_place(n))]:
             kernel = winograd.kernel_for(width, norm and blocks > 1, per, True, norm, False)
             assert kernel.stages >= 5 and kernel.memory() <= 227 * 1024
 
@@ -94,7 +94,7 @@ def parts_of(n: int, per: int, places: int, norm: bool, clusters: int = 66) -> l
 @pytest.mark.parametrize("norm", [False, True])
 @pytest.mark.parametrize(("n", "per"), [(8, 2), (96, 2), (96, 4), (192, 2), (256, 4), (384, 2), (384, 4)])
 def test_parts_take_every_tile_once(n: int, per: int, norm: bool, clusters: int) -> None:
-    if norm and (per == 4 or not winograd.norms(n)):
+    if norm and (per == 4 or not winograd.norms_in_place(n)):
         pytest.skip("no norm takes so many channels in place")
     for places in (1, 7, 30, 66, 69, 151, 230, 460, 901, 1800):
         taken = torch.zeros(places + 1, n)
@@ -168,7 +168,7 @@ def test_edges_travel_before_all_is_done(
     num_frames, height, width = shape
     bf16 = {"dtype": torch.bfloat16, "device": DEVICE}
     x = torch.randn(num_frames + 2, height, width, c, dtype=torch.float16, device=DEVICE)
-    weight = winograd.prepare(torch.randn(n, c, 3, 3, 3, **bf16) / (27 * c) ** 0.5)
+    weight = winograd.pack(torch.randn(n, c, 3, 3, 3, **bf16) / (27 * c) ** 0.5)
     bias, gamma = torch.randn(n, **bf16), torch.randn(n, **bf16)
     frames, slots = frames_of(x)
     into = PaddedFramePool(height, width, n, torch.float16, DEVICE)
@@ -179,7 +179,7 @@ def test_edges_travel_before_all_is_done(
 
     def exchange(early_halo: EarlyHalo | None) -> None:
         into.data[1:, 1:-1, 1:-1] = 7
-        winograd.convolve(weight, bias, frames, slots, None, gamma, (into, new), early_halo=early_halo)
+        winograd.winograd_conv(weight, bias, frames, slots, None, gamma, (into, new), early_halo=early_halo)
         shard.fill_borders(into.data, into.table(new), early_halo)
 
     sides = {"before": 1} if rank == 2 else {"after": -2} if rank == 0 else {"before": 1, "after": -2}
@@ -235,18 +235,18 @@ def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], toget
     bias, gamma = (torch.randn(n, device=DEVICE).to(dtype) for _ in range(2))
     residual = torch.randn(num_frames, height, width, n, device=DEVICE).to(dtype)
     frames, slots = frames_of(transformed(x.float()).half() if together == 4 else x)
-    weights, expected = winograd.prepare(weight, together), plain_conv(x, weight, bias)
-    found = winograd.convolve(weights, bias, frames, slots)
+    weights, expected = winograd.pack(weight, together), plain_conv(x, weight, bias)
+    found = winograd.winograd_conv(weights, bias, frames, slots)
     assert found.dtype == dtype and distance(found, expected) < ROUNDING[dtype]
-    found = winograd.convolve(weights, bias, frames, slots, residual=residual)
+    found = winograd.winograd_conv(weights, bias, frames, slots, residual=residual)
     assert distance(found, expected + residual.double()) < ROUNDING[dtype]
-    winograd.convolve(weights, bias, frames, slots, residual=residual, in_place=True)
+    winograd.winograd_conv(weights, bias, frames, slots, residual=residual, in_place=True)
     assert torch.equal(residual, found)
-    if together == 2 and winograd.norms(n):
+    if together == 2 and winograd.norms_in_place(n):
         into = PaddedFramePool(height, width, n, torch.float16, DEVICE)
         targets = into.take(num_frames + 2)[2:]
         into.data[1:, 1:-1, 1:-1] = float("nan")
-        winograd.convolve(weights, bias, frames, slots, gamma=gamma, into=(into, targets))
+        winograd.winograd_conv(weights, bias, frames, slots, gamma=gamma, into=(into, targets))
         padded = F.pad(normed(expected, gamma), (0, 0, 1, 1, 1, 1))
         assert distance(into.data[list(targets)], padded) < 1e-3
         assert into.data[1].isnan().any() and not into.data[0].any()  # nobody wrote elsewhere
@@ -254,14 +254,14 @@ def check(dtype: torch.dtype, c: int, n: int, shape: tuple[int, int, int], toget
 
 def test_what_fp16_does_not_hold_is_refused() -> None:
     weight, gamma = torch.randn(16, 96, 3, 3, 3) / 50, torch.ones(96)
-    assert winograd.safe(weight, gamma)
+    assert winograd.is_safe(weight, gamma)
     for w, g in ((weight, gamma * 4000), (weight * 1e6, gamma), (weight * 1e-6, gamma), (weight, gamma / 0)):
-        assert not winograd.safe(w, g)
+        assert not winograd.is_safe(w, g)
 
 
 @needs_hopper
 def test_it_works_here() -> None:
-    assert winograd.works(torch.device("cuda", 0))
+    assert winograd.is_supported(torch.device("cuda", 0))
 
 
 @needs_hopper
@@ -274,12 +274,12 @@ def test_direct_kernel_takes_the_same_frames(num_frames: int) -> None:
     residual = torch.randn(num_frames, 9, 17, 96, device=DEVICE).bfloat16()
     frames, slots = frames_of(x)
     matrix = weight.half().permute(0, 2, 3, 4, 1).flatten(1).contiguous()
-    found = launchers.convolve(matrix, bias, (3, 3, 3), frames, slots, residual)
+    found = launchers.conv(matrix, bias, (3, 3, 3), frames, slots, residual)
     expected = plain_conv(x, weight, bias)
     assert found.dtype == bias.dtype and distance(found, expected + residual.double()) < 2.5e-3
     into = PaddedFramePool(9, 17, 96, torch.float16, DEVICE)
     targets = into.take(num_frames)
-    launchers.convolve(matrix, bias, (3, 3, 3), frames, slots, gamma=bias, into=(into, targets))
+    launchers.conv(matrix, bias, (3, 3, 3), frames, slots, gamma=bias, into=(into, targets))
     padded = F.pad(normed(expected, bias), (0, 0, 1, 1, 1, 1))
     assert distance(into.data[list(targets)], padded) < 1e-3
 
@@ -289,7 +289,7 @@ def test_past_that_is_not_there_is_zero() -> None:
     x = torch.randn(2, 5, 6, 16, device=DEVICE).half()
     weight, bias = torch.randn(24, 16, 3, 3, 3, device=DEVICE) / 20, torch.randn(24, device=DEVICE).half()
     frames, slots = frames_of(x)
-    found = winograd.convolve(winograd.prepare(weight), bias, frames, (0, 0, *slots))
+    found = winograd.winograd_conv(winograd.pack(weight), bias, frames, (0, 0, *slots))
     assert distance(found, plain_conv(F.pad(x, (0, 0) * 3 + (2, 0)), weight, bias)) < ROUNDING[torch.float16]
 
 
@@ -302,13 +302,13 @@ def test_the_same_again_and_in_a_graph() -> None:
         torch.randn(192, device=DEVICE).bfloat16(),
     )
     frames, slots = frames_of(x)
-    weights, into = winograd.prepare(weight), PaddedFramePool(45, 80, 192, torch.float16, DEVICE)
+    weights, into = winograd.pack(weight), PaddedFramePool(45, 80, 192, torch.float16, DEVICE)
     targets = into.take(4)
 
     def both() -> Tensor:
         into.data.zero_()
-        out = winograd.convolve(weights, bias, frames, slots)
-        winograd.convolve(weights, bias, frames, slots, gamma=bias, into=(into, targets))
+        out = winograd.winograd_conv(weights, bias, frames, slots)
+        winograd.winograd_conv(weights, bias, frames, slots, gamma=bias, into=(into, targets))
         return out
 
     first, normed_first = both(), into.data.clone()

@@ -10,7 +10,6 @@ import torch
 from support.peers import Alone
 from torch import Tensor
 
-from wanvae_app.kernels import launchers
 from wanvae_app.kernels import mailbox as places
 from wanvae_app.kernels.mailbox import PROGRAMS, UNIT
 from wanvae_app.kernels.padded_frames import PaddedFramePool
@@ -19,16 +18,14 @@ from wanvae_app.parallel import shard as shard_module
 from wanvae_app.parallel.shard import COLUMNS, ROWS, Shard
 
 triton = pytest.importorskip("triton")
+from wanvae_app.fast.exchange import activate, activate_transformed  # noqa: E402
+from wanvae_app.kernels import launchers  # noqa: E402
+
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there the kernels run on GPUs, between them"
 )
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_memory, "TIMED", False)
 
 
 @pytest.mark.parametrize("columns", [False, True])
@@ -63,7 +60,6 @@ def test_borders(columns: bool, rank: int, shape: tuple[int, int, int, int]) -> 
 def test_borders_of_frames_that_are_being_written(
     columns: bool, rank: int, shape: tuple[int, int, int, int], norm: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(launchers, "elsewhere", True)
     num_frames, height, width, c = shape
     neighbours = Alone(rank, 3)
     shard = Shard(COLUMNS if columns else ROWS, (0, 1, 2, 3), rank, None, neighbours)
@@ -83,7 +79,7 @@ def test_borders_of_frames_that_are_being_written(
     if rank < 2:
         lines[slots, -1, 1:-1] = theirs["after"]
     frames.data[list(slots), 1:-1, 1:-1] = float("nan")
-    launchers.activate(x, gamma, frames, slots, shard)
+    activate(x, gamma, frames, slots, shard)
     assert torch.equal(frames.data, expected) and shard.sequence == 1
     sides = ["before"] * (rank > 0) + ["after"] * (rank < 2)
     for side in sides:
@@ -102,7 +98,7 @@ def test_borders_of_frames_that_are_being_written(
 def test_borders_of_frames_that_are_being_transformed(
     columns: bool, rank: int, shape: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As with messages, which tests/kernels/test_kernels.py holds against float64."""
+    """As with messages, which tests/fast/test_exchange.py holds against float64."""
     num_frames, height, width, c = shape
     x, gamma = torch.randn(shape).bfloat16(), torch.randn(c).bfloat16()
     bounds, dim = (0, 1, 2, 3), COLUMNS if columns else ROWS
@@ -121,7 +117,7 @@ def test_borders_of_frames_that_are_being_transformed(
         slots = frames.take(4 + num_frames // 4 * 6 + 1)[:0:-1]
         frames.data.zero_()
         frames.data[list(slots[:2]), 1:-1, 1:-1] = 0.5
-        launchers.transform(x, gamma, frames, slots, shard)
+        activate_transformed(x, gamma, frames, slots, shard)
         found.append(frames.data)
     assert torch.equal(*found) and by_link.sequence == 1
     sides = [("before", mine[0])] * (rank > 0) + [("after", mine[1])] * (rank < 2)
@@ -171,12 +167,12 @@ def test_whether_it_works(rank: int, fault: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(Event, "ended", fault != "stuck")
-    monkeypatch.setattr(peer_memory, "PATIENCE", 0.01)
+    monkeypatch.setattr(peer_memory, "FIRST_EXCHANGE_TIMEOUT", 0.01)
     others = Alone(rank, 3)
     others._device, others._token_flags = torch.device("cpu"), torch.zeros(3, dtype=torch.int64)
     for side, peer in (("before", rank - 1), ("after", rank + 1)):
         others.hear(side, [torch.full((4096,), peer if fault != "lost" else 7)])
-    assert others.works() == (fault == "")
+    assert others.delivers() == (fault == "")
     assert bool(others._abort) == (fault == "stuck")
 
 

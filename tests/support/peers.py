@@ -27,6 +27,7 @@ class Alone(PeerMemory):
 
     def __init__(self, rank: int, size: int, device: torch.device = CPU) -> None:
         self.rank, self.size = rank, size
+        self.timed = False
         self.handle = Handle(size, places.num_words(size), device)
         self._places = [Mailbox(self.handle, rank, size, sequence) for sequence in (0, 1)]
         self._table = torch.zeros(1, dtype=torch.int32, device=device)

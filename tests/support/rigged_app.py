@@ -40,6 +40,7 @@ from wanvae_app.jobs import worker as work
 from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
+from wanvae_app.model.vae import WanVAE
 from wanvae_app.page.history import Given, History
 from wanvae_app.parallel.shard import Shard
 
@@ -148,7 +149,7 @@ def rig() -> None:
     RankTask.finish = finish  # type: ignore[assignment, method-assign]
     Shard.halo = failing("inside", Shard.halo)  # type: ignore[method-assign]
     task.gather = failing("gather", task.gather)
-    task.to_uint8 = failing("pixels", task.to_uint8)
+    WanVAE.to_uint8 = failing("pixels", WanVAE.to_uint8)  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

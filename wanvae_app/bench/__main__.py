@@ -25,9 +25,9 @@ from wanvae_app.bench.measure import matmul_rate, measure
 from wanvae_app.bench.projection import exchange_seconds, project
 from wanvae_app.bench.results import Result
 from wanvae_app.bench.tables import COLUMNS, head, projection_table, ranks_table, row
-from wanvae_app.codec import default_chunk
 from wanvae_app.config import PRESETS
 from wanvae_app.device import choose_dtype
+from wanvae_app.fast.choice import build_vae
 from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -91,7 +91,6 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--ranks {counts[-1]}: there are {group.size} ranks; start torchrun with more.")
     dtype = choose_dtype(args.dtype, group.device)
     gpu = group.device.type == "cuda"
-    chunk = args.chunk or default_chunk(group.device, dtype)
     sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO_VAE)]
     rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
     group.agree([0.0])
@@ -105,6 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         print(head(COLUMNS), flush=True)
     for source in sources:
         vae = _make(source, dtype, group.device)
+        chunk = args.chunk or vae.default_chunk
         for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
             case = Case.parse(text, vae.config)
             entry = [measure(group, vae, case, chunk, count, args.repeat) for count in counts]
@@ -157,7 +157,8 @@ def _make(source: str, dtype: torch.dtype, device: torch.device) -> WanVAE:
     if source not in PRESETS:
         return load_vae(source, dtype, device)
     torch.manual_seed(1)  # the same weights on every rank
-    return WanVAE(PRESETS[source], source).to(device, dtype).requires_grad_(False).channels_last()
+    vae = build_vae(PRESETS[source], device, dtype, source)
+    return vae.to(device, dtype).requires_grad_(False).channels_last()
 
 
 if __name__ == "__main__":

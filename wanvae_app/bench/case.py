@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
 
 import torch
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
-from wanvae_app.fast import layers as fused
-from wanvae_app.kernels.mailbox import EarlyHalo, Neighbours
+from wanvae_app.fast.choice import build_vae
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
-from wanvae_app.parallel.peer_memory import PeerMemory
+from wanvae_app.parallel.dry_run import DryRunShard, Traffic
 from wanvae_app.parallel.shard import Shard
 
 
@@ -61,65 +58,6 @@ class Case:
         return f"{self.kind} {self.height}x{self.width}x{self.num_frames}"
 
 
-@dataclass(frozen=True)
-class Traffic:
-    """What one rank tells the others in a chunk."""
-
-    num_bytes: int = 0  # rows and tokens that it sends, to all of them together
-    token_bytes: int = 0  # of these, tokens
-    num_exchanges: int = 0  # with the neighbours, of rows, that work waits for
-
-
-class Lonely(Shard):
-    """One rank's part as if there were others: what they would send is zeros, and there at once; what they would be
-    sent is counted, without the padding of a link's messages."""
-
-    def __init__(self, shard: Shard) -> None:
-        super().__init__(shard.dim, shard.bounds, shard.rank, None)
-        # So that steps are recorded as with a link (see `cuda_graph.py`); nothing is ever asked of it.
-        self.peer_memory = cast(PeerMemory, object())
-        self.traffic = Traffic()
-
-    @property
-    def seconds_waited(self) -> float:
-        return 0.0
-
-    def early_halo(self) -> EarlyHalo | None:
-        return None
-
-    def fill_borders(self, frames: Tensor, slots: Tensor, early_halo: EarlyHalo | None = None) -> None:
-        row = frames[0].select(self.dim - 3, 0)
-        self._tell(len(slots) * row.nbytes, len(slots) * row.nbytes)
-
-    def neighbours(self, frames: Tensor, count: int) -> Neighbours | None:
-        row = frames[0, 1:-1, 1:-1].select(self.dim - 3, 0)
-        self._tell(count * row.nbytes, count * row.nbytes, 0)  # behind pixels that are made meanwhile
-        return Neighbours(self.columns, 0, {})
-
-    def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
-        self._tell(first.nbytes, final.nbytes)
-        return final.new_zeros(final.shape), first.new_zeros(first.shape)
-
-    def all_gather_tokens(self, x: Tensor) -> Tensor:
-        if self.num_ranks == 1:
-            return x
-        begin, end, last = (self.bounds[i] for i in (self.rank, self.rank + 1, -1))
-        row = x.shape[1] // (end - begin)  # tokens of one latent row
-        sent = x.nbytes * (self.num_ranks - 1)
-        self._add(Traffic(sent, sent))
-        others = (x.new_zeros(x.shape[0], row * rows, x.shape[2]) for rows in (begin, last - end))
-        return torch.cat([next(others), x, next(others)], 1)
-
-    def _tell(self, before: int, behind: int, exchanges: int = 1) -> None:
-        if self.num_ranks > 1:
-            sent = before * (self.rank > 0) + behind * (self.rank < self.num_ranks - 1)
-            self._add(Traffic(sent, 0, exchanges))
-
-    def _add(self, more: Traffic) -> None:
-        self.sent += more.num_bytes
-        self.traffic = Traffic(*(a + b for a, b in zip(astuple(self.traffic), astuple(more), strict=True)))
-
-
 @lru_cache(maxsize=64)
 def tera_flop(config: WanConfig, case: Case) -> float:
     """The arithmetic of a case in TFLOP, counted by running two chunks without data."""
@@ -135,26 +73,33 @@ def tera_flop(config: WanConfig, case: Case) -> float:
 
 
 def count_traffic(
-    config: WanConfig, case: Case, chunk: int, shard: Shard, dtype: torch.dtype, fast: bool = False
+    config: WanConfig,
+    case: Case,
+    chunk: int,
+    shard: Shard,
+    dtype: torch.dtype,
+    device: torch.device | None = None,
 ) -> list[Traffic]:
     """What this rank tells the others in each chunk of a case, counted by running chunks without data.
 
-    On the plain path it is the least possible: a 3x3 convolution needs one row of the new frames, as wide as the
-    picture, from each neighbour that its taps reach, attention everyone's pixels once. The fast path's
-    rows have the padding of its frames, and where it takes them a few frames at a time it asks more often.
+    Counted is the path that runs on `device`, or without one the plain path. That sends the least possible: a 3x3
+    convolution needs one row of the new frames, as wide as the picture, from each neighbour that its taps reach, and
+    attention everyone's pixels once. The fast path's rows have the padding of its frames, and where it takes a few
+    frames at a time it asks more often.
     """
     with torch.device("meta"):
-        vae = WanVAE(config).to(dtype).requires_grad_(False)
-    lonely = Lonely(shard)
-    state, sizes = ClipState(lonely), case.sizes(config, chunk)
+        vae = WanVAE(config) if device is None else build_vae(config, device, dtype)
+    vae = vae.to(dtype).requires_grad_(False)
+    dry_run = DryRunShard(shard)
+    state, sizes = vae.new_state(dry_run), case.sizes(config, chunk)
     known: dict[tuple[bool, int], Traffic] = {}
-    with fused.pretended(fast), torch.no_grad():
+    with torch.no_grad():
         for size in sizes:
             step = (state.first, size)
             if step not in known:
-                lonely.traffic = Traffic()
+                dry_run.traffic = Traffic()
                 _step(vae, case, size, state)
-                known[step] = lonely.traffic
+                known[step] = dry_run.traffic
     return [known[(index == 0, size)] for index, size in enumerate(sizes)]
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from wanvae_app.bench.case import Case, count_traffic, tera_flop
 from wanvae_app.bench.results import Result
-from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
+from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.device import peak_bytes, reset_peak, tidy_up
-from wanvae_app.fast.cuda_graph import release
+from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.gather import FrameCollector, FrameSender, slab
 from wanvae_app.parallel.process_group import Group
@@ -77,7 +77,7 @@ def coded(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[], Ite
     torch.manual_seed(0)  # the same clip on every rank
     if case.kind == "decode":
         latents = shard.part(torch.randn(case.latent_shape(config))).to(vae.device, vae.dtype)
-        return lambda: map(to_uint8, decode_chunks(vae, latents.split(sizes, 2), shard))
+        return lambda: map(vae.to_uint8, decode_chunks(vae, latents.split(sizes, 2), shard))
     pixels = torch.randint(0, 256, (case.num_frames, case.height, case.width, 3), dtype=torch.uint8)
     pixels = slab(pixels, shard, shard.rank, shard.dim - 2, config.spatial_factor).to(vae.device)
     return lambda: encode_chunks(vae, (from_uint8(x, vae.dtype) for x in pixels.split(sizes)), shard)
@@ -92,7 +92,7 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
         group.peer_memory.reserve(group.agree, config, (chunk, height, width), vae.dtype)
     chunks = coded(vae, case, chunk, shard) if shard is not None else None
     runs = []
-    release(vae)
+    vae.release()
     tidy_up(device)
     reset_peak(device)
     for _ in range(repeat + 1):

@@ -14,13 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from wanvae_app.bench.case import Case, Lonely, Traffic, count_traffic
+from wanvae_app.bench.case import Case, count_traffic
 from wanvae_app.bench.measure import coded, synchronize
 from wanvae_app.bench.results import Projection
 from wanvae_app.device import tidy_up
-from wanvae_app.fast import layers as fused
-from wanvae_app.fast.cuda_graph import release
 from wanvae_app.model.vae import WanVAE
+from wanvae_app.parallel.dry_run import DryRunShard, Traffic
 from wanvae_app.parallel.gather import FrameCollector, slab
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import ROWS, WHOLE, Shard
@@ -52,8 +51,7 @@ def project(
     interior = max(range(1, last), key=lambda rank: shares[rank], default=None)
     chosen = [edge] if interior is None else [edge, interior]
     seconds = [slab_seconds(group, vae, case, chunk, plans[r], repeat, collects=r == edge) for r in chosen]
-    fast = fused.runs_on(vae.device, vae.dtype)
-    traffic = [count_traffic(vae.config, case, chunk, plans[r], vae.dtype, fast) for r in chosen]
+    traffic = [count_traffic(vae.config, case, chunk, plans[r], vae.dtype, vae.device) for r in chosen]
     spent = max(exchange * _total(t).num_exchanges + _total(t).token_bytes / TOKENS for t in traffic)
     whole = max(seconds) + spent
     return Projection(
@@ -78,8 +76,8 @@ def slab_seconds(
     """Median seconds of one rank's part of a case, without the others; `collects` says whether it brings whole frames
     to its host, as rank 0 does."""
     device, times = group.device, []
-    chunks = coded(vae, case, chunk, Lonely(shard))
-    release(vae)
+    chunks = coded(vae, case, chunk, DryRunShard(shard))
+    vae.release()
     tidy_up(device)
     for _ in range(repeat + 1):
         synchronize(device)
@@ -94,7 +92,7 @@ def slab_seconds(
             outbox.finish()
         synchronize(device)
         times.append(time.perf_counter() - start)
-    release(vae)
+    vae.release()
     return statistics.median(times[1:])
 
 

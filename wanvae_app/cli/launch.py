@@ -9,7 +9,7 @@ import socket
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CPU_RANKS = 2
 MAX_RESTARTS = 100  # of the ranks, after one died; the page comes back by itself
 

@@ -1,57 +1,51 @@
-"""Coder: a clip's steps, which a GPU repeats from the second time on as one CUDA graph each.
+"""GraphCoder: the steps of a clip, which a GPU repeats from the second time on as one CUDA graph each.
 
 A chunk is some 250 launches, and a GPU that has a slab of a small picture is done with them before Python has made
 them. Recorded once, they are one launch. What differs from chunk to chunk is only which slot of a pool holds which
 frame: a recording therefore looks its slots up in a list that the device keeps, and reorders the list at its end as
 the chunk has done it. The plain equal is the same step without a recording.
-
-    with borrowed(vae, "decode", shard, x) as coder:
-        for x in chunks:
-            frames = coder(x)
 """
 
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from wanvae_app.fast import layers as fused
-from wanvae_app.kernels.padded_frames import PaddedFramePool
-from wanvae_app.model.clip_state import ClipState
-from wanvae_app.model.vae import WanVAE
+from wanvae_app.fast.clip_state import FastClipState
+from wanvae_app.kernels.padded_frames import PaddedFramePool, Slots
 from wanvae_app.parallel.shard import Shard
 
 log = logging.getLogger(__name__)
 
 MAX_TABLE = 4096  # slots that one chunk looks up, all its layers together
 
-# What the next clip of the same size can go on with.
-_idle: WeakKeyDictionary[WanVAE, Coder] = WeakKeyDictionary()
+Code = Callable[[Tensor, FastClipState], Tensor]  # a VAE's `encode` or `decode`
+Step = tuple[
+    bool, torch.Size
+]  # what a recording depends on: whether the chunk is the clip's first, and its shape
 
 
-class Coder:
-    """Codes the chunks of one clip, and after `restart` those of another of the same size."""
+class GraphCoder:
+    """Codes the chunks of one clip, and after `restart` those of another of the same size.
 
-    def __init__(self, vae: WanVAE, kind: str, key: tuple[Any, ...], shard: Shard) -> None:
+    `key` says what clips have in common that may use it one after another.
+    """
+
+    def __init__(self, code: Code, state: FastClipState, key: tuple[Any, ...], device: torch.device) -> None:
         self.key = key
         self.longest = 0  # frames of a chunk, so far
-        self.state = ClipState(shard)
-        self._vae = weakref.ref(vae)
-        self._kind = kind
-        self.records = vae.device.type == "cuda" and fused.runs_on(vae.device, vae.dtype)
-        # By what a step begins with and gets; None for one that was taken launch by launch.
-        self._recordings: dict[tuple[bool, torch.Size], Recording | None] = {}
+        self.state = state
+        self.records = device.type == "cuda"
+        self._code = code
+        self._recordings: dict[Step, Recording | None] = {}  # None for a step that was taken launch by launch
         self._slots: SlotOrder | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The next chunk, on the device, coded; the result is the caller's."""
+        """Code the next chunk, on the device; the result is the caller's."""
         self.longest = max(self.longest, x.shape[2])
         step = (self.state.first, x.shape)
         if self.records and step in self._recordings:
@@ -63,30 +57,19 @@ class Coder:
         if self._slots is not None:
             self._slots.to_host()
         before = [len(pool.data) for pool in self.state.pools]
-        x = self._plain(x)
+        x = self._code(x, self.state)
         if before != [len(pool.data) for pool in self.state.pools]:  # frames are elsewhere now
             self._recordings, self._slots = dict.fromkeys(self._recordings), None
         self._recordings.setdefault(step)
         return x
 
     def restart(self, shard: Shard) -> None:
-        """The next clip begins; `shard` cuts as the last one did."""
-        self.state.shard = shard
-        self.state.restart()
+        """Begin the next clip; `shard` cuts as the last one did."""
+        self.state.restart(shard)
         if self._slots is not None:
             self._slots.restart()
 
-    def _plain(self, x: Tensor) -> Tensor:
-        vae, state = self._vae(), self.state
-        assert vae is not None
-        x = vae.decode(x, state) if self._kind == "decode" else vae.encode(x, state)
-        for pool in state.pools:
-            if blank := pool.settle():
-                fused.blank(pool, blank)
-        state.shard.end_chunk()
-        return x
-
-    def _record(self, step: tuple[bool, torch.Size], x: Tensor) -> Recording | None:
+    def _record(self, step: Step, x: Tensor) -> Recording | None:
         shard, pools = self.state.shard, self.state.pools
         if shard.num_ranks > 1 and shard.peer_memory is None:  # messages are made by the host
             return None
@@ -94,7 +77,7 @@ class Coder:
         self._slots.to_host()
         before = [(pool.layers, pool.order) for pool in pools]
         try:
-            recording = Recording(self._plain, x, self._slots, shard)
+            recording = Recording(lambda x: self._code(x, self.state), x, self._slots, shard)
         except Exception as error:  # out of memory, or what cannot be recorded: there is another way
             log.warning("a step could not be recorded, and is taken launch by launch: %s", error)
             self.records = False
@@ -127,22 +110,22 @@ class SlotOrder:
         return [start + slot for pool, start in pairs for slot in (0, *pool.order)]
 
     def layers(self) -> list[list[object]]:
-        """Whose pasts the pools have, in order."""
+        """The layers whose pasts the pools have, in order."""
         return [pool.layers for pool in self.pools]
 
     def to_device(self, layers: list[list[object]]) -> None:
-        """From now on the device knows; a step that it takes leaves `layers` with a past."""
+        """Hand the order over to the device; the step that it takes next leaves `layers` with a past."""
         if self._layers is None:
             self.list.copy_(torch.tensor(self.order()))
         self._layers = layers
 
     def rewind(self, layers: list[list[object]], order: list[int]) -> None:
-        """From now on the device knows, and it is this that it knows."""
+        """Hand over to the device, with these layers and this order."""
         self.list.copy_(torch.tensor(order))
         self._layers = layers
 
     def to_host(self) -> None:
-        """From now on the pools know; waits for the device."""
+        """Hand the order back to the pools; waits for the device."""
         if self._layers is None:
             return
         slots = self.list.tolist()
@@ -151,7 +134,7 @@ class SlotOrder:
         self._layers = None
 
     def restart(self) -> None:
-        """No layer has a past. Any order will do then that has every slot once."""
+        """Forget the layers' pasts. Any order will do then that has every slot once."""
         if self._layers is not None:
             self._layers = [[] for _ in self.pools]
 
@@ -165,19 +148,20 @@ class Recording:
         self._x = torch.empty_like(x)
         layers, before, counted = slots.layers(), slots.order(), (shard.sent, shard.sequence)
         role = {slot: place for place, slot in enumerate(before)}
-        # What is known only afterwards: the roles that are looked up, where their pools begin, and the new order.
+        # Filled afterwards: the roles that are looked up, where their pools begin, and the new order.
         roles, starts, order = (
             x.new_zeros(n, dtype=torch.int64) for n in (MAX_TABLE, MAX_TABLE, len(before))
         )
         looked_up: list[tuple[int, int]] = []
 
-        def table(pool: PaddedFramePool, wanted: tuple[int, ...]) -> Tensor:
+        def table(pool: PaddedFramePool, wanted: Slots) -> Tensor:
             begin, start = len(looked_up), slots.starts[slots.pools.index(pool)]
             looked_up.extend((role[start + slot], start) for slot in wanted)
             looked_up.extend([(0, 0)] * (-len(looked_up) % 4))  # kernels know that a table begins at 16 bytes
             assert len(looked_up) <= MAX_TABLE, len(looked_up)
             return tables[begin : begin + len(wanted)]
 
+        tables_before = [pool.tables for pool in slots.pools]
         for pool in slots.pools:
             pool.tables = table
         try:
@@ -187,12 +171,12 @@ class Recording:
                 self._out = step(self._x)
                 slots.list.copy_(slots.list[order])
         finally:
-            for pool in slots.pools:
-                pool.tables = None
+            for pool, before_it in zip(slots.pools, tables_before, strict=True):
+                pool.tables = before_it
             self.sent = shard.sent - counted[0]  # bytes to other ranks
             shard.sent, shard.sequence = counted
         self._layers = slots.layers()
-        self._reads = roles, starts, order  # the graph does, as long as it lives
+        self._reads = roles, starts, order  # kept because the graph reads them
         for values, into in zip(zip(*looked_up, strict=True), (roles, starts), strict=True):
             into[: len(values)] = torch.tensor(values)
         order.copy_(torch.tensor([role[slot] for slot in slots.order()]))
@@ -204,42 +188,3 @@ class Recording:
         self._x.copy_(x)
         self._graph.replay()
         return self._out.clone()
-
-
-@contextmanager
-def borrowed(vae: WanVAE, kind: str, shard: Shard, x: Tensor) -> Iterator[Coder]:
-    """A coder for a clip whose first chunk is x: the last clip's, if that is over and was of the same size."""
-    key = clip_key(vae, kind, shard, x.shape)
-    release(vae, unless=key)
-    coder = _idle.pop(vae, None)
-    if coder is None:
-        coder = Coder(vae, kind, key, shard)
-    else:
-        coder.restart(shard)
-    try:
-        yield coder
-    except GeneratorExit:  # the clip was long enough
-        _keep(vae, coder)
-        raise
-    _keep(vae, coder)
-
-
-def _keep(vae: WanVAE, coder: Coder) -> None:
-    if coder.records:
-        _idle[vae] = coder
-
-
-def release(vae: WanVAE, unless: tuple[Any, ...] | None = None, longest: int = 0) -> bool:
-    """Free what the last clip left for another of its size, unless that is the clip of this key, and the last one's
-    chunks were as long as its `longest`, in frames: then it has all the memory that it needs, and this is True."""
-    coder = _idle.get(vae)
-    if coder is not None and coder.key == unless and coder.longest >= longest:
-        return True
-    _idle.pop(vae, None)
-    return False
-
-
-def clip_key(vae: WanVAE, kind: str, shard: Shard, shape: Sequence[int]) -> tuple[Any, ...]:
-    """What clips have in common that can go on with each other's coder; `shape` is that of the first chunk."""
-    weight = vae.quant_conv.weight
-    return kind, shard.dim, shard.bounds, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()

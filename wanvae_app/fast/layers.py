@@ -1,172 +1,140 @@
-"""The fast path of the layers on Hopper GPUs and later: convolutions over padded frames.
+"""The layers on the fast path: convolutions over padded frames, by kernels.
 
-Each function here has its plain equal in `layers.py`, which runs wherever `serves` says no: other devices, no
-Triton, float32, batches. Norm and SiLU are written straight into the padded frames that the next convolution
-reads; past frames stay there from chunk to chunk.
+Each function has its plain equal in `model/layers.py` or `model/vae.py`, and takes that layer for its weights. Norm and
+SiLU are written straight into the padded frames that the next convolution reads; past frames stay there from chunk to
+chunk. The batch is 1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.fast.conv_inputs import ConvInputs, holds
+from wanvae_app.fast.clip_state import FastClipState
+from wanvae_app.fast.conv_inputs import ConvInputs
+from wanvae_app.fast.exchange import activate
+from wanvae_app.kernels import attention as attention_kernel
 from wanvae_app.kernels import launchers, upsample_conv, winograd
-from wanvae_app.kernels.packed_weights import bias_of, folded, matrix_of, prepare
-from wanvae_app.kernels.padded_frames import PaddedFramePool
-from wanvae_app.model.clip_state import ClipState
+from wanvae_app.kernels.packed_weights import bias_of, fold_upsampling, matrix_of
+from wanvae_app.model.layers import Attention, PixelNorm, ResidualBlock, Upsample
+from wanvae_app.model.vae import Head
 
-if TYPE_CHECKING:
-    from wanvae_app.model.layers import PixelNorm, ResidualBlock
-
-
-PRODUCTS = 24 << 20  # bytes of the last convolution's products at a time: a GPU's second cache holds them
-
-
-def serves(x: Tensor, *channels: int) -> bool:
-    """Whether the kernels take x [B C T H W] and layers of these widths."""
-    return (
-        launchers is not None
-        and x.shape[0] == 1
-        and not any(c % 8 for c in channels)
-        and launchers.available(x)
-    )
+PRODUCT_BYTES = 24 << 20  # of the last convolution's products at a time: a GPU's second cache holds them
+MAX_HEAD_CHANNELS = (
+    16  # out of the last convolution, for which products and sums are faster than the direct kernel
+)
 
 
-def at_once(channels: int) -> int:
-    """How many frames layers so wide take at a time where the picture is largest and they keep the number of frames:
-    to them it is one more chunking, and it needs less memory."""
+def frames_at_once(channels: int) -> int:
+    """How many frames layers so wide take at a time where the picture is largest and they keep the number of frames.
+
+    To them it is one more chunking, and it needs less memory.
+    """
     return max(winograd.choose(channels, 4), 2)
 
 
-def runs_on(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a model of this dtype takes the fast path on this device."""
-    return launchers is not None and launchers.available(torch.empty(0, dtype=dtype, device=device))
-
-
-@contextmanager
-def pretended(fast: bool) -> Iterator[None]:
-    """Tensors without data take the fast path, or not: for who asks how much memory it needs."""
-    if launchers is None:
-        yield
-        return
-    before, launchers.elsewhere = launchers.elsewhere, fast
-    try:
-        yield
-    finally:
-        launchers.elsewhere = before
-
-
-def blank(frames: PaddedFramePool, slots: tuple[int, ...]) -> None:
-    """Zeros into these frames."""
-    if launchers is not None and frames.data[0].nbytes % 4 == 0 and launchers.available(frames.data):
-        launchers.blank(frames, slots)
-    else:
-        frames.data.index_fill_(0, frames.table(slots).long(), 0)
-
-
-def attends(q: Tensor) -> bool:
-    """Whether `launchers.attend` takes queries [frames, pixels, C]."""
-    return launchers is not None and launchers.attends(q.shape[2]) and launchers.available(q)
-
-
 def residual_blocks(
-    blocks: Sequence[ResidualBlock], x: Tensor, state: ClipState, can_overwrite: bool = False
+    blocks: Sequence[ResidualBlock], x: Tensor, state: FastClipState, can_overwrite: bool = False
 ) -> Tensor:
-    """The blocks one after another on x [1 C T H W], written over if it `can_overwrite` it: x is not needed any more.
+    """Apply blocks at one scale one after another to x [1 C T H W], with `can_overwrite` in x's own memory.
 
-    A block adds its result to what it was given, where that lies; the first one needs a place of its own, unless its
-    shortcut makes one.
+    A block adds its result to what it was given, where that lies. So the first one needs a place of its own if x is
+    needed again, unless its shortcut makes one.
     """
     convs = [pair for block in blocks for pair in ((block.norm1, block.conv1), (block.norm2, block.conv2))]
-    window = ConvInputs(convs, x, state)
+    inputs = ConvInputs(convs, x, state)
     pixels = _rows(x)
     for block in blocks:
         shortcut = block.shortcut
-        window.activate(block.norm1, block.conv1, pixels)
-        window.convolve(block.conv1, then=(block.norm2, block.conv2))
+        inputs.write(block.norm1, block.conv1, pixels)
+        inputs.convolve(block.conv1, then=(block.norm2, block.conv2))
         if shortcut is not None:
             pixels, can_overwrite = F.linear(pixels, shortcut.weight.flatten(1), shortcut.bias), True
-        pixels, can_overwrite = window.convolve(block.conv2, residual=pixels, in_place=can_overwrite), True
+        pixels = inputs.convolve(block.conv2, residual=pixels, in_place=can_overwrite)
+        can_overwrite = True
     return _picture(pixels)
 
 
-def causal_conv(conv: nn.Conv3d, x: Tensor, state: ClipState) -> Tensor:
-    """conv of x [1 C T H W]; channels are filled up to a multiple of eight."""
+def causal_conv(conv: nn.Conv3d, x: Tensor, state: FastClipState) -> Tensor:
+    """Apply a 3x3x3 convolution to x [1 C T H W]; channels are filled up to a multiple of eight."""
     spare = -x.shape[1] % 8
-    window = ConvInputs([(None, conv)], x, state, spare)
-    window.activate(None, conv, _rows(x))
-    matrix = (
-        prepare(conv, lambda w: F.pad(matrix_of(w).unflatten(1, (27, -1)), (0, spare)).flatten(1))
-        if spare
-        else None
-    )
-    return _picture(window.convolve(conv, matrix=matrix))
+    inputs = ConvInputs([(None, conv)], x, state, spare)
+    inputs.write(None, conv, _rows(x))
+    matrix = None
+    if spare:
+        matrix = state.packed.get(
+            conv, lambda w: F.pad(matrix_of(w).unflatten(1, (27, -1)), (0, spare)).flatten(1)
+        )
+    return _picture(inputs.convolve(conv, matrix=matrix))
 
 
-def head(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: ClipState) -> Tensor:
-    """conv(silu(norm(x))) of x [1 C T H W], for a convolution to a few channels."""
+def attention(layer: Attention, x: Tensor, state: FastClipState) -> Tensor:
+    """Add attention among each frame's pixels to x [1 C T H W]."""
+    if not attention_kernel.is_supported(x.shape[1]):
+        return layer(x, state)
+    out = attention_kernel.attend(*layer.queries_keys_values(x, state))
+    return x + layer.project(out, x)
+
+
+def head(layer: Head, x: Tensor, state: FastClipState) -> Tensor:
+    """Apply norm, SiLU and the last convolution to x [1 C T H W]."""
+    if layer.conv.out_channels > MAX_HEAD_CHANNELS:
+        return causal_conv(layer.conv, F.silu(layer.norm(x)), state)
+    return _head_by_products(layer.norm, layer.conv, x, state)
+
+
+def _head_by_products(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: FastClipState) -> Tensor:
+    """conv(silu(norm(x))) for a convolution to a few channels: see `kernels/head.py`."""
     _, c, num_frames, height, width = x.shape
-    dtype = torch.float16 if holds(norm, conv, x) else x.dtype
-    pool = state.padded(x, c)
+    dtype = torch.float16 if state.uses_fp16(norm, conv) else x.dtype
+    pool = state.pool(x, c)
     pool.reserve(0, num_frames)
     frames = pool.view_as(dtype)
     slots = pool.take(num_frames)
-    launchers.activate(_rows(x), norm.gamma, frames, slots, state.shard)
-    matrix = prepare(conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype))  # kt kh kw N, C
+    activate(_rows(x), norm.gamma, frames, slots, state.shard)
+    taps = state.packed.get(  # kt kh kw N, C
+        conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype), f"taps {dtype}"
+    )
     n = conv.out_channels
     out = torch.empty(num_frames, height, width, n, dtype=x.dtype, device=x.device)
     due = state.last(conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2)
     due = due[0].movedim(0, -1)
-    rows = max(PRODUCTS // (len(matrix) * (width + 2) * dtype.itemsize), 1)
+    num_rows = max(PRODUCT_BYTES // (len(taps) * (width + 2) * dtype.itemsize), 1)
     for index in range(num_frames):  # in strips: products are larger than frames
-        for begin in range(0, height, rows):
-            end = min(begin + rows, height)
-            products = launchers.multiply(matrix, frames, slots[index : index + 1], begin, end)
-            launchers.sum_shifted(products, bias_of(conv), due[:, begin:end], out[index, begin:end])
+        for begin in range(0, height, num_rows):
+            end = min(begin + num_rows, height)
+            products = launchers.head_products(taps, frames, slots[index : index + 1], begin, end)
+            launchers.sum_head_products(products, bias_of(conv), due[:, begin:end], out[index, begin:end])
             del products  # before there are others
     pool.give_back(slots)
     return _picture(out)
 
 
 def upsample(
-    conv: nn.Conv2d, time_conv: nn.Conv3d | None, x: Tensor, state: ClipState, skip: Tensor | None = None
-) -> Tensor:
-    """conv of x [1 C T H W] enlarged to twice its height and width, without enlarging it.
-
-    With time_conv, each frame has become two before, but for the clip's first. `skip` [1 C' T H W] is added as
-    `layers.add_duplicate_up` does it.
-    """
-    (out,) = upsampled(conv, time_conv, x, state, 2 * x.shape[2], skip)
-    return out
-
-
-def upsampled(
-    conv: nn.Conv2d,
-    time_conv: nn.Conv3d | None,
-    x: Tensor,
-    state: ClipState,
-    at_once: int,
-    skip: Tensor | None = None,
+    layer: Upsample, x: Tensor, state: FastClipState, at_once: int = 0, skip: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """What `upsample` returns, with time_conv so many frames at a time."""
+    """Yield x [1 C T H W] at twice its height and width, convolved without being enlarged.
+
+    With a temporal convolution each frame has become two before, but for the clip's first; then `at_once` frames are
+    yielded at a time (0: all). `skip` [1 C' T H W] is added as `model.layers.add_duplicate_up` does it.
+    """
+    conv, time_conv = layer.conv, layer.time_conv
+    at_once = at_once or 2 * x.shape[2]
     pixels = _rows(x)
-    pool = state.padded(x, x.shape[1])
+    pool = state.pool(x, x.shape[1])
     frames = pool.view_as(x.dtype)
-    alone = len(pixels) if time_conv is None else int(state.first)
-    most = max(len(pixels), 2)  # at least, because the chunks after the clip's first have more frames
+    num_alone = len(pixels) if time_conv is None else int(state.first)
+    num_new = max(len(pixels), 2)  # at least, because the chunks after the clip's first have more frames
     if time_conv is None:
-        pool.reserve(0, most)
+        pool.reserve(0, num_new)
     else:
-        pool.reserve(0 if pool.knows(time_conv) else 2, most + min(at_once, 2 * most))
+        pool.reserve(0 if pool.has_past(time_conv) else 2, num_new + min(at_once, 2 * num_new))
         pool.past(time_conv)
-    ready, new = pool.take(alone), pool.take(len(pixels) - alone)
-    for slots, some in ((ready, pixels[:alone]), (new, pixels[alone:])):
+    ready, new = pool.take(num_alone), pool.take(len(pixels) - num_alone)
+    for slots, some in ((ready, pixels[:num_alone]), (new, pixels[num_alone:])):
         if slots:
             launchers.activate(some, None, frames, slots)
     shortcut = None
@@ -176,17 +144,16 @@ def upsampled(
         shortcut = launchers.Shortcut(_rows(skip), time, time - 1 if state.first else 0)
     del x, pixels, some, skip  # that memory need not wait for the last frame
 
-    def enlarged() -> Tensor:
+    def enlarge() -> Tensor:
         nonlocal shortcut
         state.shard.fill_borders(frames.data, frames.table(ready))
-        if upsample_conv.serves(frames.data, conv.out_channels, shortcut):
-            out = upsample_conv.convolve(
-                prepare(conv, upsample_conv.prepare, "enlarge"), bias_of(conv), frames, ready, shortcut
-            )
+        copies = 0 if shortcut is None else shortcut.pixels.shape[3] // conv.out_channels
+        if state.hopper and upsample_conv.is_supported(conv.in_channels, conv.out_channels, copies):
+            weights = state.packed.get(conv, upsample_conv.pack, "upsample")
+            out = upsample_conv.upsample_conv(weights, bias_of(conv), frames, ready, shortcut)
         else:
-            out = launchers.convolve(
-                prepare(conv, folded), bias_of(conv), (1, 2, 2), frames, ready, up=2, shortcut=shortcut
-            )
+            weights = state.packed.get(conv, fold_upsampling, "folded")
+            out = launchers.conv(weights, bias_of(conv), (1, 2, 2), frames, ready, up=2, shortcut=shortcut)
         pool.give_back(ready)
         if shortcut is not None:
             shortcut = shortcut.after(len(ready))
@@ -194,20 +161,20 @@ def upsampled(
 
     if time_conv is not None and new:
         # The clip's first frame is not even past: those after it see zeros in its place.
-        window, step = pool.past(time_conv) + new, at_once // 2
+        seen, step = pool.past(time_conv) + new, at_once // 2
         halves = list(zip(matrix_of(time_conv.weight).chunk(2), bias_of(time_conv).chunk(2), strict=True))
         for start in range(0, len(new), step):
-            seen = window[start : start + step + 2]
-            count = 2 * (len(seen) - 2)
+            window = seen[start : start + step + 2]
+            count = 2 * (len(window) - 2)
             if ready and len(ready) + count > at_once:
-                yield enlarged()
+                yield enlarge()
                 ready = ()
             doubled = pool.take(count)
             for half, (matrix, bias) in enumerate(halves):
-                launchers.convolve(matrix, bias, (3, 1, 1), frames, seen, into=(frames, doubled[half::2]))
+                launchers.conv(matrix, bias, (3, 1, 1), frames, window, into=(frames, doubled[half::2]))
             ready += doubled
-        pool.advance(time_conv, window)
-    yield enlarged()
+        pool.advance(time_conv, seen)
+    yield enlarge()
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -216,4 +183,5 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _picture(x: Tensor) -> Tensor:
-    return x[None].movedim(-1, 1)  # so that its strides are those of channels_last_3d
+    """x [T, H, W, C] as [1 C T H W], with the strides of channels_last_3d."""
+    return x[None].movedim(-1, 1)

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
+from wanvae_app.fast.choice import build_vae
 from wanvae_app.formats.key_maps import FIRST_DECODER_WEIGHT, Naming, external_name, recognise
 from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
@@ -37,8 +38,10 @@ def load_vae(
     The VAE is in evaluation mode, without gradients, in channels-last layout. Raises ValueError, with one sentence,
     for a source that is none of these.
     """
-    path, vae, tensors = _open(source)
-    config = vae.config
+    device = torch.device(device)
+    path, config, tensors = _open(source)
+    with torch.device("meta"):
+        vae = build_vae(config, device, dtype)
     # A weight can exceed float16's range until it is rescaled.
     load_dtype = torch.float32 if dtype == torch.float16 else dtype
     weights = {
@@ -86,8 +89,8 @@ def rescale(vae: WanVAE, scale: float) -> None:
             parameter.mul_(scale)
 
 
-def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, LazyTensor]]:
-    """The file of a source, its VAE on the meta device, and the file's tensors under the VAE's names."""
+def _open(source: str | Path) -> tuple[Path, WanConfig, dict[str, LazyTensor]]:
+    """The file of a source, the VAE's configuration, and the file's tensors under the VAE's names."""
     path = find_weights_file(str(source))
     tensors = _list_tensors(path)
     naming, config = recognise({name: tensor.shape for name, tensor in tensors.items()})
@@ -95,7 +98,7 @@ def _open(source: str | Path) -> tuple[Path, WanVAE, dict[str, LazyTensor]]:
     config = _with_statistics(config, path.parent / "config.json")
     with torch.device("meta"):
         vae = WanVAE(config)
-    return path, vae, _match_names(vae, tensors, naming, path)
+    return path, config, _match_names(vae, tensors, naming, path)
 
 
 def _read_weight(name: str, tensor: LazyTensor, config: WanConfig, path: Path) -> Tensor:

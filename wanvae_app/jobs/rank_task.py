@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wanvae_app.codec import decode_chunks, encode_chunks, from_uint8, to_uint8
-from wanvae_app.fast.cuda_graph import clip_key, release
+from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.jobs.job import Job, JobState, Step
+from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.gather import FrameCollector, FrameSender, gather, scatter, slab_shape
 from wanvae_app.parallel.process_group import Group
@@ -72,8 +72,8 @@ class RankTask:
             scale = config.spatial_factor
             shape = (1, 3, config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
             lengths = [shape[2], *(config.temporal_factor * length for length in lengths[1:])]
-        key = clip_key(self.vae, first.phase, shard, slab_shape(shape, shard, shard.rank, shard.dim, scale))
-        return release(self.vae, key, max(lengths))
+        mine = slab_shape(shape, shard, shard.rank, shard.dim, scale)
+        return self.vae.keeps_memory_for(first.phase, mine, shard, max(lengths))
 
     def take(self, step: Step) -> Done | None:
         """Begin one chunk, and wait for the one before: ranks agree on the next chunk while their devices work.
@@ -94,7 +94,7 @@ class RankTask:
                 assert self.run.latent is not None and whole is not None
                 self.run.latent[:, :, step.start : step.stop] = whole
         else:
-            self._outbox.put(to_uint8(next(self._decoder)))
+            self._outbox.put(self.vae.to_uint8(next(self._decoder)))
         event = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
         before, self._begun = self._begun, _Begun(step, begun, event, self.shard.note_wait())
         if event is None or step.phase == "encode" or self._encodes:

@@ -10,7 +10,6 @@ from enum import IntEnum
 
 from wanvae_app.device import peak_bytes, reset_peak, tidy_up
 from wanvae_app.errors import describe, forget
-from wanvae_app.fast.cuda_graph import release
 from wanvae_app.jobs.job import Activity, Job, JobState, Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.memory_estimate import free_bytes, refusal
@@ -70,7 +69,9 @@ class Worker:
 
     def do(self) -> tuple[Verdict, str]:
         report, last = Report(), None
-        if not (self.task.goes_on() if self.task is not None else release(self.vae)):
+        if self.task is None:
+            self.vae.release()
+        elif not self.task.goes_on():
             report = self._look_ahead()  # else what it takes is there already
         interleaved = len(self.job.phases) > 1 and self._holds_both()
         reset_peak(self.group.device)
@@ -103,7 +104,7 @@ class Worker:
                 self.task.let_go()
                 self.task.abandon()
             self.group.rebuild()  # after it nobody waits for anybody
-            release(self.vae)
+            self.vae.release()
             tidy_up(self.group.device)
             return verdict, reason
         if self.task is not None:

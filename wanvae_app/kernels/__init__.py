@@ -1,10 +1,5 @@
-"""Kernels for Hopper GPUs and later.
+"""Kernels: tensors in, tensors out. They know no layer, and communicate only with whom `mailbox.Neighbours` names.
 
-`launchers` starts those in Triton, `winograd` and `upsample_conv` those in CUDA C++; `wanvae_app.fast` decides where.
-All are None where PyTorch has no Triton.
+`launchers` and `transform` start those in Triton, `winograd` and `upsample_conv` those in CUDA C++ for Hopper GPUs.
+These four and `attention` need Triton to be imported; the rest of the folder does not.
 """
-
-try:
-    from wanvae_app.kernels import launchers, upsample_conv, winograd
-except ImportError:  # a build of PyTorch without Triton, or an old one
-    launchers = upsample_conv = winograd = None  # type: ignore[assignment]

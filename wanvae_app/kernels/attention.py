@@ -99,7 +99,7 @@ def join_kernel(
     tl.store(out + place, (acc / total[:, None]).to(out.dtype.element_ty), mask)
 
 
-def attends(channels: int) -> bool:
+def is_supported(channels: int) -> bool:
     """Whether `attend` takes this width; for smaller ones libraries have kernels as fast."""
     return channels == 384
 

@@ -1,38 +1,31 @@
-"""Starts the Triton kernels: tensors in, tensors out."""
+"""Launchers of the Triton kernels: tensors in, tensors out.
+
+Tensors without data (on the device "meta") are allocated as others are, and nothing is launched.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from wanvae_app.kernels.attention import attend as attend
-from wanvae_app.kernels.attention import attends as attends
 from wanvae_app.kernels.conv import conv_kernel
 from wanvae_app.kernels.head import head_kernel, taps_kernel
-from wanvae_app.kernels.norm import blank_kernel, late, norm_kernel
-from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames
+from wanvae_app.kernels.mailbox import Neighbours
+from wanvae_app.kernels.norm import blank_kernel, norm_kernel, receive_after
+from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames, Slots
 from wanvae_app.kernels.pixels import pixel_kernel
 from wanvae_app.kernels.tiles import Tile, choose_tile, processors_of
-from wanvae_app.kernels.transform import transform as transform
-
-if TYPE_CHECKING:
-    from wanvae_app.kernels.mailbox import Neighbours
-    from wanvae_app.parallel.shard import Shard
 
 log = logging.getLogger(__name__)
 
-Slots = tuple[int, ...]
 SHARED_MEMORY = 200 * 1024  # bytes a program may use; consumer GPUs have less
-# Whether the kernels are used where there is no GPU: tests set it (TRITON_INTERPRET=1 lets Triton run on a CPU), and
-# who asks how much memory a clip will take (tensors without data are allocated, and nothing is launched).
-elsewhere = False
 
 
 class Shortcut(NamedTuple):
@@ -48,7 +41,7 @@ class Shortcut(NamedTuple):
         return self._replace(start=start) if start < self.time * len(self.pixels) else None
 
 
-def convolve(
+def conv(
     weight: Tensor,
     bias: Tensor,
     taps: tuple[int, int, int],
@@ -115,26 +108,20 @@ def convolve(
 
 
 def activate(
-    x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots, shard: Shard | None = None
+    x: Tensor,
+    gamma: Tensor | None,
+    into: PaddedFrames,
+    slots: Slots,
+    neighbours: Neighbours | None = None,
 ) -> None:
-    """silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames; zeros where these have more
-    channels. With a shard the neighbours' rows come into the borders, over a link while pixels are made.
+    """Write silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames, and zeros into channels that
+    only these have. With `neighbours` the same launch exchanges edge rows with them, while it writes the rest.
     """
     num_frames, height, width, c = x.shape
     n = into.data.shape[3]
     assert x.is_contiguous() and c <= n, (x.shape, x.stride(), n)
-    neighbours = shard.neighbours(into.data, num_frames) if shard is not None else None
-    if not x.is_meta:
-        _activate(x, gamma, into, slots, neighbours)
-    if shard is not None and neighbours is None:
-        shard.fill_borders(into.data, into.table(slots))
-
-
-def _activate(
-    x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots, neighbours: Neighbours | None
-) -> None:
-    num_frames, height, width, c = x.shape
-    n = into.data.shape[3]
+    if x.is_meta:
+        return
     width_of_tile = triton.next_power_of_2(n)
     pixels = max(1, 4096 // width_of_tile)
     cut = edges = 0
@@ -145,7 +132,8 @@ def _activate(
     programs = num_frames * triton.cdiv(height * width, pixels)
     norm_kernel[(4 * edges + programs,)](
         x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
-        edges, late(programs), c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, CUT=cut, **there, num_warps=4,
+        edges, receive_after(programs), c, n, NORM=gamma is not None, BM=pixels, BN=width_of_tile, CUT=cut, **there,
+        num_warps=4,
     )  # fmt: skip
 
 
@@ -157,15 +145,16 @@ def blank(frames: PaddedFramePool, slots: Slots) -> None:
         blank_kernel[grid](frames.data.view(torch.int32), frames.table(slots), count, BLOCK=4096, num_warps=8)
 
 
-def pixels(x: Tensor) -> Tensor:
+def to_uint8(x: Tensor) -> Tensor:
     """Numbers in [-1, 1], contiguous, to uint8 pixels in 0..255 of the same shape, rounded to nearest."""
+    assert x.is_contiguous(), x.stride()
     out = torch.empty_like(x, dtype=torch.uint8)
     if not x.is_meta:
         pixel_kernel[(triton.cdiv(x.numel(), 4096),)](x, out, x.numel(), BLOCK=4096, num_warps=8)
     return out
 
 
-def multiply(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: int) -> Tensor:
+def head_products(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: int) -> Tensor:
     """What rows begin to end (exclusive) of one frame see, all pixels of the padded frame around them, times all taps
     [N, C]: [N, pitch], of which (end - begin + 2) (W + 2) are pixels."""
     _, height, width, c = frames.data.shape
@@ -183,7 +172,7 @@ def multiply(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: i
     return products
 
 
-def sum_shifted(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) -> None:
+def sum_head_products(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) -> None:
     """Rows of one frame of a causal 3x3x3 convolution, [H, W, N], of what its taps contribute to three, [27 N, pitch].
 
     `due` [2, H, W, N] float32 is what earlier frames contribute to this one and the next; afterwards, to the next two.
@@ -203,29 +192,24 @@ def sum_shifted(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) -> Non
     )  # fmt: skip
 
 
-def available(x: Tensor) -> bool:
-    """Whether the kernels run on x's device: on GPUs like Hopper's, in half precision."""
-    if not x.is_cuda:
-        return elsewhere
-    return x.dtype in (torch.bfloat16, torch.float16) and _works(x.device)
-
-
 @lru_cache
-def _works(device: torch.device) -> bool:
-    """Whether this GPU has what the kernels use, and Triton what it needs to compile them. Tried once."""
-    if torch.cuda.get_device_capability(device) < (9, 0):
-        return False
+def unsupported(device: torch.device) -> str:
+    """Why these kernels do not run on a device, in a few words; "" if they do. Tried once: it compiles one."""
+    if device.type != "cuda":
+        return "there is no GPU"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (9, 0):
+        return f"the GPU's compute capability is {capability[0]}.{capability[1]}, and 9.0 is needed"
     try:
-        if (
-            triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
-            < SHARED_MEMORY
-        ):
-            return False
+        shared = triton.runtime.driver.active.utils.get_device_properties(device.index)["max_shared_mem"]
+        if shared < SHARED_MEMORY:
+            needed = SHARED_MEMORY // 1024
+            return f"the GPU has {shared // 1024} KiB of shared memory for a program, and {needed} are needed"
         frames = PaddedFramePool(1, 1, 8, torch.bfloat16, device)
         activate(torch.ones(1, 1, 1, 8, dtype=torch.bfloat16, device=device), None, frames, frames.take(1))
     except Exception as error:  # whatever its compiler chain raises: there is another path
         log.warning(
             "Triton does not work here, so decoding is slower; it needs gcc and Python's headers: %s", error
         )
-        return False
-    return True
+        return "Triton does not work; it needs gcc and Python's headers"
+    return ""

@@ -13,9 +13,9 @@ import triton.language as tl
 from wanvae_app.kernels.halo import wait
 
 
-def late(programs: int) -> int:
-    """Behind how many of the programs that make pixels those come that receive: late enough that nobody waits, and
-    early enough that others are at work until they are done."""
+def receive_after(programs: int) -> int:
+    """Index of the first receiving program among so many that compute pixels: late enough to find its rows arrived,
+    early enough to overlap with computing programs."""
     return programs - programs // 4
 
 
@@ -91,7 +91,7 @@ def norm_kernel(
     into_slots,  # int32 [T]
     T, H, W,
     edges,  # programs that send to each neighbour, the first ones of all, and that receive
-    first,  # how many programs make pixels before those that receive (see `late`)
+    first,  # how many programs make pixels before those that receive (see `receive_after`)
     C: tl.constexpr, N: tl.constexpr, NORM: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     CUT: tl.constexpr,  # 0: the picture is not cut, or others see to its borders; 1: along its rows; 2: its columns
     # The rest only with CUT, and as `halo_kernel`.

@@ -18,7 +18,7 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 # What `hopper.cuh` says, too.
-ROWS, COLUMNS = 8, 16  # pixels of a block
+TILE_ROWS, TILE_COLUMNS = 8, 16  # pixels of a block
 DEPTH = 32  # channels in per step
 THREADS = 384
 MEMORY = 227 * 1024  # bytes of shared memory that a block may have
@@ -63,7 +63,7 @@ class Kernel(NamedTuple):
 
     def _memory(self, stages: int) -> int:
         """Bytes for pixels, for weights or results in so many stages, and for barriers."""
-        frame = -(-(ROWS + 2) * (COLUMNS + 2) * 64 // 512) * 512
+        frame = -(-(TILE_ROWS + 2) * (TILE_COLUMNS + 2) * 64 // 512) * 512
         return 1024 + 8 * frame + stages * 256 * self.width + 16 * (2 + stages) + self.more
 
     def text(self) -> str:

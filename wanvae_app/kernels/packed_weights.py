@@ -1,28 +1,34 @@
-"""What kernels read in place of a convolution's weights, made once and kept as long as the layer."""
+"""Packed weights: what kernels read in place of a convolution's weights, made once from them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-_prepared: WeakKeyDictionary[nn.Module, dict[str, tuple[Any, Any]]] = WeakKeyDictionary()
 
+class PackedWeights:
+    """Keeps what was made of layers' weights, for as long as it lives itself: as long as the model of these layers.
 
-def prepare(conv: nn.Module, make: Callable[[Tensor], Any], name: str = "") -> Any:
-    """make(conv's weight), made once; by name where there is more than one such thing."""
-    weight = conv.weight
-    assert isinstance(weight, Tensor)
-    stamp = (weight.data_ptr(), weight._version, weight.dtype)
-    all_of_it = _prepared.setdefault(conv, {})
-    found = all_of_it.get(name)
-    if found is None or found[0] != stamp:
-        with torch.inference_mode(False), torch.no_grad():
-            found = all_of_it[name] = (stamp, make(weight))
-    return found[1]
+    What was made of weights that have been replaced, changed or moved since is made anew.
+    """
+
+    def __init__(self) -> None:
+        self._packed: dict[tuple[nn.Module, str], tuple[tuple[Any, ...], Any]] = {}
+
+    def get(self, conv: nn.Module, pack: Callable[[Tensor], Any], name: str = "") -> Any:
+        """Return pack(weight of conv), made at the first call; `name` tells several things apart that are made of one
+        layer."""
+        weight = conv.weight
+        assert isinstance(weight, Tensor)
+        stamp = (weight.data_ptr(), weight._version, weight.dtype)
+        found = self._packed.get((conv, name))
+        if found is None or found[0] != stamp:
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._packed[conv, name] = (stamp, pack(weight))
+        return found[1]
 
 
 def matrix_of(weight: Tensor) -> Tensor:
@@ -30,8 +36,8 @@ def matrix_of(weight: Tensor) -> Tensor:
     return weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous()
 
 
-def folded(weight: Tensor) -> Tensor:
-    """3x3 weights for a picture enlarged by repetition, as 2x2 ones for each of four phases: [4 N, 4 C].
+def fold_upsampling(weight: Tensor) -> Tensor:
+    """3x3 weights [N, C, 3, 3] for a picture enlarged by repetition, as 2x2 ones for four phases: [4 N, 4 C].
 
     Of three neighbours in the enlarged picture two are the same pixel of the small one, so their taps add up.
     """
@@ -45,6 +51,6 @@ def folded(weight: Tensor) -> Tensor:
 
 
 def bias_of(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
-    """The bias, which every one of these layers has."""
+    """The bias [N], which every one of these layers has."""
     assert conv.bias is not None
     return conv.bias

@@ -1,4 +1,4 @@
-"""Frames that stay where they were written from chunk to chunk, and which of them are in use."""
+"""Padded frames: pictures with a border of one pixel that stay where they were written from chunk to chunk."""
 
 from __future__ import annotations
 
@@ -10,85 +10,108 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-
-@lru_cache(maxsize=4096)
-def _table(slots: tuple[int, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(slots, dtype=torch.int32, device=device)
+Slots = tuple[int, ...]  # which of a pool's frames, by their place in its memory
+MAX_TABLES = 4096
 
 
 class PaddedFrames(Protocol):
-    """What kernels take for padded frames: all of them, [slots, H + 2, W + 2, C], and tables that say which."""
+    """What kernels take for padded frames: all of them, [slots, H + 2, W + 2, C], and tables that name slots."""
 
     @property
     def data(self) -> Tensor: ...
 
-    def table(self, slots: tuple[int, ...]) -> Tensor: ...
+    def table(self, slots: Slots) -> Tensor: ...
+
+
+class SlotTables:
+    """Makes the tensors that name slots to kernels, each once: the same few are asked for in every chunk."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._made = lru_cache(maxsize=MAX_TABLES)(self._make)
+
+    def __call__(self, pool: PaddedFramePool, slots: Slots) -> Tensor:
+        """Slots as int32 [len(slots)] on the device."""
+        return self._made(slots)
+
+    def _make(self, slots: Slots) -> Tensor:
+        with torch.inference_mode(False):
+            return torch.tensor(slots, dtype=torch.int32, device=self.device)
 
 
 class PaddedFramePool:
-    """Frames [H + 2, W + 2, C]: pictures with a border of one pixel, as the fast convolutions read them.
+    """Frames [H + 2, W + 2, C] as the fast convolutions read them, handed out as slots of `data`.
 
-    They are handed out as slots of `data` [count, H + 2, W + 2, C]. Past frames are never moved: who reads them is told
-    their slots. Slot 0 is all zeros: it stands for the frames before the clip. The borders are zero, as padding is,
-    unless a neighbour's rows are put there. `tables`, if it is set, makes the tensors that say slots to kernels (see
-    `cuda_graph.py`).
+    `data` is [count, H + 2, W + 2, C]. Past frames are never moved: who reads them is told their slots. Slot 0 is all
+    zeros and stands for the frames before the clip. Borders are zero, as a convolution's padding is, unless a
+    neighbour's rows are put there. `tables` makes the tensors that name slots; a recording replaces it for a while
+    (see `cuda_graph.py`).
     """
 
     def __init__(
-        self, height: int, width: int, channels: int, dtype: torch.dtype, device: torch.device
+        self,
+        height: int,
+        width: int,
+        channels: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        tables: SlotTables | None = None,
     ) -> None:
         assert height > 0 and width > 0, (height, width)
         self.data = torch.empty(0, height + 2, width + 2, channels, dtype=dtype, device=device)
-        self.tables: Callable[[PaddedFramePool, tuple[int, ...]], Tensor] | None = None
+        self.tables: Callable[[PaddedFramePool, Slots], Tensor] = tables or SlotTables(device)
         self._past: dict[object, tuple[int, int]] = {}
         self._free: list[int] = []
-        self._kept = self._at_once = 0
+        self._num_kept = self._num_passing = 0
         self._grow(1)
         self._free.clear()
 
     def view_as(self, dtype: torch.dtype) -> PaddedFrameView:
-        """These frames holding numbers of another type of the same size. Zeros and borders serve both: zero has the
-        same bits, and what a frame held before it was taken is never read."""
+        """These frames holding numbers of another type of the same size.
+
+        Zeros and borders serve both types, since zero has the same bits; what a frame held before it was taken is
+        never read.
+        """
         return PaddedFrameView(self, dtype)
 
-    def reserve(self, kept: int, at_once: int) -> None:
-        """Make room for `kept` more frames that stay from chunk to chunk, and `at_once` that come and go."""
-        self._kept += kept
-        self._at_once = max(self._at_once, at_once)
-        if 1 + self._kept + self._at_once > len(self.data):
-            self._grow(1 + self._kept + self._at_once)
+    def reserve(self, num_kept: int, num_passing: int) -> None:
+        """Make room for `num_kept` more frames that stay from chunk to chunk, and `num_passing` that come and go."""
+        self._num_kept += num_kept
+        self._num_passing = max(self._num_passing, num_passing)
+        if 1 + self._num_kept + self._num_passing > len(self.data):
+            self._grow(1 + self._num_kept + self._num_passing)
 
-    def take(self, count: int) -> tuple[int, ...]:
-        """Slots to write frames into, the lowest that are free: so the pattern repeats from chunk to chunk."""
+    def take(self, count: int) -> Slots:
+        """Take the lowest free slots to write frames into, so that the pattern repeats from chunk to chunk."""
         if count > len(self._free):
             self._grow(len(self.data) + count - len(self._free))
         return tuple(heapq.heappop(self._free) for _ in range(count))
 
-    def give_back(self, slots: tuple[int, ...]) -> None:
-        """These frames are read no more."""
+    def give_back(self, slots: Slots) -> None:
+        """Free slots whose frames are read no more."""
         for slot in slots:
             if slot:
                 heapq.heappush(self._free, slot)
 
-    def knows(self, layer: object) -> bool:
+    def has_past(self, layer: object) -> bool:
         """Whether a layer has a past here."""
         return layer in self._past
 
     def past(self, layer: object) -> tuple[int, int]:
-        """The last two frames that a layer read; zeros at the start."""
+        """The slots of the last two frames that a layer read; slot 0 at the start."""
         return self._past.setdefault(layer, (0, 0))
 
-    def advance(self, layer: object, window: tuple[int, ...]) -> None:
-        """A layer has read these, past frames first: the last two are its past now, and the others free."""
-        self.give_back(window[:-2])
-        self._past[layer] = (window[-2], window[-1])
+    def advance(self, layer: object, slots: Slots) -> None:
+        """Note that a layer has read these slots, past frames first: the last two are its past now, the others free."""
+        self.give_back(slots[:-2])
+        self._past[layer] = (slots[-2], slots[-1])
 
-    def settle(self) -> tuple[int, ...]:
-        """Give every layer two frames of its own for its past: so that from now on every chunk does the same, but for
-        which slot is which. Returns those that must become zeros, because the layer has seen less than two frames.
+    def settle(self) -> Slots:
+        """Give every layer two slots of its own for its past, so that from now on every chunk does the same.
+
+        Returns the slots that must become zeros, because their layer has seen fewer than two frames.
         """
-        blank: tuple[int, ...] = ()
+        blank: Slots = ()
         for layer, (older, newer) in self._past.items():
             fresh = self.take((not older) + (not newer))
             blank += fresh
@@ -96,15 +119,15 @@ class PaddedFramePool:
         return blank
 
     def restart(self) -> None:
-        """The next clip begins: no layer has a past."""
+        """Begin the next clip: no layer has a past."""
         for slots in self._past.values():
             self.give_back(slots)
         self._past.clear()
-        self._kept = 0
+        self._num_kept = 0
 
     @property
     def layers(self) -> list[object]:
-        """Those that have a past here."""
+        """The layers that have a past here."""
         return list(self._past)
 
     @property
@@ -113,16 +136,16 @@ class PaddedFramePool:
         return [slot for slots in self._past.values() for slot in slots] + sorted(self._free)
 
     def arrange(self, layers: list[object], order: list[int]) -> None:
-        """Make `layers` and `order` what they were when these were read."""
+        """Set `layers` and `order` to what they were when they were read."""
         self._past = {layer: (order[2 * i], order[2 * i + 1]) for i, layer in enumerate(layers)}
         self._free = sorted(order[2 * len(layers) :])  # a sorted list is a heap
 
-    def table(self, slots: tuple[int, ...]) -> Tensor:
-        """int32 [len(slots)] on the frames' device; the same few come back chunk after chunk."""
-        return _table(slots, self.data.device) if self.tables is None else self.tables(self, slots)
+    def table(self, slots: Slots) -> Tensor:
+        """Slots as int32 [len(slots)] on the frames' device."""
+        return self.tables(self, slots)
 
     def _grow(self, count: int) -> None:
-        assert self.tables is None, "what is being recorded stands where it is"
+        assert isinstance(self.tables, SlotTables), "a pool cannot move while it is being recorded"
         old, have = self.data, len(self.data)
         self.data = old.new_empty(count, *old.shape[1:])
         self.data[:have] = old
@@ -136,7 +159,7 @@ class PaddedFramePool:
 
 
 class PaddedFrameView:
-    """Padded frames of a pool, their numbers taken for another type."""
+    """A pool's padded frames, read as numbers of another type of the same size."""
 
     def __init__(self, pool: PaddedFramePool, dtype: torch.dtype) -> None:
         assert dtype.itemsize == pool.data.dtype.itemsize, (dtype, pool.data.dtype)
@@ -148,6 +171,6 @@ class PaddedFrameView:
         """All frames, where they are now: a pool that grows moves."""
         return self.pool.data.view(self.dtype)
 
-    def table(self, slots: tuple[int, ...]) -> Tensor:
+    def table(self, slots: Slots) -> Tensor:
         """As the pool's."""
         return self.pool.table(slots)

@@ -8,7 +8,8 @@ what came meanwhile. Without a link these are two launches, and messages between
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from enum import Enum
+from typing import Any
 
 import torch
 import triton
@@ -16,15 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from wanvae_app.kernels.halo import wait
-from wanvae_app.kernels.mailbox import PROGRAMS
-from wanvae_app.kernels.norm import late, line, silu_norm
-from wanvae_app.kernels.padded_frames import PaddedFrames
+from wanvae_app.kernels.mailbox import PROGRAMS, Neighbours
+from wanvae_app.kernels.norm import line, receive_after, silu_norm
+from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 from wanvae_app.kernels.winograd import POINTS, num_products
-
-if TYPE_CHECKING:
-    from wanvae_app.parallel.shard import Shard
-
-Slots = tuple[int, ...]
 
 
 @triton.jit
@@ -136,7 +132,7 @@ def transform_kernel(
     slots,  # int32: of 2 past frames, of T / 4 * 6 for products, and of the last two frames
     T, H, W,
     edges,  # programs that send to each neighbour, the first ones of all, and that receive
-    first,  # how many programs make pixels before those that receive (see `norm.late`)
+    first,  # how many programs make pixels before those that receive (see `norm.receive_after`)
     begin,  # the number of the first program of this launch
     C: tl.constexpr, A: tl.constexpr, B: tl.constexpr, BM: tl.constexpr, BC: tl.constexpr,
     CUT: tl.constexpr,  # 0: the picture is not cut; 1: along its rows; 2: along its columns
@@ -179,49 +175,108 @@ def transform_kernel(
                    frames, slots, frame, place, mask, T, True, C, A, B)  # fmt: skip
 
 
-def transform(x: Tensor, gamma: Tensor, into: PaddedFrames, slots: Slots, shard: Shard) -> None:
-    """silu(norm(x)) of [T, H, W, C] as `winograd.convolve` reads it for four frames at a time, into padded frames.
+def transform(
+    x: Tensor, gamma: Tensor, into: PaddedFrames, slots: Slots, neighbours: Neighbours | None = None
+) -> None:
+    """Write silu(norm(x)) of [T, H, W, C] into padded frames as `winograd_conv` reads it for four frames at a time.
 
     `slots` are those of the two frames before, of what the products multiply (see `winograd.cu`), and of the last two
-    frames as they are. The borders are made of the neighbours' rows: over a link while pixels are made.
+    frames as they are. With `neighbours` the same launch exchanges edge rows with them and transforms what came into
+    the borders, while it writes the rest.
     """
+    if neighbours is None or not neighbours.arguments:
+        _launch(x, gamma, into, slots)
+        return
+    edges = min(neighbours.programs, _edge_length(x, neighbours.columns))
+    _launch(x, gamma, into, slots, _cut(neighbours.columns), edges, **neighbours.arguments)
+
+
+class TransformByMessage:
+    """The same where rows travel as messages: `start` writes the picture and returns its edges, `finish` the borders.
+
+    `before` and `after` say whether there is a neighbour before and one behind.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        gamma: Tensor,
+        into: PaddedFrames,
+        slots: Slots,
+        columns: bool,
+        before: bool,
+        after: bool,
+    ) -> None:
+        self._what = x, gamma, into, slots
+        self._columns = columns
+        self._sides = {"BEFORE": before, "AFTER": after}
+
+    def start(self) -> tuple[Tensor, Tensor]:
+        """Write all but the borders; returns the first and the last row (or column) of the picture, each
+        [length, T, C] in the frames' dtype, to be sent."""
+        x, _, into, _ = self._what
+        length = _edge_length(x, self._columns)
+        mine = torch.empty(2, length, len(x), x.shape[3], dtype=into.data.dtype, device=x.device)
+        self._run(_Part.ALL_BUT_RECEIVING, mine[0], mine[1])
+        return mine[0], mine[1]
+
+    def finish(self, above: Tensor, below: Tensor) -> None:
+        """Write the borders from what the neighbours sent, in the shapes that `start` returned."""
+        self._run(_Part.RECEIVING, above, below)
+
+    def _run(self, part: _Part, first: Tensor, final: Tensor) -> None:
+        x, gamma, into, slots = self._what
+        edges = min(PROGRAMS, _edge_length(x, self._columns))
+        raised = torch.ones(2, edges, dtype=torch.int32, device=x.device)  # flags for which nobody waits
+        never = torch.zeros(1, dtype=torch.int32, device=x.device)
+        there: dict[str, Any] = {"abort": never, "waited": never, **self._sides}
+        for flags, side, rows in zip(raised, ("before", "after"), (first, final), strict=True):
+            there |= {f"{way}_{side}_flags": flags for way in ("out", "came")}
+            there |= {f"{way}_{side}": rows.view(torch.int64) for way in ("out", "came")}
+        _launch(x, gamma, into, slots, _cut(self._columns), edges, part, **there)
+
+
+class _Part(Enum):
+    """Which of the kernel's programs a launch has: those that send come first, those that receive last."""
+
+    ALL = "receive while others compute"
+    ALL_BUT_RECEIVING = "send and compute"
+    RECEIVING = "receive"
+
+
+def _launch(
+    x: Tensor,
+    gamma: Tensor,
+    into: PaddedFrames,
+    slots: Slots,
+    cut: int = 0,
+    edges: int = 0,
+    part: _Part = _Part.ALL,
+    **there: Any,
+) -> None:
+    """Launch the kernel, or a part of its programs; `edges` of them send to each neighbour and as many receive."""
     num_frames, height, width, c = x.shape
     assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
     assert len(slots) == 4 + num_products(num_frames), (len(slots), num_frames)
     assert into.data.stride(0) < 2**31, "places in a frame are counted in 32 bits"
+    if x.is_meta:
+        return
     width_of_tile = triton.next_power_of_2(c)
     pixels = max(1, 512 // width_of_tile)
     tiles = triton.cdiv(height * width, pixels)
+    first = receive_after(tiles) if part == _Part.ALL else tiles
+    begin = tiles + 2 * edges if part == _Part.RECEIVING else 0
+    end = tiles + (2 if part == _Part.ALL_BUT_RECEIVING else 4) * edges
+    transform_kernel[(end - begin,)](
+        x, gamma, into.data, into.table(slots), num_frames, height, width, edges, first, begin,
+        c, POINTS[0], POINTS[1], BM=pixels, BC=width_of_tile, CUT=cut, **there,
+        num_warps=max(1, width_of_tile // 512),
+    )  # fmt: skip
 
-    def launch(
-        begin: int, programs: int, first: int = tiles, edges: int = 0, cut: int = 0, **there: Any
-    ) -> None:
-        if not x.is_meta:
-            transform_kernel[(programs,)](
-                x, gamma, into.data, into.table(slots), num_frames, height, width, edges, first, begin,
-                c, POINTS[0], POINTS[1], BM=pixels, BC=width_of_tile, CUT=cut, **there,
-                num_warps=max(1, width_of_tile // 512),
-            )  # fmt: skip
 
-    if shard.num_ranks == 1:
-        launch(0, tiles)
-        return
-    cut, length = (2, height) if shard.columns else (1, width)
-    neighbours = shard.neighbours(into.data, num_frames)
-    if neighbours is not None:
-        edges = min(neighbours.programs, length)
-        launch(0, tiles + 4 * edges, late(tiles), edges, cut if edges else 0, **neighbours.arguments)
-        return
-    edges = min(PROGRAMS, length)
-    mine = torch.empty(2, length, num_frames, c, dtype=into.data.dtype, device=x.device)
-    flags = torch.ones(2, edges, dtype=torch.int32, device=x.device)  # nobody waits for anybody
-    never = torch.zeros(1, dtype=torch.int32, device=x.device)
-    there: dict[str, Any] = {"abort": never, "waited": never}
-    there |= {"BEFORE": shard.rank > 0, "AFTER": shard.rank < shard.num_ranks - 1}
-    for i, side in enumerate(("before", "after")):
-        there |= {f"{way}_{side}_flags": flags[i] for way in ("out", "came")}
-        there |= {f"{way}_{side}": mine[i].view(torch.int64) for way in ("out", "came")}
-    launch(0, tiles + 2 * edges, tiles, edges, cut, **there)
-    above, below = shard.swap(*mine)
-    there |= {"came_before": above.view(torch.int64), "came_after": below.view(torch.int64)}
-    launch(tiles + 2 * edges, 2 * edges, tiles, edges, cut, **there)
+def _edge_length(x: Tensor, columns: bool) -> int:
+    return x.shape[1] if columns else x.shape[2]
+
+
+def _cut(columns: bool) -> int:
+    return 2 if columns else 1

@@ -1,52 +1,48 @@
 """Compiles and starts `upsample_conv.cu`: a picture enlarged twice and convolved 3x3, on Hopper GPUs.
 
 The plain equal is in `layers.Upsample`; elsewhere, and for the few shapes that this one does not take, it is
-`launchers.convolve` with up = 2.
+`launchers.conv` with up = 2.
 """
 
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from wanvae_app.kernels import nvrtc, winograd
-from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
-from wanvae_app.kernels.packed_weights import folded
-from wanvae_app.kernels.padded_frames import PaddedFrames
+from wanvae_app.kernels import nvrtc
+from wanvae_app.kernels.launchers import Shortcut
+from wanvae_app.kernels.nvrtc import DEPTH, TILE_COLUMNS, TILE_ROWS
+from wanvae_app.kernels.packed_weights import fold_upsampling
+from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 from wanvae_app.kernels.tiles import parts, processors_of, split
-
-if TYPE_CHECKING:
-    from wanvae_app.kernels.launchers import Shortcut
 
 # What a block of so many channels takes, of what the first one does (measured on an H100).
 COSTS = {64: 1.0, 96: 1.55, 32: 0.66}
 
 
-def prepare(weight: Tensor) -> Tensor:
+def pack(weight: Tensor) -> Tensor:
     """Weights [N, C, 3, 3] for the picture as it was, of four phases and the four taps of each: [4 taps, 4, N, C]."""
     n, c = weight.shape[:2]
-    return folded(weight).view(4, n, 4, c).permute(2, 0, 1, 3).contiguous()
+    return fold_upsampling(weight).view(4, n, 4, c).permute(2, 0, 1, 3).contiguous()
 
 
-def serves(data: Tensor, n: int, shortcut: Shortcut | None) -> bool:
-    """Whether the kernel takes these padded frames [slots, H + 2, W + 2, C], for n channels."""
-    copies = 0 if shortcut is None else shortcut.pixels.shape[3] // n
-    return data.is_cuda and winograd.works(data.device) and data.shape[3] >= 32 and n >= 32 and copies <= 2
+def is_supported(c: int, n: int, copies: int) -> bool:
+    """Whether the kernel takes these widths, c in and n out, and a shortcut with so many channels for each of the n."""
+    return c >= 32 and n >= 32 and copies <= 2
 
 
-def convolve(
+def upsample_conv(
     weights: Tensor,
     bias: Tensor,
     frames: PaddedFrames,
-    slots: tuple[int, ...],
+    slots: Slots,
     shortcut: Shortcut | None = None,
 ) -> Tensor:
     """The 3x3 convolution of padded frames enlarged to twice their size, plus `shortcut`: [T, 2 H, 2 W, N].
 
-    `weights` come from `prepare`, `slots` are those of the T frames.
+    `weights` come from `pack`, `slots` are those of the T frames.
     """
     data = frames.data
     _, rows, columns, c = data.shape
@@ -66,14 +62,16 @@ def convolve(
             n,
         )
     out = torch.empty(num_frames, 2 * height, 2 * width, n, dtype=bias.dtype, device=data.device)
+    if out.is_meta:
+        return out
     processors = processors_of(data.device)
-    side_by_side = -(-width // COLUMNS)
-    places = side_by_side * -(-height // ROWS) * num_frames
+    side_by_side = -(-width // TILE_COLUMNS)
+    places = side_by_side * -(-height // TILE_ROWS) * num_frames
     channels, _ = split(n, COSTS, places, processors)
     phases = [out[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
     for part in parts(n, channels, places, c // 2, COSTS, processors // 2):
         maps = [  # [slots, H + 2, W + 2, C] and [taps, phases, N, C]: what lies beyond is read as zero
-            nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
+            nvrtc.tensor_map(data, (DEPTH, TILE_COLUMNS + 2, TILE_ROWS + 2, 1)),
             nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
             *(nvrtc.tensor_map(phase, (32, 8, 2, 1)) for phase in phases),
         ]

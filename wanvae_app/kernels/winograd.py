@@ -10,28 +10,24 @@ from __future__ import annotations
 import ctypes
 import logging
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from wanvae_app.kernels import nvrtc, tiles
-from wanvae_app.kernels.nvrtc import COLUMNS, DEPTH, ROWS
-from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames
-
-if TYPE_CHECKING:
-    from wanvae_app.kernels.mailbox import EarlyHalo
+from wanvae_app.kernels.mailbox import EarlyHalo
+from wanvae_app.kernels.nvrtc import DEPTH, TILE_COLUMNS, TILE_ROWS
+from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames, Slots
 
 log = logging.getLogger(__name__)
 
-Slots = tuple[int, ...]
 # What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
 COSTS = {2: {96: 1.0, 64: 0.71, 32: 0.51}, 4: {64: 1.0, 32: 0.66}}
 WARPS = 8  # of a block, that multiply
 POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
 
 
-def prepare(weight: Tensor, per: int = 2) -> Tensor:
+def pack(weight: Tensor, per: int = 2) -> Tensor:
     """Weights [N, C, 3, 3, 3] for the products that make `per` frames, 2 or 4: fp16 [9 taps, per + 2, N, C].
 
     F(2, 3) as by Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015); F(4, 3) by the same method
@@ -54,15 +50,15 @@ def split(n: int, per: int = 2, places: int = 0, processors: int = 132) -> tuple
     return tiles.split(n, COSTS[per], places, processors)
 
 
-def norms(n: int) -> bool:
+def norms_in_place(n: int) -> bool:
     """Whether the norm over n channels is taken in place: larger clusters than two blocks do not fill the chip."""
     return split(n)[1] <= 2
 
 
 def choose(n: int, num_frames: int) -> int:
-    """How many frames `convolve` makes together, 2 or 4, of so many and for n channels; 0: the direct kernel is faster.
+    """How many of `num_frames` frames of n channels to make together, 2 or 4; 0 if the direct kernel is faster.
 
-    Four need frames that `launchers.transform` wrote, which only pays where there are many channels to make of them.
+    Four need frames that `transform` wrote, which only pays where there are many channels to make of them.
     """
     if num_frames % 2 or n < 16:
         return 0
@@ -70,11 +66,11 @@ def choose(n: int, num_frames: int) -> int:
 
 
 def num_products(num_frames: int) -> int:
-    """How many frames `launchers.transform` makes for so many: six for every four."""
+    """How many frames `transform` makes for so many: six for every four."""
     return num_frames // 4 * 6
 
 
-def safe(weight: Tensor, gamma: Tensor) -> bool:
+def is_safe(weight: Tensor, gamma: Tensor) -> bool:
     """Whether fp16 holds what a convolution with this weight multiplies behind a norm with this gamma.
 
     A normed pixel's numbers are at most sqrt(C) max |gamma|, what becomes of them less than five times that.
@@ -85,14 +81,14 @@ def safe(weight: Tensor, gamma: Tensor) -> bool:
 
 
 @lru_cache
-def works(device: torch.device) -> bool:
+def is_supported(device: torch.device) -> bool:
     """Whether the kernel runs on this device: a Hopper GPU, and NVRTC to compile for it. Tried once."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return False
     try:
         frames = PaddedFramePool(1, 1, 8, torch.float16, device)
         weights = torch.zeros(9, 4, 8, 8, dtype=torch.float16, device=device)
-        convolve(weights, torch.zeros(8, dtype=torch.bfloat16, device=device), frames, (0,) * 4)
+        winograd_conv(weights, torch.zeros(8, dtype=torch.bfloat16, device=device), frames, (0,) * 4)
         torch.cuda.synchronize(device)
     except (OSError, RuntimeError, AttributeError) as error:
         log.warning("Winograd convolutions do not work here, so decoding is slower: %s", error)
@@ -100,7 +96,7 @@ def works(device: torch.device) -> bool:
     return True
 
 
-def convolve(
+def winograd_conv(
     weights: Tensor,
     bias: Tensor,
     frames: PaddedFrames,
@@ -113,8 +109,8 @@ def convolve(
 ) -> Tensor:
     """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
 
-    `weights` come from `prepare`, which is told how many. `slots` are those of two past frames and of T present ones,
-    or for four at a time those of the T / 4 * 6 that `launchers.transform` makes of them. `residual`
+    `weights` come from `pack`, which is told how many. `slots` are those of two past frames and of T present ones,
+    or for four at a time those of the T / 4 * 6 that `transform` makes of them. `residual`
     [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
     by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns;
     with `early_halo`, the edges before the rest.
@@ -135,12 +131,12 @@ def convolve(
     if out.is_meta:
         return out
     norm, half = gamma is not None, bias.dtype == torch.float16
-    assert not norm or (per == 2 and norms(n)), (per, n)
+    assert not norm or (per == 2 and norms_in_place(n)), (per, n)
     shortcut = out if residual is None else residual  # of which nothing is read then
     target = out[:, 1:-1, 1:-1] if norm else out
     table = frames.table(slots)
     pointers = [table, bias, bias if gamma is None else gamma, into[0].table(into[1]) if into else table]
-    across, down = -(-width // COLUMNS), -(-height // ROWS)
+    across, down = -(-width // TILE_COLUMNS), -(-height // TILE_ROWS)
     processors = tiles.processors_of(data.device)
     places = across * down * (num_frames // per)
     channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
@@ -158,7 +154,7 @@ def convolve(
     finished = ctypes.c_void_p(early_halo.finished.data_ptr() if early_halo is not None else None)
     for part in parts:
         maps = [  # [slots, H + 2, W + 2, C] and [taps, products, N, C]: what lies beyond is read as zero
-            nvrtc.tensor_map(data, (DEPTH, COLUMNS + 2, ROWS + 2, 1)),
+            nvrtc.tensor_map(data, (DEPTH, TILE_COLUMNS + 2, TILE_ROWS + 2, 1)),
             nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
             nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
             nvrtc.tensor_map(target, (32, 8, 2, 1)),

@@ -1,19 +1,17 @@
-"""Stream: all that one clip remembers between chunks, and whom it asks for the rows beside its own.
+"""ClipState: all that one clip remembers between chunks, and whom it asks for the rows beside its own.
 
-A layer asks its stream two questions: what did I see last (time), and what are my neighbours' rows (space).
-With the answers the same layer serves whole clips and chunks, one rank and many.
+A layer asks its state two questions: what did I see last (time), and what are my neighbours' rows (space). With the
+answers the same layer serves whole clips and chunks, one rank and many.
 
-    stream = Stream(shard)
+    state = vae.new_state(shard)
     for chunk in latents:          # each [1, C, T, h, W], this rank's rows
-        frames = vae.decode(chunk, stream)
+        frames = vae.decode(chunk, state)
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from wanvae_app.kernels.padded_frames import PaddedFramePool
 from wanvae_app.parallel.shard import WHOLE, Shard, joined
 
 
@@ -24,23 +22,22 @@ class ClipState:
         self.shard = shard
         self.first = True  # nothing of the clip has been coded yet
         self._past: dict[nn.Module, Tensor] = {}
-        self._pools: dict[object, PaddedFramePool] = {}
 
     def begins(self, layer: nn.Module, x: Tensor) -> bool:
         """Whether x [B C T H W] is the first frame that the layer sees, and alone: there are only zeros before it."""
         return x.shape[2] == 1 and layer not in self._past
 
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
-        """x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
+        """Return x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
         before = self.last(layer, x, length)
         x = joined((before, x), 2)
         before.copy_(x[:, :, -length:])
         return x
 
     def last(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
-        """The last `length` frames that `layer` saw, like those of x [B C T H W]; zeros at the start.
+        """Return the last `length` frames that `layer` saw, like those of x [B C T H W]; zeros at the start.
 
-        They are found where they were: whoever asks writes the next ones over them.
+        They are returned where they are kept: the caller writes the next ones over them.
         """
         if layer not in self._past:
             past = x.new_zeros(x.shape[0], length, *x.shape[3:], x.shape[1])
@@ -48,7 +45,7 @@ class ClipState:
         return self._past[layer]
 
     def window(self, layer: nn.Module, x: Tensor, past: int, rows: int) -> Tensor:
-        """x with `rows` of the neighbours' rows on both sides and `past` frames in front.
+        """Return x with `rows` of the neighbours' rows on both sides and `past` frames in front.
 
         Halo first, past second: the past that is kept already has its halo, so only new frames travel.
         """
@@ -56,26 +53,7 @@ class ClipState:
             x = self.shard.halo(x, rows, rows)
         return self.past(layer, x, past) if past else x
 
-    @property
-    def pools(self) -> list[PaddedFramePool]:
-        """All frames of the clip."""
-        return list(self._pools.values())
-
-    @torch.inference_mode()
-    def restart(self) -> None:
-        """The next clip of the same size begins, in the same memory."""
-        self.first = True
-        for past in self._past.values():
-            past.zero_()
-        for pool in self.pools:
-            pool.restart()
-
-    def padded(self, x: Tensor, channels: int) -> PaddedFramePool:
-        """The clip's padded frames of the size of x [B C T H W], `channels` wide, which all layers share, whichever
-        type of 16 bits they read (see `PaddedFramePool.view_as`)."""
-        height, width = x.shape[3:]
-        dtype = torch.float16 if x.dtype.itemsize == 2 else x.dtype
-        key = (height, width, channels, dtype)
-        if key not in self._pools:
-            self._pools[key] = PaddedFramePool(height, width, channels, dtype, x.device)
-        return self._pools[key]
+    def end_chunk(self) -> None:
+        """Note that all layers have seen a chunk."""
+        self.first = False
+        self.shard.end_chunk()

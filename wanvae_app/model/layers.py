@@ -6,14 +6,10 @@ neighbours' rows. None of them knows how the clip is cut in time, or the picture
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wanvae_app.fast import layers as fused
-from wanvae_app.kernels.packed_weights import bias_of
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.parallel.shard import joined
 
@@ -23,8 +19,6 @@ class CausalConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:  # type: ignore[override]
         kt, kh, kw = self.kernel_size
-        if (kt, kh, kw) == (3, 3, 3) and fused.serves(x):
-            return fused.causal_conv(self, x, state)
         begins = state.begins(self, x)
         x, weight = state.window(self, x, kt - 1, kh // 2), self.weight
         padding = (0, *state.shard.padding(kh // 2, kw // 2))
@@ -63,17 +57,6 @@ class ResidualBlock(nn.Module):
         return h + (x if self.shortcut is None else self.shortcut(x, state))
 
 
-def residual_blocks(
-    blocks: Sequence[ResidualBlock], x: Tensor, state: ClipState, can_overwrite: bool = False
-) -> Tensor:
-    """Residual blocks at one scale, one after another; with `can_overwrite`, x is not needed any more."""
-    if fused.serves(x, x.shape[1], blocks[-1].conv2.out_channels):
-        return fused.residual_blocks(blocks, x, state, can_overwrite)
-    for block in blocks:
-        x = block(x, state)
-    return x
-
-
 class Attention(nn.Module):
     """Single-head attention among the pixels of each frame, added to x.
 
@@ -87,9 +70,16 @@ class Attention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        frames, c = _per_frame(x), x.shape[1]
-        weight, bias = self.to_qkv.weight.flatten(1), bias_of(self.to_qkv)
-        tokens = self.norm(frames).flatten(2).transpose(1, 2)  # BT tokens C
+        q, k, v = self.queries_keys_values(x, state)
+        out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
+        return x + self.project(out, x)
+
+    def queries_keys_values(self, x: Tensor, state: ClipState) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B T, this rank's pixels, C], and keys and values [B T, all ranks' pixels, C], of x [B C T H W]."""
+        c = x.shape[1]
+        weight, bias = self.to_qkv.weight.flatten(1), self.to_qkv.bias
+        assert bias is not None
+        tokens = self.norm(_per_frame(x)).flatten(2).transpose(1, 2)  # BT tokens C
         # What keys and values are made of travels, which is half as much; to make them all costs next to nothing.
         seen = state.shard.all_gather_tokens(tokens)
         if seen is tokens:
@@ -97,12 +87,13 @@ class Attention(nn.Module):
         else:
             q = F.linear(tokens, weight[:c], bias[:c])
             k, v = F.linear(seen, weight[c:], bias[c:]).chunk(2, 2)
-        if fused.attends(q):
-            out = fused.launchers.attend(q, k, v)
-        else:
-            out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-        out = self.proj(out.transpose(1, 2).unflatten(2, frames.shape[2:]))  # BT C H W
-        return x + out.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
+        return q, k, v
+
+    def project(self, tokens: Tensor, x: Tensor) -> Tensor:
+        """The last convolution of tokens [B T, pixels, C], as a picture of the shape of x [B C T H W]."""
+        batch, _, num_frames, height, width = x.shape
+        pictures = self.proj(tokens.transpose(1, 2).unflatten(2, (height, width)))  # BT C H W
+        return pictures.unflatten(0, (batch, num_frames)).transpose(1, 2)
 
 
 def _per_frame(x: Tensor) -> Tensor:
@@ -117,30 +108,32 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(dim, dim, 3, stride=2)
         self.time_conv = CausalConv3d(dim, dim, (3, 1, 1), stride=(2, 1, 1)) if temporal else None
 
-    def forward(self, x: Tensor, state: ClipState, into: Tensor | None = None) -> Tensor:
-        """The next frames of x, half its size; written `into` a place for them if one is given (not if `temporal`)."""
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:
         batch, dim, num_frames, height, width = x.shape
         before = int(self.time_conv is not None and not state.first)  # the frame before these goes in front
-        if into is None:
-            into = x.new_empty(batch, before + num_frames, height // 2, width // 2, dim).movedim(-1, 1)
-        self._halve(x.movedim(1, -1), into[:, :, before:].movedim(1, -1), state)
+        frames = x.new_empty(batch, before + num_frames, height // 2, width // 2, dim).movedim(-1, 1)
+        self.halve(x, state, out=frames[:, :, before:])
         if self.time_conv is None:
-            return into
-        past = state.last(self.time_conv, into, 1)
+            return frames
+        past = state.last(self.time_conv, frames, 1)
         if before:
-            into[:, :, :1] = past
-        past.copy_(into[:, :, -1:])
-        if into.shape[2] == 1:
-            return into
+            frames[:, :, :1] = past
+        past.copy_(frames[:, :, -1:])
+        if frames.shape[2] == 1:
+            return frames
         # Frames in pairs, each with the one before: the third tap falls on the second of the pair.
-        pairs = F.conv3d(into, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
-        return pairs if before else joined((into[:, :, :1], pairs), 2)
+        pairs = F.conv3d(frames, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
+        return pairs if before else joined((frames[:, :, :1], pairs), 2)
 
-    def _halve(self, x: Tensor, out: Tensor, state: ClipState) -> None:
-        """The convolution of x [B T H W C] into out [B T H/2 W/2 C]; zeros below and to the right of the picture.
+    def halve(self, x: Tensor, state: ClipState, out: Tensor) -> None:
+        """The convolution in space, of x [B C T H W] into out [B C T H/2 W/2]; zeros below and to the right of the
+        picture.
 
         x is read as it lies: what looks beyond it, the last row and the last column, is convolved apart.
         """
+        x, out = x.movedim(1, -1), out.movedim(1, -1)  # B T H W C
+        bias = self.conv.bias
+        assert bias is not None
         bottom, right = state.shard.boundary_rows(x)
         pieces = (x, out[:, :, :-1, :-1]), (right, out[:, :, :-1, -1:]), (bottom, out[:, :, -1:])
         for pixels, place in pieces:
@@ -148,7 +141,7 @@ class Downsample(nn.Module):
                 pixels = pixels.flatten(0, 1).movedim(-1, 1)  # BT C H W
                 halved = F.conv2d(pixels, self.conv.weight, stride=self.conv.stride).movedim(1, -1)
                 # The bias on the way to its place: a GPU adds it in a step of its own in any case.
-                torch.add(halved.unflatten(0, x.shape[:2]), bias_of(self.conv), out=place)
+                torch.add(halved.unflatten(0, x.shape[:2]), bias, out=place)
 
 
 class Upsample(nn.Module):
@@ -161,8 +154,6 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, state: ClipState, skip: Tensor | None = None) -> Tensor:
         """The next frames of x enlarged, plus Wan 2.2's shortcut from `skip`, of x's size, where there is one."""
-        if fused.serves(x, x.shape[1], self.conv.out_channels):
-            return fused.upsample(self.conv, self.time_conv, x, state, skip)
         if self.time_conv is not None:
             # The clip's first frame is not even past: those after it see zeros in its place.
             first, rest = x.split([1, x.shape[2] - 1], 2) if state.first else (x[:, :, :0], x)
@@ -209,19 +200,3 @@ def add_duplicate_up(x: Tensor, skip: Tensor, time: int, space: int, state: Clip
             t, late = (t + 1) % time, int(t < time - 1)
         pixels[:, t::time, h::space, w::space] += skip[:, late:, :, :, copy * channels // copies :: channels]
     return x
-
-
-def patchify(x: Tensor, patch: int) -> Tensor:
-    """B C T (H patch) (W patch) to B (C patch patch) T H W; of the two, columns change slower."""
-    if patch == 1:
-        return x
-    x = x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))
-    return x.permute(0, 2, 3, 5, 1, 6, 4).flatten(4).movedim(-1, 1)  # channels last in memory
-
-
-def unpatchify(x: Tensor, patch: int) -> Tensor:
-    """The inverse of `patchify`."""
-    if patch == 1:
-        return x
-    x = x.unflatten(1, (-1, patch, patch)).permute(0, 4, 5, 3, 6, 2, 1)  # B T H patch W patch C
-    return x.flatten(4, 5).flatten(2, 3).movedim(-1, 1)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanvae_app.config import WanConfig
-from wanvae_app.fast import layers as fused
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import (
     Attention,
@@ -20,11 +19,9 @@ from wanvae_app.model.layers import (
     ResidualBlock,
     Upsample,
     average_down,
-    patchify,
-    residual_blocks,
-    unpatchify,
 )
-from wanvae_app.parallel.shard import joined
+from wanvae_app.model.pixels import patchify, to_uint8, unpatchify
+from wanvae_app.parallel.shard import WHOLE, Shard
 
 
 class Head(nn.Module):
@@ -36,8 +33,6 @@ class Head(nn.Module):
         self.conv = CausalConv3d(in_dim, out_dim, 3)
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        if fused.serves(x, x.shape[1]) and self.conv.out_channels <= 16:
-            return fused.head(self.norm, self.conv, x, state)
         return self.conv(F.silu(self.norm(x)), state)
 
 
@@ -48,10 +43,9 @@ class Middle(nn.Sequential):
         super().__init__(ResidualBlock(dim, dim), Attention(dim), ResidualBlock(dim, dim))
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:  # type: ignore[override]
-        before, attention, after = self
-        assert isinstance(before, ResidualBlock) and isinstance(after, ResidualBlock)
-        x = attention(residual_blocks([before], x, state, can_overwrite=True), state)
-        return residual_blocks([after], x, state, can_overwrite=True)
+        for layer in self:
+            x = layer(x, state)
+        return x
 
 
 class Level(nn.Module):
@@ -67,33 +61,17 @@ class Level(nn.Module):
         self.resample = resample
         self.dim, self.time, self.residual = dim, time, residual
 
-    def forward(self, x: Tensor, state: ClipState, into: Tensor | None = None) -> Tensor:
-        """The next frames of x, which is used up; written `into` a place for them if one is given (see Downsample)."""
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:
         skip = x if self.residual else None
-        x = residual_blocks(self._listed, x, state, can_overwrite=skip is None)
+        for block in self.blocks:
+            x = block(x, state)
         if isinstance(self.resample, Upsample):
             return self.resample(x, state, skip)
         if self.resample is not None:
-            x = self.resample(x, state, into)
-        if skip is None:
-            return x
-        x += average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, state)
+            x = self.resample(x, state)
+        if skip is not None:
+            x += average_down(skip, self.dim, self.time, 1 if self.resample is None else 2, state)
         return x
-
-    def parts(self, x: Tensor, state: ClipState) -> Iterator[Tensor]:
-        """What `forward` returns, on the fast path a few frames at a time."""
-        up = self.resample
-        if isinstance(up, Upsample) and fused.serves(x, self.dim, up.conv.out_channels):
-            skip = x if self.residual else None
-            x = residual_blocks(self._listed, x, state, can_overwrite=skip is None)
-            at_once = fused.at_once(up.conv.out_channels)
-            return fused.upsampled(up.conv, up.time_conv, x, state, at_once, skip)
-        x = self(x, state)
-        return iter(x.split(fused.at_once(x.shape[1]), 2) if fused.serves(x) else [x])
-
-    @property
-    def _listed(self) -> list[ResidualBlock]:
-        return cast(list[ResidualBlock], list(self.blocks))
 
 
 class Encoder(nn.Module):
@@ -114,19 +92,10 @@ class Encoder(nn.Module):
         self.head = Head(dims[-1], 2 * config.z_dim)
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        finest, *coarser = cast(list[Level], list(self.levels))
-        if fused.serves(x) and finest.resample is not None and finest.time == 1:
-            batch, _, num_frames, height, width = x.shape
-            halved = x.new_empty(batch, num_frames, height // 2, width // 2, finest.dim).movedim(-1, 1)
-            at_once = fused.at_once(finest.dim)
-            for part, into in zip(x.split(at_once, 2), halved.split(at_once, 2), strict=True):
-                finest(self.conv_in(part, state), state, into)
-            x = halved
-        else:
-            x = finest(self.conv_in(x, state), state)
-        for layer in (*coarser, self.middle):
+        x = self.conv_in(x, state)
+        for layer in (*self.levels, self.middle, self.head):
             x = layer(x, state)
-        return self.head(x, state)
+        return x
 
 
 class Decoder(nn.Module):
@@ -152,43 +121,26 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor, state: ClipState) -> Tensor:
         x = self.conv_in(z, state)
-        *coarser, finest = cast(list[Level], list(self.levels))
-        for layer in (self.middle, *coarser[:-2]):
+        for layer in (self.middle, *self.levels, self.head):
             x = layer(x, state)
-        parts = _in_parts(coarser[-2:], x, state)
-        del x  # here and below: what was read must not be kept until all is done that comes of it
-        frames = []
-        for part in parts:
-            frames.append(self.head(finest(part, state), state))
-            del part
-        return joined(frames, 2)
-
-
-def _in_parts(levels: list[Level], x: Tensor, state: ClipState) -> Iterator[Tensor]:
-    """x through the levels, on the fast path a few frames at a time."""
-    if not levels:
-        yield x
-        return
-    first, *rest = levels
-    parts = first.parts(x, state)
-    del x
-    for part in parts:
-        further = _in_parts(rest, part, state)
-        del part
-        yield from further
+        return x
 
 
 class WanVAE(nn.Module):
-    """Encoder and decoder of one Wan VAE; weights only, all that a clip remembers is in its Stream."""
+    """Encoder and decoder of one Wan VAE; weights only, all that a clip remembers is in its ClipState."""
+
+    encoder_class: type[Encoder] = Encoder
+    decoder_class: type[Decoder] = Decoder
+    default_chunk = 1  # latent frames at a time, if nobody asks for another number: frames are seen soonest
 
     def __init__(self, config: WanConfig, name: str = "Wan VAE") -> None:
         super().__init__()
         self.config = config
         self.name = name
-        self.encoder = Encoder(config)
+        self.encoder = self.encoder_class(config)
         self.quant_conv = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
         self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
-        self.decoder = Decoder(config)
+        self.decoder = self.decoder_class(config)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -207,20 +159,50 @@ class WanVAE(nn.Module):
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
         return self
 
+    def new_state(self, shard: Shard = WHOLE) -> ClipState:
+        """Return the state of a clip that begins, for this rank's part of the picture."""
+        return ClipState(shard)
+
     def encode(self, x: Tensor, state: ClipState) -> Tensor:
-        """The next frames [B, 3, T, h, W] in [-1, 1] to raw latents [B, z, T', h', W'] (the mean).
+        """Encode the next frames [B, 3, T, h, W] in [-1, 1] to raw latents [B, z, T', h', W'] (the mean).
 
         T is 1 + 4 k for the clip's first call and 4 k for later ones.
         """
         moments = self.quant_conv(self.encoder(patchify(x, self.config.patch_size), state), state)
-        state.first = False
+        state.end_chunk()
         return moments.chunk(2, 1)[0]
 
     def decode(self, z: Tensor, state: ClipState) -> Tensor:
-        """The next raw latents [B, z, T, h, W] to frames [B, 3, T', h', W'] in [-1, 1].
+        """Decode the next raw latents [B, z, T, h, W] to frames [B, 3, T', h', W'] in [-1, 1].
 
         T' is 1 + 4 (T - 1) for the clip's first call and 4 T for later ones.
         """
         x = self.decoder(self.post_quant_conv(z, state), state)
-        state.first = False
+        state.end_chunk()
         return unpatchify(x, self.config.output_patch).clamp(-1, 1)
+
+    def to_uint8(self, frames: Tensor) -> Tensor:
+        """Convert decoded frames [1, 3, T, H, W] to pixels [T, H, W, 3] in 0..255, rounded to nearest."""
+        return to_uint8(frames)
+
+    @contextmanager
+    def clip(
+        self, kind: str, shape: Sequence[int], shard: Shard = WHOLE
+    ) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield what codes the chunks of one clip in turn.
+
+        `kind` is "decode" or "encode", `shape` that of this rank's part of the first chunk, B C T H W.
+        """
+        state = self.new_state(shard)
+        code = self.decode if kind == "decode" else self.encode
+        yield lambda x: code(x, state)
+
+    def keeps_memory_for(self, kind: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
+        """Whether the last clip left all the memory that a clip takes; if not, what it left is freed.
+
+        `longest` is the number of frames in the clip's longest chunk; the rest is as for `clip`.
+        """
+        return False
+
+    def release(self) -> None:
+        """Free what the last clip left for the next one."""

@@ -18,7 +18,6 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
-from wanvae_app.codec import default_chunk
 from wanvae_app.jobs.job import Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import VisitorMiddleware, owner_of
@@ -95,7 +94,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 chunk = gr.Slider(
                     1,
                     MAX_CHUNK,
-                    default_chunk(jobs.group.device, jobs.vae.dtype),
+                    jobs.vae.default_chunk,
                     step=1,
                     label="Latent frames per chunk",
                     elem_id="chunk",

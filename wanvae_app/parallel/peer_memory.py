@@ -36,8 +36,7 @@ log = logging.getLogger(__name__)
 Agree = Callable[[Sequence[float]], list[list[float]]]  # `Group.agree`: everybody's report, by rank
 
 BLOCK = 1024  # units that a program moves at a time
-PATIENCE = 30.0  # seconds for the first exchange, for which kernels are compiled
-TIMED = True  # only the interpreter of tests has no clock
+FIRST_EXCHANGE_TIMEOUT = 30.0  # seconds for the first exchange, for which kernels are compiled
 MAX_RANKS = 16  # a rank cannot be ahead of another by more exchanges than lie between two of `gather`
 
 
@@ -50,6 +49,7 @@ class PeerMemory:
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
         self.rank, self.size = rank, size
+        self.timed = True  # the kernels note how long they wait; only Triton's interpreter has no clock
         self._device = device
         self._memory = self._allocate(places.num_words(size)).zero_()
         torch.cuda.synchronize(device)  # before anybody can write there
@@ -79,7 +79,7 @@ class PeerMemory:
         peer_memory, reason = None, "what one GPU writes into another's memory does not arrive"
         try:
             peer_memory = cls(rank, size, device)
-            peer_memory = peer_memory if peer_memory.works() else None
+            peer_memory = peer_memory if peer_memory.delivers() else None
         except Exception as error:  # whatever the driver or the compiler says: there is another way
             peer_memory, reason = None, str(error)
         if not _all(agree, peer_memory is not None):
@@ -114,7 +114,7 @@ class PeerMemory:
 
     def neighbours(self, columns: bool, sequence: int, size: int) -> Neighbours:
         """What a kernel needs that takes this exchange among the first `size` ranks upon itself."""
-        there = {"BEFORE": self.rank > 0, "AFTER": self.rank < size - 1, "TIMED": TIMED}
+        there = {"BEFORE": self.rank > 0, "AFTER": self.rank < size - 1, "TIMED": self.timed}
         arguments = {
             **self._places[sequence % 2].pointers, "abort": self._abort, "waited": self._waited, **there
         }  # fmt: skip
@@ -142,14 +142,14 @@ class PeerMemory:
         layout = {"first": 0, "final": 0, "above": 1, "below": 1, "frame": 0, "step": 1, "run": 1, "count": 1}
         return self._exchange(self._nothing, self._table, layout, 1, sequence, size)
 
-    def works(self) -> bool:
+    def delivers(self) -> bool:
         """Whether what the neighbours send arrives, whole and in time: some boards say that it does, and lose it.
         On all ranks at once; compiles the kernels."""
         mine = torch.full((4096,), self.rank, dtype=torch.int64, device=self._device)
         above, below, _ = self.swap(mine, mine, 0, self.size)
         arrived = torch.cuda.Event()
         arrived.record()
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + FIRST_EXCHANGE_TIMEOUT
         while not arrived.query() and time.monotonic() < deadline:
             time.sleep(0.001)
         if not arrived.query():
@@ -158,7 +158,7 @@ class PeerMemory:
             return False
         token_kernel.warmup(
             self._nothing, self._token_flags, self._token_flags, self._abort, self._waited, 1, 1, 1, 0, self.rank,
-            self.size, BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=TIMED, num_warps=8, grid=(1, self.size),
+            self.size, BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=self.timed, num_warps=8, grid=(1, self.size),
         )  # fmt: skip
         from_before = self.rank == 0 or bool((above == self.rank - 1).all())
         return from_before and (self.rank == self.size - 1 or bool((below == self.rank + 1).all()))
@@ -199,7 +199,7 @@ class PeerMemory:
         token_kernel[(min(PROGRAMS, triton.cdiv(all_units, BLOCK)), size)](
             mine.view(torch.int64), starts, self._token_flags, self._abort, self._waited,
             num_frames, units, all_units, place * token // UNIT, self.rank, size,
-            BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=TIMED, num_warps=8,
+            BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=self.timed, num_warps=8,
         )  # fmt: skip
         return memory.view(mine.dtype)[: num_frames * whole * channels].view(num_frames, whole, channels)
 

@@ -1,0 +1,77 @@
+"""FastClipState: what one clip remembers on the fast path, where past frames stay in the memory that kernels read."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from wanvae_app.kernels import launchers, winograd
+from wanvae_app.kernels.packed_weights import PackedWeights
+from wanvae_app.kernels.padded_frames import PaddedFramePool, SlotTables
+from wanvae_app.model.clip_state import ClipState
+from wanvae_app.model.layers import PixelNorm
+from wanvae_app.parallel.shard import WHOLE, Shard
+
+
+class FastClipState(ClipState):
+    """The state of one clip in one direction, with the pools of padded frames that its convolutions read.
+
+    `packed` and `tables` belong to the model and outlive the clip. `hopper` says whether the kernels in CUDA C++ run.
+    """
+
+    def __init__(self, packed: PackedWeights, tables: SlotTables, hopper: bool, shard: Shard = WHOLE) -> None:
+        super().__init__(shard)
+        self.packed = packed
+        self.hopper = hopper
+        self._tables = tables
+        self._pools: dict[tuple[int, int, int, torch.dtype], PaddedFramePool] = {}
+
+    @property
+    def pools(self) -> list[PaddedFramePool]:
+        """All padded frames of the clip."""
+        return list(self._pools.values())
+
+    def pool(self, x: Tensor, channels: int) -> PaddedFramePool:
+        """The padded frames of the size of x [B C T H W] and `channels` wide.
+
+        All layers share them, whichever type of 16 bits they read (see `PaddedFramePool.view_as`).
+        """
+        height, width = x.shape[3:]
+        dtype = torch.float16 if x.dtype.itemsize == 2 else x.dtype
+        key = (height, width, channels, dtype)
+        if key not in self._pools:
+            self._pools[key] = PaddedFramePool(height, width, channels, dtype, x.device, self._tables)
+        return self._pools[key]
+
+    def uses_fp16(self, norm: PixelNorm | None, conv: nn.Conv3d) -> bool:
+        """Whether a convolution behind this norm reads fp16, whatever dtype the model has.
+
+        Winograd's sums need fp16's precision, and behind a norm nothing can overflow (see `winograd.is_safe`).
+        """
+        if norm is None or not self.hopper:
+            return False
+        gamma = norm.gamma
+        if gamma.is_meta:
+            return True
+        return bool(
+            self.packed.get(
+                conv, lambda w: winograd.is_safe(w, gamma), f"safe {gamma.data_ptr()} {gamma._version}"
+            )
+        )
+
+    def end_chunk(self) -> None:
+        """Give each layer slots of its own for its past, so that every later chunk takes the same steps."""
+        for pool in self.pools:
+            if blank := pool.settle():
+                launchers.blank(pool, blank)
+        super().end_chunk()
+
+    @torch.inference_mode()
+    def restart(self, shard: Shard) -> None:
+        """Begin the next clip of the same size in the same memory; `shard` cuts it as the last one."""
+        self.shard = shard
+        self.first = True
+        for past in self._past.values():
+            past.zero_()
+        for pool in self.pools:
+            pool.restart()
