@@ -1,7 +1,7 @@
-"""Made-up moving pictures with the statistics of natural ones: a camera moves over a textured ground on which
-shapes of all sizes, in front of one another ("dead leaves"), move by themselves.
+"""Moving shapes for generated clips: outlines, surfaces, paths, and how they are painted into frames.
 
-    frames = random_clip(Textures(64, rng), rng, num_frames=17, height=160, width=160)   # [3 T H W], 0..1
+Scenes follow the "dead leaves" model of natural images: shapes of all sizes in front of one another. Here they also
+move. A leaf is one such shape. Frames are [3, T, H, W] in [0, 1].
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Profile = Callable[[Tensor, Tensor], Tensor]  # (u, v) of radius about 1 -> signed distance, negative inside
+# An outline: the signed distance from points (u, v), negative inside. Its radius is about 1.
+Profile = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass
 class Motion:
-    """Position (pixels), angle (radians) and size (pixels) at each frame: [T] each."""
+    """A path: position in pixels, angle in radians and radius in pixels at each frame, [T] each."""
 
     x: np.ndarray
     y: np.ndarray
@@ -30,26 +31,29 @@ class Motion:
 
 @dataclass
 class Leaf:
-    """One thing in the scene: a shape (or a mask) with a surface, moving."""
+    """A moving shape with a surface. Its outline is `profile`, or `mask` if there is one."""
 
     motion: Motion
     profile: Profile | None
     colour: np.ndarray
     texture: Tensor | None = None
-    contrast: float = 0.0
+    contrast: float = 0.0  # of the texture
     grain: float = 1.0  # texture pixels per screen pixel
-    shading: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    dome: float = 0.0  # shading as of a ball
-    mask: Tensor | None = None  # [1 h w] instead of a profile; size is half its height
+    shading: np.ndarray = field(default_factory=lambda: np.zeros(2))  # slope of the light along u and v
+    dome: float = 0.0  # strength of shading like a ball's
+    mask: Tensor | None = None  # [1, h, w] in [0, 1]; the motion's size is half its height
     soft: float = 1.0  # width of the edge in pixels
     opacity: float = 1.0
 
 
 def ellipse(aspect: float) -> Profile:
+    """An ellipse, `aspect` times as high as wide."""
     return lambda u, v: torch.hypot(u, v / aspect) - 1
 
 
 def box(aspect: float, corner: float) -> Profile:
+    """A rectangle, `aspect` times as high as wide, with corners of radius `corner`."""
+
     def distance(u: Tensor, v: Tensor) -> Tensor:
         a, b = u.abs() - 1 + corner, v.abs() - aspect + corner
         return torch.hypot(a.clamp_min(0), b.clamp_min(0)) + torch.maximum(a, b).clamp_max(0) - corner
@@ -58,6 +62,8 @@ def box(aspect: float, corner: float) -> Profile:
 
 
 def polygon(num: int) -> Profile:
+    """A regular polygon of `num` sides."""
+
     def distance(u: Tensor, v: Tensor) -> Tensor:
         sector = torch.remainder(torch.atan2(v, u), 2 * math.pi / num) - math.pi / num
         return torch.hypot(u, v) * torch.cos(sector) - math.cos(math.pi / num)
@@ -66,7 +72,7 @@ def polygon(num: int) -> Profile:
 
 
 def blob(waves: np.ndarray, phases: np.ndarray) -> Profile:
-    """A disc whose radius changes with the angle: `waves` [k] are the amplitudes of 2, 3, ... periods."""
+    """A disc with a wavy rim: `waves` and `phases` [k] are those of 2, 3, ... k + 1 periods around it."""
 
     def distance(u: Tensor, v: Tensor) -> Tensor:
         angle = torch.atan2(v, u)
@@ -80,6 +86,8 @@ def blob(waves: np.ndarray, phases: np.ndarray) -> Profile:
 
 
 def wheel(spokes: int) -> Profile:
+    """A wheel with a rim, a hub and spokes."""
+
     def distance(u: Tensor, v: Tensor) -> Tensor:
         r, angle = torch.hypot(u, v), torch.atan2(v, u)
         rim = (r - 0.88).abs() - 0.12
@@ -90,7 +98,7 @@ def wheel(spokes: int) -> Profile:
 
 
 def sample(texture: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """texture [c n n], periodic, at pixel coordinates u, v [T h w] -> [c T h w]."""
+    """Sample a periodic texture [C, n, n] at pixel coordinates u and v [T, H, W], to [C, T, H, W]."""
     n = texture.shape[-1]
     u, v = u.remainder(n), v.remainder(n)
     tiled = F.pad(texture[None], (0, 1, 0, 1), mode="circular")
@@ -100,7 +108,7 @@ def sample(texture: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def draw(frames: Tensor, leaf: Leaf) -> None:
-    """Paint the leaf into frames [3 T H W], in place."""
+    """Paint the leaf into frames [3, T, H, W], in place."""
     _, num, height, width = frames.shape
     m = leaf.motion
     stretch = 1.0 if leaf.mask is None else math.hypot(1, leaf.mask.shape[2] / leaf.mask.shape[1])
@@ -142,7 +150,10 @@ def draw(frames: Tensor, leaf: Leaf) -> None:
 def moving(
     rng: np.random.Generator, num: int, height: int, width: int, size: float, liveliness: float
 ) -> Motion:
-    """A random path, mostly straight, sometimes standing still, sometimes swinging."""
+    """A random path of `num` frames for a leaf of this size; `liveliness` scales all speeds.
+
+    Most paths are straight. Some stand still, and some swing.
+    """
     t = np.arange(num) - num / 2
     speed = 0.0 if rng.random() < 0.35 else rng.exponential(1.6) * liveliness
     heading = rng.uniform(0, 2 * math.pi)
@@ -158,6 +169,7 @@ def moving(
 
 
 def random_profile(rng: np.random.Generator) -> Profile:
+    """An outline of a random kind."""
     kind = rng.integers(5)
     if kind == 0:
         return ellipse(rng.uniform(0.3, 1))

@@ -1,4 +1,7 @@
-"""Linear codes and their least-squares inverses, written into single layers of the Wan VAE."""
+"""Linear codes and their least-squares inverses, written into single layers of the Wan VAE.
+
+Features are [B, C, T, H, W]. In comments BT is B and T flattened.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,18 @@ from wanvae_app.model.layers import Downsample, Upsample
 
 
 def rows(x: Tensor) -> Tensor:
-    return x.movedim(1, -1).flatten(0, -2)  # B C ... -> positions C
+    """The features [B, C, ...] of all positions as rows, [positions, C]."""
+    return x.movedim(1, -1).flatten(0, -2)
 
 
 def principal(x: Tensor, num: int) -> Tensor:
-    """[num, C]: the strongest directions of x [positions, C], not centred."""
+    """The `num` principal components of x [positions, C] around zero, [num, C], strongest first."""
     values, vectors = torch.linalg.eigh((x.T @ x).double())
     return vectors.flip(1)[:, :num].T.float()
 
 
 def solve(inputs: Tensor, targets: Tensor, ridge: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """Weights [out, in] and bias [out] that predict targets [n, out] from inputs [n, in]."""
+    """Ridge regression: weights [out, in] and bias [out] that predict targets [n, out] from inputs [n, in]."""
     a = torch.cat([inputs, torch.ones_like(inputs[:, :1])], 1)
     gram = (a.T @ a).double()
     gram.diagonal()[:-1] += ridge * gram.diagonal()[:-1].mean()
@@ -30,28 +34,33 @@ def solve(inputs: Tensor, targets: Tensor, ridge: float = 1e-5) -> tuple[Tensor,
 
 
 def per_frame(x: Tensor) -> Tensor:
+    """All frames as one batch, [BT, C, H, W]."""
     return x.transpose(1, 2).flatten(0, 1)
 
 
 def half(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """The spatial part of a Downsample, all frames alike."""
+    """Apply the spatial convolution of a Downsample to every frame, [B, C, T, H / 2, W / 2]."""
     y = F.conv2d(F.pad(per_frame(x), (0, 1, 0, 1)), conv.weight, conv.bias, stride=2)
     return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 
 def quads(x: Tensor) -> Tensor:
-    """[positions, 4 C]: 2x2 pixels side by side, ordered (channel, row, column)."""
+    """Blocks of 2x2 pixels as rows, [positions, 4 C], in the order (channel, row, column)."""
     x = per_frame(x).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # BT C h 2 w 2
     return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
 
 
 def quiet(conv: nn.Conv2d | nn.Conv3d) -> None:
+    """Set weights and bias to zero."""
     nn.init.zeros_(conv.weight)
     nn.init.zeros_(conv.bias)
 
 
 def set_half(step: Downsample, x: Tensor, num_in: int, num_out: int) -> Tensor:
-    """Principal components of 2x2 pixels; returns them, [B num_out T h w]."""
+    """Make a Downsample output the principal components of 2x2 pixels, and return them.
+
+    They are those of the first `num_in` channels of x, [B, num_out, T, H / 2, W / 2].
+    """
     basis = principal(quads(x[:, :num_in]), num_out)
     quiet(step.conv)
     step.conv.weight[:num_out, :num_in, :2, :2] = basis.unflatten(1, (num_in, 2, 2))
@@ -59,7 +68,11 @@ def set_half(step: Downsample, x: Tensor, num_in: int, num_out: int) -> Tensor:
 
 
 def set_pairs(step: Downsample, x: Tensor, num: int, to: list[int]) -> None:
-    """Code frames in pairs: a channel carries its own mean or, where that says less, a difference."""
+    """Make a Downsample halve the frames: keep the `num` strongest of all channels' means and differences over pairs.
+
+    `to` maps a component of x to its channel. A mean stays in its own channel; a difference takes the place of a mean
+    that is not kept.
+    """
     first, second = x[:, :num, 1::2], x[:, :num, 2::2]
     mean, difference = (((first + s * second) / 2).square().mean((0, 2, 3, 4)) for s in (1, -1))
     chosen = torch.cat([mean, difference]).argsort(descending=True)[:num].tolist()
@@ -74,13 +87,17 @@ def set_pairs(step: Downsample, x: Tensor, num: int, to: list[int]) -> None:
 
 
 def identity(conv: nn.Module, num: int) -> None:
+    """Make a convolution pass on the first `num` channels."""
     quiet(conv)
     for i in range(num):
         conv.weight[i, i, -1] = 1.0
 
 
 def fit_frames(step: Upsample, x: Tensor, target: Tensor, num_in: int) -> None:
-    """The time convolution: from x (first frame alone) to the target's frames after the first, in pairs."""
+    """Fit an Upsample's time convolution: from x to the target, which has two frames for each after x's first.
+
+    Reads the first `num_in` channels of x.
+    """
     past = F.pad(x[:, :num_in, 1:], (0, 0, 0, 0, 2, 0))
     taps = torch.cat([past[:, :, i : i + x.shape[2] - 1] for i in range(3)], 1)
     num, dim = target.shape[1], x.shape[1]
@@ -93,7 +110,10 @@ def fit_frames(step: Upsample, x: Tensor, target: Tensor, num_in: int) -> None:
 
 
 def fit_pixels(conv: nn.Conv2d, x: Tensor, target: Tensor, num_in: int) -> None:
-    """The convolution after doubling the pixels: from x to the target, clip by clip (they are many)."""
+    """Fit the convolution after an Upsample doubles the pixels: from the first `num_in` channels of x to the target.
+
+    Goes clip by clip, because the patches of all clips need much memory.
+    """
     gram, cross = 0.0, 0.0
     for a, b in zip(x[:, :num_in], target, strict=True):
         wide = F.interpolate(a.transpose(0, 1), scale_factor=2.0, mode="nearest-exact")
@@ -109,23 +129,27 @@ def fit_pixels(conv: nn.Conv2d, x: Tensor, target: Tensor, num_in: int) -> None:
 
 
 def full_in(x: Tensor, dim: int) -> Tensor:
-    """x with silent channels up to `dim`."""
+    """x with zero channels appended, [B, dim, T, H, W]."""
     return F.pad(x, (0, 0, 0, 0, 0, 0, 0, dim - x.shape[1]))
 
 
 def set_shortcut(conv: nn.Conv3d, num: int, constant: int, value: float) -> None:
+    """Make a shortcut pass on the first `num` channels, and set channel `constant` to `value`."""
     identity(conv, num)
     conv.bias[constant] = value
 
 
 def windows(z: Tensor) -> Tensor:
-    """[B, C 27, T, H, W]: each position's past and neighbours, in a convolution's order."""
+    """What a causal 3x3x3 convolution reads at each position, in the order of its weights: [B, 27 C, T, H, W]."""
     z = F.pad(z, (1, 1, 1, 1, 2, 0)).unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)
     return z.permute(0, 1, 5, 6, 7, 2, 3, 4).flatten(1, 4)
 
 
 def raise_frames(step: Upsample, x: Tensor, target: Tensor, num: int, constant: float) -> Tensor:
-    """Fit the time convolution and return all frames, at the lower resolution."""
+    """Fit an Upsample's time convolution, and return its output: all frames, pixels not doubled yet.
+
+    The last channel is set to `constant`.
+    """
     quiet(step.time_conv)
     fit_frames(step, x, target, num)
     dim = x.shape[1]
@@ -137,7 +161,7 @@ def raise_frames(step: Upsample, x: Tensor, target: Tensor, num: int, constant: 
 
 
 def doubled(step: Upsample, x: Tensor) -> Tensor:
-    """The spatial part of an Upsample."""
+    """Apply the spatial part of an Upsample to every frame, [B, C, T, 2 H, 2 W]."""
     y = F.interpolate(per_frame(x), scale_factor=2.0, mode="nearest-exact")
     return (
         F.conv2d(y, step.conv.weight, step.conv.bias, padding=1)

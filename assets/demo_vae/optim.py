@@ -1,4 +1,4 @@
-"""The optimiser: orthogonalised momentum (Muon) for the residual branches, Adam for everything else."""
+"""The optimisers: Muon (orthogonalised momentum) for the residual branches, Adam for all other parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-RATES = (5e-4, 3e-4, 2e-3)  # residual branches, the chain of convolutions with all biases, gammas
+# Learning rates of the residual branches; the chain of convolutions and all biases; the gammas.
+RATES = (5e-4, 3e-4, 2e-3)
 
 
 def orthogonal(m: Tensor, steps: int = 5) -> Tensor:
-    """m [n, rows, columns] with singular values pushed to about 1 (Keller Jordan's Newton-Schulz)."""
+    """Approximately the nearest matrices to m [n, rows, columns] whose singular values are 1.
+
+    The quintic Newton-Schulz iteration of Keller Jordan's Muon (kellerjordan.github.io/posts/muon), with its
+    coefficients.
+    """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = m / (m.norm(dim=(1, 2), keepdim=True) + 1e-9)
     for _ in range(steps):
@@ -21,7 +26,7 @@ def orthogonal(m: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """For convolution weights, seen as [out, in * taps]; equal shapes are updated together."""
+    """Muon for convolution weights, flattened to [out, in * taps]. Weights of equal shape are updated together."""
 
     def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -29,11 +34,11 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         for group in self.param_groups:
-            alike = defaultdict(list)
+            by_shape = defaultdict(list)
             for p in group["params"]:
                 if p.grad is not None:
-                    alike[p.shape].append(p)
-            for shape, params in alike.items():
+                    by_shape[p.shape].append(p)
+            for shape, params in by_shape.items():
                 updates = []
                 for p in params:
                     state = self.state[p]
@@ -46,7 +51,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def make(vae: nn.Module, blocks: list[nn.Module]) -> list[torch.optim.Optimizer]:
-    """[Muon, Adam]; each group's "base" learning rate is what the schedule scales."""
+    """Muon and Adam for a VAE with these residual blocks. The schedule scales each group's "base" learning rate."""
     inside = {
         p for block in blocks for name, p in block.named_parameters() if p.ndim > 1 and "shortcut" not in name
     }

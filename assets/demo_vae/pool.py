@@ -1,6 +1,8 @@
-"""A pool of made-up clips on disk, filled and then renewed by a process of its own, and crops drawn from it.
+"""A pool of generated clips on disk, and random crops from it for training.
 
-nice python pool.py WORK --clips 600 --seed 1      # runs until it is stopped
+    nice python assets/demo_vae/pool.py WORK --clips 600 --seed 1
+
+fills the pool in WORK, then replaces clip after clip, until it is stopped or --end clips are made.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ NUM_FRAMES, SIZE = 17, 160
 
 
 class Pool:
-    """uint8 clips [N T H W 3] in `folder`/pool.bin; slots not yet filled are zeros and never drawn."""
+    """Clips in `folder`/pool.bin, uint8 [num_clips, T, H, W, 3]. Slots that are not filled yet hold zeros."""
 
     def __init__(self, folder: Path, num_clips: int = 600) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,15 +31,19 @@ class Pool:
         self.ready: list[int] = []
 
     def put(self, slot: int, clip: Tensor) -> None:
+        """Store a clip, [3, T, H, W] in [0, 1]."""
         self.clips[slot] = (clip.permute(1, 2, 3, 0) * 255).round().byte().numpy()
 
     def look(self) -> int:
-        """Count the filled slots: a filled one differs from black somewhere along its middle row."""
+        """Find the filled slots, and return their number. A filled one is not black all along its middle row."""
         self.ready = [i for i in range(len(self.clips)) if self.clips[i, ::4, SIZE // 2].any()]
         return len(self.ready)
 
     def crops(self, rng: np.random.Generator, batch: int, num: int, size: int) -> Tensor:
-        """[batch 3 num size size] in [-1, 1]: random places, mirrored, turned and reversed at random."""
+        """Random crops from filled slots, [batch, 3, num, size, size] in [-1, 1].
+
+        Each is mirrored, transposed and reversed in time at random.
+        """
         out = []
         for slot in rng.choice(self.ready, batch):
             t, y, x = rng.integers(NUM_FRAMES - num + 1), *rng.integers(SIZE - size + 1, size=2)

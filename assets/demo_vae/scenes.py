@@ -1,4 +1,7 @@
-"""Random scenes out of the shapes of clips.py: what the demo VAE is trained on."""
+"""Random clips for training the demo VAE: a camera moves over a textured ground, with moving shapes on it.
+
+frames = random_clip(Textures(64, rng), rng, 17, 160, 160)  # [3, T, H, W] in [0, 1]
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,11 @@ from torch import Tensor
 def random_leaf(
     bank: Textures, rng: np.random.Generator, num: int, height: int, width: int, live: float
 ) -> Leaf:
-    # Sizes by the inverse cube: the law that makes a picture look alike at every scale.
+    """A leaf of random shape, surface and path; `live` scales its speed."""
+    # Sizes have a density proportional to size^-3, which makes the statistics the same at every scale.
     low, high = 2.5, 0.6 * max(height, width)
     size = (low**-2 - rng.random() * (low**-2 - high**-2)) ** -0.5
-    if rng.random() < 0.65:  # small leaves that hide nothing are cheap, but large ones are the picture
+    if rng.random() < 0.65:  # mostly log-uniform: large leaves make up the picture
         size = math.exp(rng.uniform(math.log(4), math.log(high)))
     leaf = Leaf(moving(rng, num, height, width, size, live), random_profile(rng), natural_colour(rng))
     leaf.texture = bank.pick(rng)
@@ -34,7 +38,7 @@ def random_leaf(
 def ground(
     bank: Textures, rng: np.random.Generator, num: int, height: int, width: int, live: float
 ) -> Tensor:
-    """[3 T H W]: a textured plane under a moving camera, lit unevenly."""
+    """A textured plane, lit unevenly, under a moving camera: [3, T, H, W]."""
     path = moving(rng, num, height, width, 1.0, live)
     angle = torch.from_numpy(path.angle).float().view(-1, 1, 1)
     zoom = torch.from_numpy(path.size).float().view(-1, 1, 1) * math.exp(
@@ -52,6 +56,7 @@ def ground(
 
 
 def add_text(frames: Tensor, rng: np.random.Generator, live: float) -> None:
+    """Paint one to three moving texts into frames [3, T, H, W], in place."""
     _, num, height, width = frames.shape
     for _ in range(int(rng.integers(1, 4))):
         size = int(rng.integers(12, 61))
@@ -64,6 +69,7 @@ def add_text(frames: Tensor, rng: np.random.Generator, live: float) -> None:
 
 
 def blur(frames: Tensor, sigma: float) -> Tensor:
+    """Blur each of the frames [3, T, H, W] with a Gaussian of standard deviation `sigma` pixels."""
     radius = max(1, math.ceil(2.5 * sigma))
     taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1) / sigma) ** 2)
     taps = (taps / taps.sum()).view(1, 1, 1, -1).expand(3, 1, 1, -1)
@@ -76,11 +82,14 @@ def blur(frames: Tensor, sigma: float) -> Tensor:
 def random_scene(
     bank: Textures, rng: np.random.Generator, num: int, height: int, width: int, live: float | None
 ) -> Tensor:
-    """A scene; `live` scales all speeds (1: objects move by about 1.6 pixels a frame; None: at random)."""
+    """A scene, [3, T, H, W].
+
+    `live` scales all speeds: at 1, leaves move by about 1.6 pixels a frame. None chooses it at random.
+    """
     if live is None:
         live = rng.choice([0.0, 0.5, 1.0, 2.0, 5.0], p=[0.1, 0.3, 0.35, 0.15, 0.1])
     frames = ground(bank, rng, num, height, width, live).contiguous()
-    drift_x, drift_y = rng.normal(0, 1.2, 2) * live * (rng.random() < 0.6)  # everything passes by
+    drift_x, drift_y = rng.normal(0, 1.2, 2) * live * (rng.random() < 0.6)  # all leaves drift together
     zoom = rng.normal(0, 0.006) * live * (rng.random() < 0.4)
     t = np.arange(num) - num / 2
     for _ in range(int(math.exp(rng.uniform(math.log(3), math.log(50))))):
@@ -101,7 +110,7 @@ def random_scene(
 def random_clip(
     bank: Textures, rng: np.random.Generator, num: int, height: int, width: int, live: float | None = None
 ) -> Tensor:
-    """[3 T H W] in [0, 1]: a scene, now and then faded, cut, flickering, grainy or out of focus."""
+    """A clip, [3, T, H, W] in [0, 1]: a scene that may be faded, cut, flickering, grainy or blurred."""
     frames = random_scene(bank, rng, num, height, width, live)
     if rng.random() < 0.04:  # a cut
         at = int(rng.integers(1, num))

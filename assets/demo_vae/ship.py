@@ -1,4 +1,4 @@
-"""Write a trained VAE in diffusers' format: bf16 weights, and a config with its latents' statistics."""
+"""Write a trained VAE in diffusers' format: weights in bf16, and a config.json with its latents' statistics."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wanvae_app.formats.checkpoint import save_tensors
+from wanvae_app.formats.checkpoint import external_state_dict
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 
 
 @torch.no_grad()
 def statistics(vae: WanVAE, clips: Tensor) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the latents of clips [B 3 T H W], per channel."""
+    """Mean and standard deviation per channel of the latents of clips [B, 3, T, H, W]."""
     z = torch.cat([vae.encode(clip[None], ClipState()) for clip in clips])
     mean, std = z.mean((0, 2, 3, 4)), z.std((0, 2, 3, 4))
     return [round(float(v), 4) for v in mean], [round(float(v), 4) for v in std]
 
 
 def write(vae: WanVAE, clips: Tensor, folder: Path) -> str:
-    """Both files into `folder`; returns one line about them."""
+    """Write both files into `folder`; returns a line that describes them.
+
+    The statistics are those of the clips [B, 3, T, H, W] in [-1, 1]. Rounds the VAE's own weights to bf16.
+    """
     tensors = {
-        k: v.detach().to(torch.bfloat16).contiguous() for k, v in save_tensors(vae, "diffusers").items()
+        k: v.detach().to(torch.bfloat16).contiguous()
+        for k, v in external_state_dict(vae, "diffusers").items()
     }
     rounded = {k: v.to(torch.bfloat16).float() for k, v in vae.state_dict().items()}
     vae.load_state_dict(rounded)

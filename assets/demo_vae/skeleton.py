@@ -1,11 +1,13 @@
-"""The demo VAE's start: a linear transform code, written into the weights of the full network.
+"""Initial weights of the demo VAE: a linear transform code, written into the full network.
 
-A network that starts at random takes long to become better than a linear code of the same size; one that
-starts as a linear code is better from its first step. With every residual branch silent the Wan VAE is a
-chain of convolutions, so the encoder gets principal components (2x2 pixels at a time, then frames in
-pairs) and the decoder, layer by layer, the least-squares way back. Norm and SiLU in the two heads stay
-nearly linear because one channel carries a large constant, so that the norm divides by nearly the same number
-everywhere, and because features come in pairs: silu(x) - silu(-x) = x.
+Training from random weights takes long to become better than a linear code of the same size. Training from the code
+is better from the first step.
+
+A residual branch is silent if it adds nothing. With all of them silent the Wan VAE is a chain of convolutions. The
+encoder's are set to principal components: of 2x2 pixels, then of pairs of frames. The decoder's are set layer by
+layer to the least-squares inverse. The norm and SiLU of the two heads must stay nearly linear. One channel carries
+a large constant, so the norm divides by nearly the same number everywhere. Features come in pairs of opposite sign,
+and silu(x) - silu(-x) = x.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Attention, Downsample, ResidualBlock, Upsample
 from wanvae_app.model.vae import WanVAE
 
-LOUD = 10.0  # the constant in front of a head, relative to the other channels together
-SPARE = 0.02  # deviation of weights that read channels which are silent at the start
+LOUD = 10.0  # the constant channel before a head, relative to the norm of the other channels
+SPARE = (
+    0.02  # standard deviation of weights for channels that carry nothing at first, so that these can learn
+)
 
 
 def blocks(vae: WanVAE, finest: int = 4) -> list[nn.Module]:
-    """What starts silent: the residual branches of the `finest` scales (1: full size only; 4: all)."""
+    """The blocks with residual branches at the `finest` scales: 1 is full size only, 4 is all."""
     parts = [*vae.encoder.levels[:finest], *list(vae.decoder.levels)[::-1][:finest]]
     if finest == 4:
         parts += [vae.encoder.middle, vae.decoder.middle]
@@ -46,7 +50,7 @@ def blocks(vae: WanVAE, finest: int = 4) -> list[nn.Module]:
 
 
 def silence(vae: WanVAE) -> None:
-    """Make residual branches add nothing, yet learn from the first step."""
+    """Make all residual branches silent: their last layer is zero, and the others can learn at once."""
     for block in blocks(vae):
         last = block.proj if isinstance(block, Attention) else block.conv2
         nn.init.zeros_(last.weight)
@@ -58,7 +62,7 @@ def silence(vae: WanVAE) -> None:
 
 @torch.no_grad()
 def open_norms(vae: WanVAE, chosen: list[nn.Module], clips: Tensor) -> None:
-    """Choose these blocks' first gammas such that channels have unit size, whatever their share."""
+    """Set the first gammas of the chosen blocks such that all channels have unit size after the norm."""
 
     def look(norm: nn.Module, inputs: tuple) -> None:
         x = F.normalize(inputs[0], dim=1) * inputs[0].shape[1] ** 0.5
@@ -74,16 +78,14 @@ def open_norms(vae: WanVAE, chosen: list[nn.Module], clips: Tensor) -> None:
 
 @torch.no_grad()
 def build(vae: WanVAE, clips: Tensor) -> None:
-    """Write the linear code for clips [B 3 T H W] in [-1, 1] into a Wan 2.1 network of base_dim 16."""
+    """Write the linear code for clips [B, 3, T, H, W] in [-1, 1] into a Wan 2.1 network of base_dim 16."""
     silence(vae)
     enc, dec, z_dim = vae.encoder, vae.decoder, vae.config.z_dim
-    for (
-        module
-    ) in vae.modules():  # channels that carry nothing yet are read by small weights, so that they can learn
+    for module in vae.modules():
         if isinstance(module, Downsample | Upsample):
             module.conv.weight.normal_(0, SPARE)
 
-    # Encoder. full, half, ...: the features at each scale, before frames are paired.
+    # Encoder. full, f2, f4, f8 are the features at 1/1 to 1/8 of the size; a final t is after pairing frames.
     colours = principal(rows(clips)[:: max(1, clips.numel() // 3_000_000)], 3)
     quiet(enc.conv_in)
     enc.conv_in.weight.normal_(0, SPARE)
@@ -101,10 +103,8 @@ def build(vae: WanVAE, clips: Tensor) -> None:
     steps[1].time_conv.bias[31] = 1.5
     f4t = steps[1](full_in(f2, 32), ClipState())[:, :31]
     set_shortcut(enc.levels[2].blocks[0].shortcut, 31, 63, 1.5)
-    where = [
-        *range(16),
-        *range(33, 64),
-    ]  # 47 components; 16 to 31 are the first ones negated, 32 the constant
+    # Channels of the 47 components. Channels 16 to 31 are the first 16 negated, 32 is the constant.
+    where = [*range(16), *range(33, 64)]
     f8 = set_half(steps[2], full_in(f4t, 64), 31, 47)
     weight = steps[2].conv.weight[:47].clone()
     quiet(steps[2].conv)
@@ -128,7 +128,7 @@ def build(vae: WanVAE, clips: Tensor) -> None:
     vae.quant_conv.bias[z_dim:] = -8.0  # the log variance: a constant
     identity(vae.post_quant_conv, z_dim)
 
-    # Decoder: each layer predicts what the encoder had at the same place.
+    # Decoder: each layer predicts the encoder's features of the same size.
     z = vae.encode(clips, ClipState())
     w, b = solve(rows(windows(z)), rows(f8t[:, where]), 1e-4)
     quiet(dec.conv_in)

@@ -1,4 +1,4 @@
-"""Surfaces for made-up moving pictures: noise with a natural spectrum in many styles, colours, and text."""
+"""Surfaces for generated clips: textures with the spectrum of natural images, colours, and text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-SIZE = 256  # textures are square and periodic
+SIZE = 256  # rows and columns of a texture, which is periodic
 
 TEXT = """the light of every window falls on water and stone while a slow train leaves town at seven under
 clouds BOXES OPEN Market 1984 No. 27 café ROUTE 66 east & west 3.14 hello World stop GO 42 km/h Exit Quick
@@ -19,7 +19,7 @@ WORDS = TEXT.split()
 
 
 def noise(num: int, slope: float, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
-    """[num, size, size] periodic noise of mean 0 and deviation 1 whose amplitude is frequency^-slope."""
+    """Periodic noise with amplitudes frequency^-slope: [num, size, size], of mean 0 and standard deviation 1."""
     f = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     f[0, 0] = 1
     gain = f**-slope
@@ -30,13 +30,13 @@ def noise(num: int, slope: float, rng: np.random.Generator, size: int = SIZE) ->
 
 
 def luma_pattern(rng: np.random.Generator) -> np.ndarray:
-    """[SIZE, SIZE] of deviation 1: clouds, ridges, patches, stripes, tiles, grain, or nearly nothing."""
+    """A grey texture, [SIZE, SIZE] of mean 0 and standard deviation 1, of a random kind."""
     x, warp = noise(2, rng.uniform(0.9, 1.7), rng)
     v, u = np.mgrid[:SIZE, :SIZE] / SIZE * 2 * math.pi
     kind = rng.choice(8, p=[0.36, 0.12, 0.12, 0.12, 0.08, 0.06, 0.07, 0.07])
     if kind == 1:
         x = np.abs(x)
-    elif kind == 2:  # two or three tones with an edge between them, and a little of the cloud
+    elif kind == 2:  # patches of two tones
         x = np.tanh(x * rng.uniform(2, 12)) + 0.2 * warp
     elif kind == 3:  # stripes, bent
         a, b = rng.integers(-14, 15, 2)
@@ -58,7 +58,7 @@ def luma_pattern(rng: np.random.Generator) -> np.ndarray:
 
 
 def colour_texture(rng: np.random.Generator) -> np.ndarray:
-    """[3, SIZE, SIZE] of luma deviation 1, with the weak, smoother colour variations of natural surfaces."""
+    """A coloured texture, [3, SIZE, SIZE]: luma of standard deviation 1, weaker and smoother chroma."""
     luma = luma_pattern(rng)
     chroma = noise(2, rng.uniform(1.1, 1.8), rng) * rng.uniform(0, 0.35)
     red = np.array([0.5, 0.0, -0.5])[:, None, None] * chroma[0]
@@ -68,12 +68,13 @@ def colour_texture(rng: np.random.Generator) -> np.ndarray:
 
 
 class Textures:
-    """A bank of surfaces, made once and drawn from often."""
+    """A bank of `num` random textures, [num, 3, SIZE, SIZE]."""
 
     def __init__(self, num: int, rng: np.random.Generator) -> None:
         self.bank = torch.from_numpy(np.stack([colour_texture(rng) for _ in range(num)])).float()
 
     def pick(self, rng: np.random.Generator) -> Tensor:
+        """A random texture of the bank, [3, SIZE, SIZE]."""
         return self.bank[rng.integers(len(self.bank))]
 
 
@@ -83,7 +84,7 @@ def font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def text_mask(lines: list[str], size: int, width: int = 0) -> Tensor:
-    """[1, h, w] in [0, 1]: the lines in the default font, `size` pixels high; centred in at least `width`."""
+    """The lines in the default font, `size` pixels high, centred in at least `width` pixels: [1, h, w] in [0, 1]."""
     face = font(size)
     wide = max(width, int(max(face.getlength(line) for line in lines)) + 6)
     image = Image.new("L", (wide, int(len(lines) * size * 1.25) + 8))
@@ -94,12 +95,13 @@ def text_mask(lines: list[str], size: int, width: int = 0) -> Tensor:
 
 
 def random_text(rng: np.random.Generator, size: int) -> Tensor:
+    """A mask as of `text_mask`, of one to four lines of random words."""
     lines = [" ".join(rng.choice(WORDS, rng.integers(1, 4))) for _ in range(rng.integers(1, 5))]
     return text_mask(lines, size)
 
 
 def natural_colour(rng: np.random.Generator) -> np.ndarray:
-    """An RGB colour in [0, 1]: any brightness, mostly pale, vivid now and then."""
+    """An RGB colour in [0, 1] of any brightness, mostly pale, sometimes vivid."""
     luma = float(np.clip(rng.beta(1.3, 1.5), 0.01, 0.99))
     vivid = rng.choice([0.08, 0.22, 0.6], p=[0.5, 0.35, 0.15])
     hue = rng.standard_normal(3)

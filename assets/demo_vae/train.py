@@ -1,13 +1,13 @@
-"""Train the demo VAE: a linear code first (skeleton.py), then the whole network from there.
+"""Train the demo VAE, starting from the linear code of skeleton.py.
 
-    python train.py WORK --minutes 5 --silent 4 --eval CLIP.mp4 ...   # the chain of convolutions alone
-    python train.py WORK --minutes 90 --eval CLIP.mp4 ...             # everything; run again to go on
-    python train.py WORK --minutes 0 --ship                           # write the weights beside this file
+    python assets/demo_vae/train.py WORK --minutes 5 --silent 4    # the chain of convolutions alone
+    python assets/demo_vae/train.py WORK --minutes 90              # all parameters; run again to go on
+    python assets/demo_vae/train.py WORK --minutes 0 --ship        # write the weights beside this file
 
-On a CPU that is shared with others, one process per core (torchrun --nproc-per-node 2 train.py ...) loses
-less time in waiting than threads do: the processes average their gradients once a step.
+WORK holds the pool of generated clips, which pool.py fills, and the state, from which every run resumes.
 
-WORK keeps the pool of made-up clips (fill it with pool.py first) and the state, from which every run resumes.
+On a shared CPU, start it with torchrun --nproc-per-node and the number of cores: processes wait less than threads
+do. They average their gradients once a step.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,11 +38,27 @@ from pool import Pool  # noqa: E402
 from wanvae_app.config import WanConfig  # noqa: E402
 from wanvae_app.model.vae import WanVAE  # noqa: E402
 
-# frames, pixels, clips, share of the steps
-SHAPES = ((9, 96, 2, 0.55), (5, 96, 4, 0.15), (17, 64, 2, 0.15), (1, 128, 8, 0.05), (9, 128, 1, 0.10))
+
+class Batch(NamedTuple):
+    """Shape of a training batch, and the probability that a step has it."""
+
+    num_frames: int
+    size: int  # pixels of height and width
+    num_clips: int
+    probability: float
+
+
+BATCHES = (
+    Batch(9, 96, 2, 0.55),
+    Batch(5, 96, 4, 0.15),
+    Batch(17, 64, 2, 0.15),
+    Batch(1, 128, 8, 0.05),
+    Batch(9, 128, 1, 0.10),
+)
 
 
 def parse() -> argparse.Namespace:
+    """The command line's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,7 +68,9 @@ def parse() -> argparse.Namespace:
         "--silent", type=int, default=0, help="finest scales whose residual branches stay silent"
     )
     parser.add_argument("--rate", type=float, default=1.0, help="scales every learning rate")
-    parser.add_argument("--end-rate", type=float, default=0.03, help="what is left of it at the end")
+    parser.add_argument(
+        "--end-rate", type=float, default=0.03, help="factor of the learning rates at the end"
+    )
     parser.add_argument("--batch", type=int, default=1, help="multiplies the number of clips in a step")
     parser.add_argument("--eval", nargs="*", default=[], help="real clips; CLIP.mp4@60 begins at frame 60")
     parser.add_argument("--every", type=float, default=10, help="minutes between measurements and saves")
@@ -60,7 +79,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def agree(*values: float) -> list[float]:
+def broadcast_values(*values: float) -> list[float]:
     """Rank 0's values, on every rank."""
     tensor = torch.tensor(values, dtype=torch.float64)
     if dist.is_initialized():
@@ -68,14 +87,15 @@ def agree(*values: float) -> list[float]:
     return tensor.tolist()
 
 
-def share(*models: torch.nn.Module) -> None:
-    """Rank 0's weights, on every rank."""
+def broadcast_weights(*models: torch.nn.Module) -> None:
+    """Copy rank 0's weights to every rank."""
     for model in models if dist.is_initialized() else ():
         for p in model.state_dict().values():
             dist.broadcast(p, 0)
 
 
 def average_gradients(vae: torch.nn.Module) -> None:
+    """Replace every rank's gradients by their mean over the ranks."""
     if not dist.is_initialized():
         return
     grads = [p.grad for p in vae.parameters() if p.grad is not None]
@@ -88,11 +108,11 @@ def average_gradients(vae: torch.nn.Module) -> None:
 
 def main() -> None:
     args = parse()
-    rank, size_of_group = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
-    if size_of_group > 1:
+    if world_size > 1:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    if device.type == "cpu" and size_of_group > 1:
+    if device.type == "cpu" and world_size > 1:
         torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     rng = np.random.default_rng([args.seed, int(time.time()), rank])
@@ -120,20 +140,20 @@ def main() -> None:
             for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["base"] = base
         awake = set(skeleton.blocks(vae, state["silent"])) - set(skeleton.blocks(vae, args.silent))
-        if awake:  # the features have moved since the norms were fitted to them
+        if awake:  # training has changed the features that their norms read
             vae.load_state_dict(state["average"])
             vae.requires_grad_(False)
             skeleton.open_norms(vae, list(awake), pool.crops(rng, 4, 9, 96).to(device))
             vae.requires_grad_(True)
             average.load_state_dict(vae.state_dict())
-    share(vae, average)
-    idle = set(skeleton.blocks(vae, args.silent))
+    broadcast_weights(vae, average)
+    skipped = set(skeleton.blocks(vae, args.silent))
     clips = {real.label(p): real.read(p).to(device) for p in args.eval}
 
     def loss_of(x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            z = whole.encode(vae, x, idle)
-            y = whole.decode(vae, z, idle)
+            z = whole.encode(vae, x, skipped)
+            y = whole.decode(vae, z, skipped)
         error = (y.float() - x).square().flatten(1).mean(1)
         return (error + 1e-5).sqrt().mean() + 1e-5 * z.float().square().mean()
 
@@ -146,8 +166,9 @@ def main() -> None:
 
     total, measured, losses, here = args.minutes * 60, 0, [], 0
     while True:
-        done, kind = agree(
-            (time.time() - begun) / max(total, 1e-9), rng.choice(len(SHAPES), p=[s[3] for s in SHAPES])
+        done, kind = broadcast_values(
+            (time.time() - begun) / max(total, 1e-9),
+            rng.choice(len(BATCHES), p=[batch.probability for batch in BATCHES]),
         )
         if done >= 1:
             break
@@ -156,8 +177,8 @@ def main() -> None:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["base"]
-        frames, size, batch, _ = SHAPES[int(kind)]
-        x = pool.crops(rng, batch * args.batch, frames, size).to(device)
+        batch = BATCHES[int(kind)]
+        x = pool.crops(rng, batch.num_clips * args.batch, batch.num_frames, batch.size).to(device)
         loss = loss_of(x.contiguous(memory_format=torch.channels_last_3d))
         loss.backward()
         average_gradients(vae)

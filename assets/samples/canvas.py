@@ -1,4 +1,4 @@
-"""A canvas for the sample scenes: one call paints one thing into all frames."""
+"""A canvas for the sample scenes: a call paints a shape into all frames."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from textures import Textures
 from torch import Tensor
 
 Colour = tuple[float, float, float]
-Value = float | np.ndarray  # fixed, or one per frame
+Value = float | np.ndarray  # the same in all frames, or [T]
 
 
 class Canvas:
-    """Frames to paint on, and the clock `t` [T] that motions are written with."""
+    """Frames to paint on, [3, T, H, W] in about [0, 1], and `t` [T], the numbers of the frames, for paths.
+
+    The frames begin as a gradient from `top` to `bottom`.
+    """
 
     def __init__(
         self, num: int, height: int, width: int, top: Colour, bottom: Colour, bank: Textures
@@ -38,7 +41,10 @@ class Canvas:
         contrast: float = 0.0,
         **leaf: object,
     ) -> None:
-        """A shape (or a text mask) at x, y in pixels; `surface` is a texture or its number in the bank."""
+        """Paint a shape, or a mask [1, h, w], whose centre is at x, y and whose radius is `size`, in pixels.
+
+        `surface` is a texture or its number in the bank. Other arguments are those of Leaf.
+        """
         motion = Motion(*(np.broadcast_to(v, self.t.shape).astype(np.float64) for v in (x, y, angle, size)))
         texture = surface if isinstance(surface, Tensor) else self.bank[surface]
         mask = shape if isinstance(shape, Tensor) else None
@@ -46,7 +52,10 @@ class Canvas:
         draw(self.frames, Leaf(motion, profile, np.array(colour), texture, contrast, mask=mask, **leaf))
 
     def hills(self, layers: list[tuple], drift: float) -> None:
-        """Far to near: (height of the horizon, colour, roughness, contrast, surface, seed)."""
+        """Paint layers of hills from far to near; near ones drift faster.
+
+        A layer is (height of the horizon, colour, roughness, contrast, surface, seed).
+        """
         for i, (at, colour, rough, contrast, surface, seed) in enumerate(layers):
             x = self.width / 2 - drift * (i + 1) ** 1.5 * self.t
             light = np.array([0, -0.5])
@@ -64,7 +73,7 @@ class Canvas:
 
 
 def ridge(seed: int, roughness: float) -> Profile:
-    """Everything below an uneven horizon at v = 0; u has the period 2."""
+    """The outline of hills: all points below an uneven horizon at v = 0, with period 2 in u."""
     rng = np.random.default_rng(seed)
     k = np.arange(1, 25)
     waves = list(

@@ -1,4 +1,4 @@
-"""Draw the sample clips and encode the sample latents; run it again when the demo VAE's weights change.
+"""Draw the sample clips and encode the sample latents. Run it again when the demo VAE's weights change.
 
 python assets/samples/make_samples.py [--only latents]
 """
@@ -27,7 +27,7 @@ from wanvae_app.formats.checkpoint import load_vae  # noqa: E402
 from wanvae_app.model.clip_state import ClipState  # noqa: E402
 from wanvae_app.model.vae import WanVAE  # noqa: E402
 
-# name, scene, frames, height, width: the first is small enough for a CPU
+# Name, scene, frames, height and width. The first latent is small enough for a CPU.
 LATENTS = (
     ("Rolling marbles", pictures.marbles, 17, 256, 256),
     ("Night credits", pictures.credits, 33, 320, 512),
@@ -41,13 +41,13 @@ FPS = 16
 
 
 def draw_scene(scene: Callable[..., Tensor], num: int, height: int, width: int) -> Tensor:
-    """[3 T H W] in [0, 1]."""
+    """Draw a scene of pictures.py with `num` frames: [3, T, H, W] in [0, 1]."""
     return scene(num, height, width, Textures(20, np.random.default_rng(2))).clamp(0, 1)
 
 
 @torch.no_grad()
 def encode(vae: WanVAE, frames: Tensor) -> Tensor:
-    """Frames [3 T H W] in [0, 1] to the normalised latent [1 16 T' H/8 W/8]."""
+    """Encode frames [3, T, H, W] in [0, 1] to a normalised latent [1, 16, T', H / 8, W / 8]."""
     raw = vae.encode(frames[None] * 2 - 1, ClipState())
     statistics = vae.config.latents_mean, vae.config.latents_std
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in statistics)
@@ -55,14 +55,14 @@ def encode(vae: WanVAE, frames: Tensor) -> Tensor:
 
 
 def save_latent(path: Path, frames: Tensor) -> None:
-    """The clip's latent, in float16."""
+    """Encode frames [3, T, H, W] in [0, 1] with the demo VAE, and write the latent in float16."""
     latent = encode(load_vae(str(DEMO), torch.float32, torch.device("cpu")), frames).half().contiguous()
     save_file({"latent": latent}, path, metadata={"scaling": "normalised", "fps": str(FPS)})
     path.chmod(0o644)
 
 
 def save_clip(path: Path, frames: Tensor) -> None:
-    """The clip as H.264."""
+    """Write frames [3, T, H, W] in [0, 1] as H.264."""
     options = ["-crf", "20", "-preset", "slow", "-movflags", "+faststart"]
     with iio.get_writer(
         path, fps=FPS, codec="libx264", quality=None, macro_block_size=1, output_params=options

@@ -1,6 +1,6 @@
-"""The five little scenes that the page offers to click, drawn with the shapes of ../demo_vae/clips.py.
+"""The five sample scenes: balloons, marbles, bicycle, credits, pond. Their shapes are those of ../demo_vae/clips.py.
 
-Each takes the number of frames, height, width and a bank of surfaces, and returns [3 T H W] in about [0, 1].
+A scene takes the number of frames, height, width and a bank of textures. It returns [3, T, H, W] in about [0, 1].
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ SHADE = (0.06, 0.08, 0.10)
 
 
 def rope(u: Tensor, v: Tensor) -> Tensor:
+    """The outline of a thin upright rope."""
     return torch.maximum(u.abs() - 0.03, v.abs() - 0.9)
 
 
 def stripes(colours: list[Colour], count: int) -> Tensor:
-    """[3 SIZE SIZE]: upright stripes, as differences from grey."""
+    """A texture of `count` upright stripes, [3, SIZE, SIZE], as differences from grey."""
     index = (torch.arange(SIZE) * count // SIZE) % len(colours)
     return torch.tensor(colours)[index].T[:, None].expand(3, SIZE, SIZE) - 0.5
 
 
 def balloon(c: Canvas, x: float, y: float, r: float, rise: float, sway: float, colours: list[Colour]) -> None:
+    """Paint a balloon of radius `r` that begins at x, y, rises by `rise` pixels a frame and sways by `sway` pixels."""
     px, py = x + sway * np.sin(c.t * 0.16 + x), y - rise * c.t
     tilt = 0.06 * np.cos(c.t * 0.16 + x)
     for side in (-0.28, 0.28):
@@ -41,9 +43,10 @@ def balloon(c: Canvas, x: float, y: float, r: float, rise: float, sway: float, c
 
 
 def balloons(num: int, height: int, width: int, bank: Textures) -> Tensor:
+    """Hot-air balloons rise over hills."""
     c = Canvas(num, height, width, (0.28, 0.55, 0.86), (0.98, 0.83, 0.66), bank)
     rng = np.random.default_rng(3)
-    for _ in range(5):  # clouds are heaps of soft discs
+    for _ in range(5):  # clouds of soft discs
         x, y, size = rng.uniform(0, width), rng.uniform(0.05, 0.45) * height, rng.uniform(0.05, 0.1) * width
         for _ in range(6):
             dx, dy, r = rng.normal(0, 1.1) * size, rng.normal(0, 0.25) * size, size * rng.uniform(0.4, 0.9)
@@ -63,6 +66,7 @@ def balloons(num: int, height: int, width: int, bank: Textures) -> Tensor:
 
 
 def marbles(num: int, height: int, width: int, bank: Textures) -> Tensor:
+    """Marbles roll in circles on a table."""
     c = Canvas(num, height, width, CREAM, CREAM, bank)
     c.put(box(1.0, 0.0), width / 2, height / 2, width, (0.86, 0.76, 0.60), 0.0, 1, 0.05)
     s = min(height, width)
@@ -84,7 +88,7 @@ def marbles(num: int, height: int, width: int, bank: Textures) -> Tensor:
 
 
 def bicycle(num: int, height: int, width: int, bank: Textures) -> Tensor:
-    """Its wheels roll along a road while the hills go by."""
+    """A bicycle rolls along a road in front of hills."""
     c = Canvas(num, height, width, (0.98, 0.62, 0.38), (0.99, 0.88, 0.62), bank)
     c.put(ellipse(1.0), 0.72 * width, 0.42 * height, 0.13 * height, (1.0, 0.95, 0.75), soft=6)
     layers = [
@@ -102,13 +106,8 @@ def bicycle(num: int, height: int, width: int, bank: Textures) -> Tensor:
     for x in (0.30, 0.62):
         c.put(ellipse(0.14), x * width, ground + 2, r * 0.9, SHADE, soft=8, opacity=0.5)
         c.put(wheel(9), x * width, ground - r, r, DARK, speed * c.t / r + x)
-    places = [
-        (0.30, 1.0),
-        (0.62, 1.0),
-        (0.44, 1.0),
-        (0.39, 2.1),
-        (0.57, 2.2),
-    ]  # hubs, crank, saddle, handlebar
+    # Hubs, crank, saddle and handlebar: x in widths, height above the ground in wheel radii.
+    places = [(0.30, 1.0), (0.62, 1.0), (0.44, 1.0), (0.39, 2.1), (0.57, 2.2)]
     points = [(x * width, ground - y * r) for x, y in places]
     for a, b in ((0, 2), (0, 3), (2, 3), (2, 4), (3, 4), (4, 1)):
         (xa, ya), (xb, yb) = points[a], points[b]
@@ -123,7 +122,7 @@ def bicycle(num: int, height: int, width: int, bank: Textures) -> Tensor:
 
 
 def credits(num: int, height: int, width: int, bank: Textures) -> Tensor:
-    """Lines of text rise over a night sky."""
+    """Lines of text rise in front of a night sky."""
     c = Canvas(num, height, width, (0.03, 0.04, 0.14), (0.20, 0.14, 0.34), bank)
     rng = np.random.default_rng(5)
     for _ in range(70):
@@ -147,7 +146,7 @@ def credits(num: int, height: int, width: int, bank: Textures) -> Tensor:
 
 
 def pond(num: int, height: int, width: int, bank: Textures) -> Tensor:
-    """Fish under moving ripples, lily pads above."""
+    """Fish swim under lily pads and moving ripples."""
     c = Canvas(num, height, width, TEAL, TEAL, bank)
     c.put(
         box(1.0, 0.0), width / 2 + 0.6 * c.t, height / 2, width, (0.10, 0.34, 0.40), 0.0, 0, 0.03, grain=0.5

@@ -1,4 +1,4 @@
-"""Checkpoints are recognised by their tensors, and what is none of ours is refused in one sentence."""
+"""Checkpoints are recognised by their tensors; files without a whole Wan VAE are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.torch_files import PrintsWhenUnpickled
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
 from wanvae_app.device import choose_dtype
-from wanvae_app.formats.checkpoint import load_vae, rescale, save_tensors
-from wanvae_app.formats.key_maps import STYLES, external_name, recognise
+from wanvae_app.formats.checkpoint import external_state_dict, load_vae, rescale
+from wanvae_app.formats.key_maps import NAMINGS, Naming, external_name, recognise
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 
@@ -30,7 +31,7 @@ CONFIGS = {
 }
 
 
-def make_vae(config: WanConfig) -> WanVAE:
+def random_vae(config: WanConfig) -> WanVAE:
     torch.manual_seed(5)
     return WanVAE(config).requires_grad_(False)
 
@@ -47,15 +48,15 @@ def save(path: Path, tensors: dict[str, Any]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("naming", NAMINGS)
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_a_file_comes_back(tmp_path: Path, style: str, kind: str, suffix: str) -> None:
-    vae = make_vae(CONFIGS[kind])
-    tensors = save_tensors(vae, style)
+def test_a_file_comes_back(tmp_path: Path, naming: Naming, kind: str, suffix: str) -> None:
+    vae = random_vae(CONFIGS[kind])
+    tensors = external_state_dict(vae, naming)
     assert len(tensors) == len(vae.state_dict()), "no two parameters share a name"
-    assert recognise(shapes(tensors)) == (style, vae.config)
-    # The name of the file says nothing.
+    assert recognise(shapes(tensors)) == (naming, vae.config)
+    # The file's name plays no part.
     loaded = load_vae(save(tmp_path / f"anything{suffix}", tensors))
     assert loaded.config == vae.config
     for name, tensor in loaded.state_dict().items():
@@ -64,8 +65,8 @@ def test_a_file_comes_back(tmp_path: Path, style: str, kind: str, suffix: str) -
 
 
 def test_known_names() -> None:
-    """Names as they stand in the files that are out there."""
-    names = {
+    """The names are those of the published files."""
+    names: dict[tuple[Naming, str], dict[str, str]] = {
         ("official", "2.1"): {
             "encoder.levels.1.blocks.0.shortcut.weight": "encoder.downsamples.3.shortcut.weight",
             "encoder.levels.1.resample.time_conv.bias": "encoder.downsamples.5.time_conv.bias",
@@ -96,22 +97,22 @@ def test_known_names() -> None:
             "encoder.levels.3.blocks.1.norm1.gamma": "encoder.down_blocks.3.resnets.1.norm1.gamma",
         },
     }
-    for (style, kind), table in names.items():
-        for ours, theirs in table.items():
-            assert external_name(ours, style, CONFIGS[kind]) == theirs
+    for (naming, kind), table in names.items():
+        for name, external in table.items():
+            assert external_name(name, naming, CONFIGS[kind]) == external
 
 
 def test_wrapped_and_prefixed(tmp_path: Path) -> None:
-    tensors = save_tensors(make_vae(NARROW_2_1), "official")
+    tensors = external_state_dict(random_vae(NARROW_2_1), "official")
     wrapped: dict[str, Any] = {"state_dict": {f"model.{name}": tensor for name, tensor in tensors.items()}}
     wrapped |= {"epoch": 3, "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "lr": 1e-4}}
     assert load_vae(save(tmp_path / "a.pth", wrapped)).config == NARROW_2_1
 
 
 def test_pixel_shuffle_order(tmp_path: Path) -> None:
-    """An upscaling decoder's channels unfold as torch's pixel_shuffle does."""
-    vae = make_vae(CONFIGS["2x upscale"]).double()
-    loaded = load_vae(save(tmp_path / "up.safetensors", save_tensors(vae, "official")), torch.float64)
+    """An upscaling decoder unfolds its channels as torch.pixel_shuffle does."""
+    vae = random_vae(CONFIGS["2x upscale"]).double()
+    loaded = load_vae(save(tmp_path / "up.safetensors", external_state_dict(vae, "official")), torch.float64)
     z = torch.randn(1, 16, 2, 3, 2, dtype=torch.float64)
     folded = vae.decoder(vae.post_quant_conv(z, ClipState()), ClipState())  # 1 12 T H W
     expected = torch.pixel_shuffle(folded[0].transpose(0, 1), 2).transpose(0, 1)[None].clamp(-1, 1)
@@ -119,7 +120,7 @@ def test_pixel_shuffle_order(tmp_path: Path) -> None:
 
 
 def test_statistics_beside_the_weights(tmp_path: Path) -> None:
-    path = save(tmp_path / "vae.safetensors", save_tensors(make_vae(NARROW_2_1), "diffusers"))
+    path = save(tmp_path / "vae.safetensors", external_state_dict(random_vae(NARROW_2_1), "diffusers"))
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"latents_mean": [0.5] * 16, "latents_std": [2.0] * 16}))
     assert load_vae(path).config.latents_std == (2.0,) * 16
@@ -143,7 +144,7 @@ def test_statistics_beside_the_weights(tmp_path: Path) -> None:
 
 def test_rescaling_for_fp16_changes_nothing() -> None:
     for config in (NARROW_2_1, NARROW_2_2):
-        vae, small = make_vae(config).double(), make_vae(config).double()
+        vae, small = random_vae(config).double(), random_vae(config).double()
         rescale(small, 2.0**-6)
         z = torch.randn(1, config.z_dim, 3, 3, 2, dtype=torch.float64)
         assert torch.equal(vae.decode(z, ClipState()), small.decode(z, ClipState()))
@@ -152,9 +153,9 @@ def test_rescaling_for_fp16_changes_nothing() -> None:
 
 
 def test_fp16_survives_activations_beyond_its_range(tmp_path: Path) -> None:
-    vae = make_vae(NARROW_2_1)
-    rescale(vae, 2.0**18)  # the same function, but through values of some hundred thousand
-    path = save(tmp_path / "loud.safetensors", save_tensors(vae, "official"))
+    vae = random_vae(NARROW_2_1)
+    rescale(vae, 2.0**18)  # the same output, through activations of some hundred thousand
+    path = save(tmp_path / "loud.safetensors", external_state_dict(vae, "official"))
     z = torch.randn(1, 16, 2, 3, 3)
     expected, found = (
         load_vae(path).decode(z, ClipState()),
@@ -163,24 +164,19 @@ def test_fp16_survives_activations_beyond_its_range(tmp_path: Path) -> None:
     assert (found - expected).norm() / expected.norm() < 0.02
 
 
-class Trap:
-    def __reduce__(self) -> tuple:
-        return print, ("a pickle ran",)
-
-
 def _truncated(path: Path) -> None:
-    save(path, save_tensors(make_vae(NARROW_2_1), "official"))
+    save(path, external_state_dict(random_vae(NARROW_2_1), "official"))
     path.write_bytes(path.read_bytes()[:5000])
 
 
 def _without(names: str, path: Path) -> None:
-    tensors = save_tensors(make_vae(NARROW_2_1), "official")
+    tensors = external_state_dict(random_vae(NARROW_2_1), "official")
     save(path, {name: tensor for name, tensor in tensors.items() if names not in name})
 
 
-def _lying(path: Path) -> None:
-    """An encoder that claims fifty levels of one block each."""
-    tensors = save_tensors(make_vae(NARROW_2_2), "official")
+def _too_many_levels(path: Path) -> None:
+    """An encoder whose names tell of fifty levels."""
+    tensors = external_state_dict(random_vae(NARROW_2_2), "official")
     for i in range(4, 50):
         for j in range(3):
             tensors[f"encoder.downsamples.{i}.downsamples.{j}.residual.2.weight"] = torch.zeros(1, 1, 1, 1, 1)
@@ -188,7 +184,7 @@ def _lying(path: Path) -> None:
 
 
 def _with_weight(path: Path, weight: Tensor) -> None:
-    tensors = save_tensors(make_vae(NARROW_2_1), "official")
+    tensors = external_state_dict(random_vae(NARROW_2_1), "official")
     name = "decoder.middle.0.residual.2.weight"
     save(path, tensors | {name: weight.expand(tensors[name].shape)})
 
@@ -200,13 +196,16 @@ WRONG = {
     "text.safetensors": (lambda path: path.write_text("hello"), "by its content"),
     "other.safetensors": (lambda path: save(path, {"unet.weight": torch.zeros(3)}), "not a Wan VAE"),
     "list.pth": (lambda path: torch.save([torch.zeros(2)], path), "not a Wan VAE"),
-    "code.pth": (lambda path: torch.save({"x": Trap()}, path), r"Python objects \(\w+.print\)"),
+    "code.pth": (
+        lambda path: torch.save({"x": PrintsWhenUnpickled()}, path),
+        r"Python objects \(\w+.print\)",
+    ),
     "no_encoder.safetensors": (lambda path: _without("encoder.", path), "incomplete"),
     "no_block.safetensors": (lambda path: _without("upsamples.7", path), "lacks decoder.upsamples.7"),
-    "lying.safetensors": (_lying, "number of levels"),
+    "lying.safetensors": (_too_many_levels, "number of levels"),
     "nan.safetensors": (lambda path: _with_weight(path, torch.tensor(float("nan"))), "no numbers"),
     "whole.safetensors": (lambda path: _with_weight(path, torch.tensor(1)), "not floating point"),
-    "expanded.pth": (lambda path: _with_weight(path, torch.tensor(1.0)), None),  # small enough to be read
+    "expanded.pth": (lambda path: _with_weight(path, torch.tensor(1.0)), None),  # read, as it is not large
 }
 
 
@@ -224,7 +223,7 @@ def test_refused_in_one_sentence(tmp_path: Path, name: str, capsys: pytest.Captu
     assert "ran" not in capsys.readouterr().out
 
 
-def test_places_that_hold_nothing(tmp_path: Path) -> None:
+def test_sources_without_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no file or folder"):
         load_vae(tmp_path / "missing.pth")
     with pytest.raises(ValueError, match="no file or folder models/missing.pth"):

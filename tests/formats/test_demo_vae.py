@@ -1,4 +1,4 @@
-"""The demo VAE that comes with the app: it loads, shows real pictures, and the samples are its own."""
+"""The demo VAE that the app brings: it loads and reconstructs pictures, and the sample latents are its own."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_round_trip(vae: WanVAE, name: str, least: float) -> None:
 
 @torch.no_grad()
 def test_latents_are_of_these_weights(vae: WanVAE, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest sample drawn and encoded anew is the stored one: make_samples.py ran after training."""
+    """Drawing and encoding the smallest sample again gives its file: make_samples.py ran after the last training."""
     monkeypatch.setattr(sys, "path", [str(SAMPLES), str(DEMO), *sys.path])
     import make_samples
 

@@ -1,4 +1,4 @@
-"""Pickles, made of parts that do not fit: a result or one clear ValueError, in bounded time and memory."""
+"""Pickles put together at random are read or refused in one sentence, in bounded time and memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from support.fuzzing import WAN, fuzz, latents, one_sentence, try_checkpoint, try_latent
 from support.fuzzing import file as file
 from support.fuzzing import memory_stays_bounded as memory_stays_bounded
+from support.torch_files import AllocatesWhenUnpickled, as_bytes
 
 from wanvae_app.formats.latents import read_latent
 
@@ -29,33 +30,25 @@ def pickled_text(text: str) -> bytes:
 
 
 GLOBALS = (
-    *(
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_tensor_v3",
-        "torch._utils _rebuild_parameter",
-    ),
-    *(
-        "torch FloatStorage",
-        "torch.storage UntypedStorage",
-        "torch float32",
-        "torch Size",
-        "torch load",
-        "torch Tensor",
-    ),
-    *(
-        "collections OrderedDict",
-        "collections Counter",
-        "builtins bytearray",
-        "builtins getattr",
-        "os system",
-    ),
-    *(
-        "_codecs encode",
-        "torch device",
-        "torch._utils _rebuild_sparse_tensor",
-        "torch.jit load",
-        "numpy dtype",
-    ),
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3",
+    "torch._utils _rebuild_parameter",
+    "torch FloatStorage",
+    "torch.storage UntypedStorage",
+    "torch float32",
+    "torch Size",
+    "torch load",
+    "torch Tensor",
+    "collections OrderedDict",
+    "collections Counter",
+    "builtins bytearray",
+    "builtins getattr",
+    "os system",
+    "_codecs encode",
+    "torch device",
+    "torch._utils _rebuild_sparse_tensor",
+    "torch.jit load",
+    "numpy dtype",
 )
 parts = st.one_of(
     st.sampled_from(GLOBALS).map(lambda name: f"c{name.replace(' ', chr(10))}\n".encode()),
@@ -67,21 +60,24 @@ parts = st.one_of(
     ),
     st.integers(0, 5).map(lambda i: b"q" + bytes([i])),
     st.integers(0, 5).map(lambda i: b"h" + bytes([i])),
-    st.just(b"r\xff\xff\xff\x7f"),  # a memo of two billion places
+    st.just(b"r\xff\xff\xff\x7f"),  # puts into slot two billion of the memo
     st.binary(max_size=3),
 )
 
 
 def tensor_pickle(storage: int, offset: int, shape: list[int], stride: list[int]) -> bytes:
-    """A pickle of {"latent": a tensor}, with these numbers in it."""
-    place = pickled_text("storage") + b"ctorch\nFloatStorage\n" + pickled_text("0") + pickled_text("cpu")
-    numbers = b"".join(b"(" + b"".join(map(pickled_int, values)) + b"t" for values in (shape, stride))
-    tensor = b"((" + place + pickled_int(storage) + b"tQ" + pickled_int(offset) + numbers + b"\x89N"
+    """A pickle of {"latent": tensor}: values in its storage, then the tensor's offset, shape and stride."""
+    persistent_id = (
+        pickled_text("storage") + b"ctorch\nFloatStorage\n" + pickled_text("0") + pickled_text("cpu")
+    )
+    sizes = b"".join(b"(" + b"".join(map(pickled_int, values)) + b"t" for values in (shape, stride))
+    tensor = b"((" + persistent_id + pickled_int(storage) + b"tQ" + pickled_int(offset) + sizes + b"\x89N"
     call = b"ctorch._utils\n_rebuild_tensor_v2\n" + tensor + b"tR"
     return b"\x80\x02}" + pickled_text("latent") + call + b"s."
 
 
 def archive(data: bytes) -> bytes:
+    """The pickle in an archive, with a storage of 256 bytes, as torch.save writes it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for name, content in {"data.pkl": data, "data/0": bytes(256), "version": b"3\n"}.items():
@@ -89,29 +85,35 @@ def archive(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def old_file(data: bytes) -> bytes:
+def legacy_file(data: bytes) -> bytes:
+    """The pickle in a file as PyTorch wrote it before 1.6, with a storage of 64 floats."""
     start = latents()["legacy"]
     magic = start[: start.index(b".") + 1]
     rest = pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
     return magic + rest + data + pickle.dumps(["0"], 2) + struct.pack("<q", 64) + bytes(256)
 
 
-small = st.integers(0, 2**62) | st.integers(-2, 20)
+numbers = st.integers(0, 2**62) | st.integers(-2, 20)
 
 
 @fuzz(150)
-@given(storage=small, offset=small, shape=st.lists(small, max_size=6), stride=st.lists(small, max_size=6))
+@given(
+    storage=numbers,
+    offset=numbers,
+    shape=st.lists(numbers, max_size=6),
+    stride=st.lists(numbers, max_size=6),
+)
 def test_tensors_in_pickles(
     file: Path, storage: int, offset: int, shape: list[int], stride: list[int]
 ) -> None:
     data = tensor_pickle(storage, offset, shape, stride)
     try_latent(file, archive(data))
-    try_latent(file, old_file(data))
+    try_latent(file, legacy_file(data))
 
 
 @pytest.mark.parametrize("stride", [[0] * 5, [64, 4, 4, 2, 1], [64, 4, 4, 2, 2], [2**61] * 5])
 def test_strides(file: Path, stride: list[int]) -> None:
-    """The pickle above is read if its tensor fits, so that what is tested is not refused for something else."""
+    """`tensor_pickle` is read if its tensor fits: what the fuzz tests see refused is refused for its numbers."""
     file.write_bytes(archive(tensor_pickle(64, 0, [1, 16, 1, 2, 2], stride)))
     z = one_sentence(lambda: read_latent(file, WAN))
     assert (z is not None) == (stride in ([0] * 5, [64, 4, 4, 2, 1]))
@@ -121,26 +123,17 @@ def test_strides(file: Path, stride: list[int]) -> None:
 @given(pieces=st.lists(parts, max_size=40))
 def test_programs_in_pickles(file: Path, pieces: list[bytes]) -> None:
     data = b"\x80\x02" + b"".join(pieces) + b"."
-    for content in (archive(data), old_file(data), data):
+    for content in (archive(data), legacy_file(data), data):
         try_latent(file, content)
     try_checkpoint(file, archive(data))
 
 
-class Bomb:
-    """Six gigabytes, of a type that torch.load(weights_only=True) lets through."""
-
-    def __reduce__(self) -> tuple:
-        return bytearray, (6 * 2**30,)
-
-
 def saved(value: object) -> bytes:
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
+    return as_bytes(torch.save, value)
 
 
-def crowded() -> bytes:
-    """An archive of so many entries that their list alone takes a hundred times its size."""
+def archive_of_many_entries() -> bytes:
+    """An archive whose list of entries takes a hundred times its size in memory."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         for i in range(20_000):
@@ -152,7 +145,7 @@ SAME_HASH = b"".join(b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"
 NESTED = b"K\x01q\x00" + b"h\x00h\x00\x86q\x00" * 60
 SAME_LIST = b"](" + b"K\x01K\x02\x86q\x00" + b"h\x00" * 60_000 + b"eq\x01"
 SMALL_FILES = {
-    "bytearray": lambda: saved(Bomb()),
+    "bytearray": lambda: saved(AllocatesWhenUnpickled()),
     "strides of zero": lambda: saved({"latent": torch.zeros(1).expand(1, 16, 60, 1000, 1000)}),
     "strides of zero, as a checkpoint": lambda: saved({"decoder.conv1.weight": torch.zeros(1).expand(2**40)}),
     "numbers of one hash": lambda: archive(b"\x80\x02}(" + SAME_HASH + b"u."),
@@ -163,7 +156,7 @@ SMALL_FILES = {
         b"\x80\x02" + SAME_LIST + b"ccollections\nOrderedDict\nq\x02" + b"h\x02h\x01\x85R0" * 20_000 + b"N."
     ),
     "many dictionaries": lambda: archive(b"\x80\x02" + b"}" * 500_000 + b"."),
-    "entries": crowded,
+    "entries": archive_of_many_entries,
 }
 
 

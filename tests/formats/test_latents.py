@@ -1,4 +1,4 @@
-"""Latents come back from every file that people keep them in, and raw ones are told from normalised ones."""
+"""Latents come back from files of every format, and raw ones are told from normalised ones."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import collections
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.torch_files import save_legacy
 from torch import Tensor
 
 from wanvae_app.config import PRESETS
@@ -33,10 +33,6 @@ def latent(shape: tuple[int, ...] = SHAPE) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(3))
 
 
-def legacy(value: Any, path: Path) -> None:
-    torch.save(value, path, _use_new_zipfile_serialization=False)
-
-
 def comfy(z: Tensor, path: Path) -> None:
     """As ComfyUI's SaveLatent node writes it."""
     metadata = {"prompt": json.dumps({"3": {"class_type": "SaveLatent"}})}
@@ -51,8 +47,8 @@ WRITERS: dict[str, Callable[[Tensor, Path], None]] = {
     "comfy.latent": comfy,
     "tensor.pt": torch.save,
     "protocol 4.pt": lambda z, path: torch.save(z, path, pickle_protocol=4),
-    "legacy.pth": legacy,
-    "legacy dict.pth": lambda z, path: legacy({"samples": z, "seed": 3}, path),
+    "legacy.pth": save_legacy,
+    "legacy dict.pth": lambda z, path: save_legacy({"samples": z, "seed": 3}, path),
     "comfy dict.pt": lambda z, path: torch.save({"samples": z, "batch_index": [0]}, path),
     "nested.pt": lambda z, path: torch.save({"out": [{"z": z}], "step": (3, 0.5, None, True, "x")}, path),
     "ordered.pt": lambda z, path: torch.save(collections.OrderedDict(latents=z, size=z.shape), path),
@@ -76,7 +72,7 @@ def test_round_trips(tmp_path: Path, name: str) -> None:
     found = read_latent(path, WAN)
     assert found.dtype == torch.float32 and found.is_contiguous()
     assert torch.equal(found, z)
-    path.unlink()  # and nothing of it is needed any more
+    path.unlink()  # the tensor is a copy
     assert torch.equal(found, z)
 
 
@@ -105,7 +101,7 @@ def test_missing_dimensions(tmp_path: Path, shape: tuple[int, ...]) -> None:
     assert torch.equal(found.flatten(), latent(shape).flatten())
 
 
-def test_a_written_latent_comes_back_in_the_scaling_it_tells(tmp_path: Path) -> None:
+def test_a_written_latent_comes_back_in_the_scaling_it_states(tmp_path: Path) -> None:
     raw, path = latent() * 2 + 0.5, tmp_path / "z.safetensors"
     write_latent(raw, path, WAN)
     assert stored_scaling(path) == "normalised"
@@ -120,7 +116,7 @@ def test_a_written_latent_comes_back_in_the_scaling_it_tells(tmp_path: Path) -> 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("size", [(21, 12, 10), (1, 8, 8), (2, 2, 3)])
 def test_the_scaling_is_guessed(preset: str, seed: int, size: tuple[int, int, int]) -> None:
-    """Channels have means within 0.8 of 0 and deviations of 0.6 to 1.2 when normalised, as real ones do."""
+    """As in real latents, normalised channels have means within 0.8 of 0 and standard deviations of 0.6 to 1.2."""
     config = PRESETS[preset]
     random = torch.Generator().manual_seed(seed)
     level, spread, noise = (
@@ -135,7 +131,7 @@ def test_the_scaling_is_guessed(preset: str, seed: int, size: tuple[int, int, in
 
 
 def test_a_doubtful_guess_says_so() -> None:
-    """From what is surely normalised to what is surely raw there is a point of doubt."""
+    """Between a clearly normalised latent and a clearly raw one the guess is doubtful."""
     z = latent((1, 16, 3, 8, 8))
     raw = to_raw(z, WAN, "normalised")
     guesses = [guess_scaling(z + (raw - z) * part, WAN) for part in np.linspace(0, 1, 50)]

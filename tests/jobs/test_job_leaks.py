@@ -18,7 +18,8 @@ from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.history import Given, History
+from wanvae_app.page.entry import RunInput
+from wanvae_app.page.history import History
 
 
 def resources(jobs: JobService) -> dict[str, list[int]]:
@@ -52,7 +53,7 @@ def run_200_jobs(jobs: JobService) -> tuple[dict[str, list[int]], dict[str, list
         latent = some_latent(num_latents, 4 + number % 3) if source is None else None
         chunk = num_latents // 4 if fails else 1 + number % 2
         run = jobs.new_run(latent=latent, source=source, chunk=chunk, parallel=number % 7 != 0)
-        entry = history.submit(run, Given(str(number)))
+        entry = history.submit(run, RunInput(str(number)))
         if number % 2 and not fails:
             while run.status == "queued":
                 run.wait(0.01)

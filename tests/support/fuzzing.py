@@ -1,8 +1,7 @@
-"""What the fuzz tests share: how many examples, what is a fair answer, and how much memory it may take."""
+"""What the fuzz tests share: the number of examples, the accepted outcomes, and the bound on memory."""
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -15,17 +14,19 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save
+from support.torch_files import as_bytes, save_legacy
 
 from wanvae_app.config import PRESETS
 from wanvae_app.formats.checkpoint import check
 from wanvae_app.formats.latents import read_latent
 
 WAN = PRESETS["wan2.1"]
-MAX_GROWTH = 300 * 2**20  # bytes that this process may grow by, whatever it reads
+MAX_GROWTH = 300 * 2**20  # bytes by which a test may raise this process's memory
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
 
 
 def fuzz(num_examples: int) -> settings:
+    """Settings for `num_examples` examples, the same in every run; or for FUZZ_EXAMPLES random ones."""
     return settings(
         max_examples=int(EXAMPLES or num_examples),
         derandomize=EXAMPLES is None,
@@ -35,28 +36,31 @@ def fuzz(num_examples: int) -> settings:
     )
 
 
-def resident(key: str) -> int:
-    """Bytes of this process's memory: VmRSS now, or VmHWM at most so far."""
+def resident_bytes(key: str) -> int:
+    """Bytes of this process in memory: "VmRSS" is the current number, "VmHWM" the peak."""
     status = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{key}:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+    match = re.search(rf"{key}:\s+(\d+) kB", status)
+    assert match is not None, key
+    return int(match[1]) * 1024
 
 
 @pytest.fixture(autouse=True)
 def memory_stays_bounded() -> Iterator[None]:
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    before = resident_bytes("VmRSS")
     yield
-    grown = resident("VmHWM") - before
-    assert grown < MAX_GROWTH, f"{grown / 2**20:.0f} MiB more than before"
+    growth = resident_bytes("VmHWM") - before
+    assert growth < MAX_GROWTH, f"{growth / 2**20:.0f} MiB more than before"
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path that every example is written to."""
     return tmp_path_factory.mktemp("fuzz") / "upload"
 
 
 def one_sentence(read: Callable[[], Any]) -> Any:
-    """What `read` returns, or None after a refusal as it should be."""
+    """The result of `read`, or None if it raises a ValueError whose message is one sentence."""
     try:
         return read()
     except ValueError as error:
@@ -66,6 +70,7 @@ def one_sentence(read: Callable[[], Any]) -> Any:
 
 
 def try_latent(file: Path, content: bytes) -> None:
+    """Read `content` as a latent: it is valid, or refused in one sentence."""
     file.write_bytes(content)
     z = one_sentence(lambda: read_latent(file, WAN))
     if z is not None:
@@ -74,18 +79,9 @@ def try_latent(file: Path, content: bytes) -> None:
 
 
 def try_checkpoint(file: Path, content: bytes) -> None:
+    """Check `content` as a checkpoint: it is accepted, or refused in one sentence."""
     file.write_bytes(content)
     one_sentence(lambda: check(file))
-
-
-def written(write: Callable[[Any, Any], None], value: Any) -> bytes:
-    buffer = io.BytesIO()
-    write(value, buffer)
-    return buffer.getvalue()
-
-
-def legacy(value: Any, file: Any) -> None:
-    torch.save(value, file, _use_new_zipfile_serialization=False)
 
 
 @cache
@@ -94,8 +90,8 @@ def latents() -> dict[str, bytes]:
     z = torch.ones(1, 16, 2, 3, 2)
     return {
         "safetensors": save({"latent": z, "other": z.half()}),
-        "archive": written(torch.save, {"latent": z, "list": [torch.nn.Parameter(z), 3, "x", None]}),
-        "legacy": written(legacy, {"latent": z, "bf16": z.bfloat16()}),
-        "fp8": written(torch.save, z.to(torch.float8_e4m3fn)),
-        "numpy": written(lambda value, file: np.save(file, value), z.numpy()),
+        "archive": as_bytes(torch.save, {"latent": z, "list": [torch.nn.Parameter(z), 3, "x", None]}),
+        "legacy": as_bytes(save_legacy, {"latent": z, "bf16": z.bfloat16()}),
+        "fp8": as_bytes(torch.save, z.to(torch.float8_e4m3fn)),
+        "numpy": as_bytes(lambda value, file: np.save(file, value), z.numpy()),
     }

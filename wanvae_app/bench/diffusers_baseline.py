@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wanvae_app.bench.case import Case
 from wanvae_app.bench.timing import synchronize
-from wanvae_app.formats.checkpoint import save_tensors
+from wanvae_app.formats.checkpoint import external_state_dict
 from wanvae_app.model.vae import WanVAE
 
 
@@ -52,7 +52,7 @@ def _seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) -> float 
         out_channels=channels,
         patch_size=c.patch_size if c.patch_size > 1 else None,
     )
-    baseline.load_state_dict(save_tensors(vae, "diffusers"))
+    baseline.load_state_dict(external_state_dict(vae, "diffusers"))
     baseline = baseline.to(vae.device, dtype).eval()
     code: Callable[[Tensor], Any] = baseline.decode if case.kind == "decode" else baseline.encode
     shape = (

@@ -1,4 +1,4 @@
-"""ffmpeg as a process: begun, watched, ended, and asked for its last words."""
+"""ffmpeg as a child process: started with pipes, ended after a time limit, its error output kept."""
 
 from __future__ import annotations
 
@@ -11,41 +11,42 @@ from collections.abc import Iterator
 
 import imageio_ffmpeg
 
-PATIENCE = 900.0  # seconds for a whole file
-FULL = "No space left on device"
+FILE_TIMEOUT = 900.0  # seconds for reading or writing a whole file
+DISK_FULL = "No space left on device"
+MAX_LINES = 20  # of error output that are kept
 
 
 class Ffmpeg:
-    """A running ffmpeg. `process` has its pipes; `end` waits for it; then there are its complaints."""
+    """A running ffmpeg: its `process`, whose stdin and stdout are the caller's, and its error output."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
-        self._lines: deque[bytes] = deque(maxlen=20)
-        # Read beside everything else: a full pipe would halt it, and there may be no place for a file.
+        self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
+        # A thread reads the error output, because ffmpeg stops when that pipe is full.
         self._reader = threading.Thread(target=self._lines.extend, args=(process.stderr,), daemon=True)
         self._reader.start()
 
-    def end(self) -> int:
-        """Wait for its end, and return its exit status."""
+    def wait(self) -> int:
+        """Wait for ffmpeg to end, and return its exit status."""
         status = self.process.wait()
         self._reader.join(5)
         return status
 
-    def complaints(self) -> str:
-        """The last lines that it wrote to its error output, without where in ffmpeg they come from."""
+    def error_output(self) -> str:
+        """The last lines of the error output, each without the "[component @ address] " that it begins with."""
         lines = b"".join(self._lines).decode(errors="replace").strip().splitlines()
         return "\n".join(re.sub(r"^(\[.*?\] )+", "", line) for line in lines)
 
-    def last_words(self) -> str:
-        """The last of its complaints, without a full stop."""
-        complaints = self.complaints()
-        if FULL in complaints:  # others follow from it
-            return FULL
-        return complaints.rpartition("\n")[2][:300].rstrip(" .") or "it ended without a word"
+    def last_error(self) -> str:
+        """The last line of the error output, without a full stop; of a full disk, that."""
+        text = self.error_output()
+        if DISK_FULL in text:  # later lines are about its consequences
+            return DISK_FULL
+        return text.rpartition("\n")[2][:300].rstrip(" .") or "it ended without a word"
 
 
 def command(*arguments: str) -> list[str]:
-    """A command line that shows no banner. Raises OSError, in a sentence, if there is no ffmpeg."""
+    """A command line for ffmpeg with these arguments. Raises OSError, with a sentence, if there is no ffmpeg."""
     try:
         return [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", *arguments]
     except RuntimeError as error:
@@ -53,13 +54,21 @@ def command(*arguments: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def running(arguments: list[str], **pipes: int) -> Iterator[Ffmpeg]:
-    """Start a command; at the end of the block, or after PATIENCE seconds, it is dead. Raises OSError."""
+def running(
+    arguments: list[str],
+    *,
+    stdin: int | None = None,
+    stdout: int | None = None,
+) -> Iterator[Ffmpeg]:
+    """Run a command line during the block; it is killed at the end of the block or after FILE_TIMEOUT seconds.
+
+    `stdin` and `stdout` are as for subprocess.Popen. Raises OSError if the command cannot be started.
+    """
     try:
-        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, bufsize=0, **pipes)  # type: ignore[call-overload]
+        process = subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, bufsize=0)
     except OSError as error:
         raise _missing() from error
-    timer = threading.Timer(PATIENCE, process.kill)
+    timer = threading.Timer(FILE_TIMEOUT, process.kill)
     timer.start()
     ffmpeg = Ffmpeg(process)
     try:
@@ -67,20 +76,23 @@ def running(arguments: list[str], **pipes: int) -> Iterator[Ffmpeg]:
     finally:
         timer.cancel()
         process.kill()
-        ffmpeg.end()
+        ffmpeg.wait()
         for pipe in (process.stdin, process.stdout, process.stderr):
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
 
 
-def output(arguments: list[str], timeout: float) -> str:
-    """What a command says on its error output. Raises OSError, and TimeoutExpired after `timeout` seconds."""
+def error_output(arguments: list[str], timeout: float) -> str:
+    """Run a command line to its end, and return its error output, where ffmpeg describes its input.
+
+    Raises OSError if the command cannot be started, TimeoutExpired after `timeout` seconds.
+    """
     try:
-        found = subprocess.run(arguments, capture_output=True, timeout=timeout, check=False)
+        finished = subprocess.run(arguments, capture_output=True, timeout=timeout, check=False)
     except OSError as error:
         raise _missing() from error
-    return found.stderr.decode(errors="replace")
+    return finished.stderr.decode(errors="replace")
 
 
 def _missing() -> OSError:

@@ -1,9 +1,14 @@
-"""Latents in files: read from whatever people save them in, checked before they are read, told raw or normalised."""
+"""Latent files: read in every common format, checked before their values are read, written normalised.
+
+Raw latents are what the encoder returns. Normalised ones, which diffusers pipelines hand out, have the mean of the
+VAE's family subtracted and are divided by its standard deviation, per channel.
+"""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,48 +17,68 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.formats.lazy_tensor import LazyTensor, first_line, plain
-from wanvae_app.formats.tensor_file import stored_tensors
+from wanvae_app.formats.lazy_tensor import LazyTensor
+from wanvae_app.formats.tensor_file import lazy_tensors
+from wanvae_app.formats.untrusted_text import first_line, printable
 
 ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
-NAMES = ("latent", "latent_tensor", "latents", "samples", "z")  # preferred where a file holds several tensors
+# Preferred where several tensors of a file could be the latent.
+USUAL_NAMES = ("latent", "latent_tensor", "latents", "samples", "z")
 MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
-MAX_LATENTS = 1024  # latent frames: 4,093 frames
-MAX_SIDE = 512  # latent rows or columns: 4,096 pixels, with patches 8,192
+MAX_NUM_LATENTS = 1024  # latent frames; 4,093 frames
+MAX_LATENT_SIDE = 512  # latent rows or columns; 4,096 pixels (8,192 with patches)
+MAX_ABS = 1000.0  # of a value; those of Wan's models are within 20 or so
 SCALINGS = ("normalised", "raw")
-MAX_VALUE = 1000.0  # those of Wan's models are within 20 or so
-CLOSE = 8.0  # nats: with less evidence than this, what most programs hand out is assumed; Wan's latents have 10 to 80
-CLOSE_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
+# Nats by which one hypothesis must beat the other. With less, "normalised" is assumed, which most programs write.
+# Latents of Wan's models give 10 to 80.
+CLEAR_EVIDENCE = 8.0
+UNCLEAR_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
+
+
+class LatentShape(NamedTuple):
+    """The shape [1, C, T, H, W] of one clip's latent."""
+
+    batch: int
+    channels: int
+    num_latents: int
+    height: int
+    width: int
+
+
+class ScalingGuess(NamedTuple):
+    """A scaling, "normalised" or "raw", and a sentence with the numbers that it was chosen by."""
+
+    scaling: str
+    reason: str
 
 
 def read_latent(path: Path, config: WanConfig) -> Tensor:
-    """The latent in a file, float32 [1, C, T, H, W], finite, on the CPU, in the file's own scaling.
+    """Read the latent of one clip: float32 [1, C, T, H, W] on the CPU, finite, in the scaling of the file.
 
-    What the file is shows in its content, not its name. Shapes are looked at before values are read, and
-    nothing in the file is executed. Raises ValueError, in one sentence, for everything else.
+    The format is told by the file's content, not its name. Shapes are checked before values are read, and nothing in
+    the file is executed. Raises ValueError, with one sentence, for a damaged file and for one that holds no latent of
+    this VAE, or several.
     """
     try:
-        found = stored_tensors(path)
+        tensors = lazy_tensors(path)
     except TypeError as error:
         raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.") from error
-    if not found:
+    if not tensors:
         raise ValueError(f"{path.name} holds no tensor; a latent [1, {config.z_dim}, T, H, W] is needed.")
-    name = _choose(found, config, path)
-    shape = _clip_shape(found[name].shape, config)
-    assert shape is not None
+    name, shape = _choose_latent(tensors, config, path)
     try:
-        z = found[name].read().float().reshape(shape)
+        z = tensors[name].read().float().reshape(shape)
     except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
-        raise ValueError(f"{path.name}: {plain(name)} cannot be read: {first_line(error)}.") from error
-    wrong = ~torch.isfinite(z)
-    if num_wrong := int(wrong.sum()):
-        what = "value that is no number" if num_wrong == 1 else "values that are no numbers"
-        _, channel, t, row, column = np.unravel_index(int(wrong.flatten().byte().argmax()), shape)
+        raise ValueError(f"{path.name}: {printable(name)} cannot be read: {first_line(error)}.") from error
+    not_finite = ~torch.isfinite(z)
+    if num_not_finite := int(not_finite.sum()):
+        what = "value that is no number" if num_not_finite == 1 else "values that are no numbers"
+        _, channel, t, row, column = np.unravel_index(int(not_finite.flatten().byte().argmax()), shape)
         raise ValueError(
-            f"{path.name} holds {num_wrong} {what} (NaN or infinity) in float32, the first in channel {channel}, "
+            f"{path.name} holds {num_not_finite} {what} (NaN or infinity) in float32, the first in channel {channel}, "
             f"latent frame {t}, row {row}, column {column}; generate or save it again."
         )
-    if (largest := float(z.abs().max())) > MAX_VALUE:
+    if (largest := float(z.abs().max())) > MAX_ABS:
         raise ValueError(
             f"{path.name} holds values up to {largest:.3g}; those of a latent are within 20 or so, and nothing can be "
             "seen in this; generate or save it again."
@@ -62,7 +87,7 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
 
 
 def stored_scaling(path: Path) -> str | None:
-    """The scaling that `write_latent` noted in a file; None for other files."""
+    """The scaling that a safetensors file states, as `write_latent` does; None if it states none."""
     try:
         with safe_open(path, "pt") as file:
             scaling = (file.metadata() or {}).get("scaling")
@@ -71,36 +96,43 @@ def stored_scaling(path: Path) -> str | None:
     return scaling if scaling in SCALINGS else None
 
 
-def guess_scaling(z: Tensor, config: WanConfig) -> tuple[str, str]:
-    """Whether z [1, C, T, H, W] is "normalised" or "raw", and why, in a sentence with numbers.
+def guess_scaling(z: Tensor, config: WanConfig) -> ScalingGuess:
+    """Guess whether z [1, C, T, H, W] is normalised or raw, from the statistics of its channels.
 
-    Both hypotheses are weighed over all channels: a normalised latent's channels have means within about 0.8
-    of 0 and standard deviations of 0.6 to 1.2; a raw one's have these after (z - mean) / std of the family.
+    Compares two hypotheses by their log-likelihoods, summed over the channels. A normalised latent's channels have
+    means within about 0.8 of 0 and standard deviations of 0.6 to 1.2. So have a raw one's after (z - mean) / std,
+    with the family's statistics.
     """
     mean, std = (
         torch.tensor(values, dtype=torch.float64) for values in (config.latents_mean, config.latents_std)
     )
-    flat = z[0].flatten(1).double()
+    flat = z[0].flatten(1).double()  # C, T H W
     m, s = flat.mean(1), flat.std(1, correction=0).clamp_min(1e-6)
 
-    def unlikely(m: Tensor, s: Tensor) -> Tensor:
-        # Heavy tails: a few odd channels must not outvote the rest. A single value has no spread to judge.
+    def surprise(m: Tensor, s: Tensor) -> Tensor:
+        """Negative log-likelihood of each channel's mean and standard deviation, as of a normalised latent.
+
+        Cauchy densities, up to a constant: with their heavy tails a few odd channels do not outvote the rest.
+        """
+        # A single value has no spread to judge.
         spread = ((s / 0.9).log() / 0.35).square() if flat.shape[1] > 1 else torch.zeros_like(s)
         return (1 + (m / 0.5).square()).log() + (1 + spread).log()
 
-    # The raw hypothesis has another unit: log(std) makes its density of the mean comparable.
-    raw_minus_normalised = float((unlikely((m - mean) / std, s / std) + std.log() - unlikely(m, s)).sum())
-    scaling = "raw" if raw_minus_normalised < -CLOSE else "normalised"
+    # Change of variables: the density of m is that of (m - mean) / std, divided by std.
+    raw_minus_normalised = float((surprise((m - mean) / std, s / std) + std.log() - surprise(m, s)).sum())
+    scaling = "raw" if raw_minus_normalised < -CLEAR_EVIDENCE else "normalised"
     typical = float(std.median())
-    return scaling, (
+    reason = (
         f"Taken as {scaling}: its channels' standard deviations are around {float(s.median()):.2f} and their means "
         f"within {float(m.abs().max()):.2f} of 0, where this VAE's normalised latents have about 0.9 and 0.8, "
         f"raw ones about {0.9 * typical:.2f} and {float(mean.abs().max()):.2f}."
-    ) + (CLOSE_NOTE if abs(raw_minus_normalised) < CLOSE else "")
+    )
+    note = UNCLEAR_NOTE if abs(raw_minus_normalised) < CLEAR_EVIDENCE else ""
+    return ScalingGuess(scaling, reason + note)
 
 
 def to_raw(z: Tensor, config: WanConfig, scaling: str) -> Tensor:
-    """The decoder's scale: z * std + mean of a normalised latent; a raw one as it is."""
+    """The latent [1, C, T, H, W] as the decoder takes it: z * std + mean if it is normalised, z itself if it is raw."""
     if scaling == "raw":
         return z
     mean, std = _statistics(z, config)
@@ -108,15 +140,15 @@ def to_raw(z: Tensor, config: WanConfig, scaling: str) -> Tensor:
 
 
 def to_normalised(z: Tensor, config: WanConfig) -> Tensor:
-    """(z - mean) / std of a raw latent."""
+    """The raw latent [1, C, T, H, W] normalised: (z - mean) / std, per channel."""
     mean, std = _statistics(z, config)
     return (z - mean) / std
 
 
 def write_latent(z: Tensor, path: Path, config: WanConfig) -> None:
-    """Save a raw latent [1, C, T, H, W] normalised, as diffusers pipelines hand them out; key "latent".
+    """Write a raw latent [1, C, T, H, W], normalised, as the float32 tensor "latent" of a safetensors file.
 
-    Raises OSError if it cannot be written.
+    The file's metadata states the scaling. Raises OSError if the file cannot be written.
     """
     tensor = to_normalised(z.detach().float().cpu(), config).contiguous()
     try:
@@ -126,68 +158,73 @@ def write_latent(z: Tensor, path: Path, config: WanConfig) -> None:
 
 
 def _statistics(z: Tensor, config: WanConfig) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel, [C, 1, 1, 1], in z's dtype and on its device."""
     mean, std = (
         z.new_tensor(values).view(-1, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
     )
     return mean, std
 
 
-def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> tuple[int, ...] | None:
-    """[1, C, T, H, W] for a shape that is one but for its batch or (of a picture) time dimension, else None."""
+def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> LatentShape | None:
+    """The shape of a latent that may lack its batch dimension, or as a picture its time dimension; None for others."""
     channels = config.z_dim
     if len(shape) == 5 and shape[:2] == (1, channels):
-        return shape
+        return LatentShape(*shape)
     if len(shape) == 4 and shape[0] == channels:
-        return (1, *shape)
+        return LatentShape(1, *shape)
     if len(shape) == 4 and shape[:2] == (1, channels):
-        return (1, channels, 1, *shape[2:])
+        return LatentShape(1, channels, 1, *shape[2:])
     if len(shape) == 3 and shape[0] == channels:
-        return (1, channels, 1, *shape[1:])
+        return LatentShape(1, channels, 1, *shape[1:])
     return None
 
 
-def _choose(found: dict[str, LazyTensor], config: WanConfig, path: Path) -> str:
-    """The name of the one tensor that can be the latent. ValueError says what there is instead."""
-    fitting = [name for name, tensor in found.items() if _clip_shape(tensor.shape, config)]
-    if not fitting:
-        raise ValueError(f"{path.name}: {_why_not(found, config)}.")
-    usual = ([name for name in fitting if name.rpartition(".")[2] == known] for known in NAMES)
-    candidates = next(filter(None, usual), fitting)
+def _choose_latent(tensors: dict[str, LazyTensor], config: WanConfig, path: Path) -> tuple[str, LatentShape]:
+    """Name and shape of the one tensor that can be the latent. Raises ValueError, which says what there is instead."""
+    shapes = {name: shape for name, tensor in tensors.items() if (shape := _clip_shape(tensor.shape, config))}
+    if not shapes:
+        raise ValueError(f"{path.name}: {_describe_mismatch(tensors, config)}.")
+    by_usual_name = ([name for name in shapes if name.rpartition(".")[2] == usual] for usual in USUAL_NAMES)
+    candidates = next(filter(None, by_usual_name), list(shapes))
     if len(candidates) > 1:
         raise ValueError(
-            f"{path.name} holds {len(candidates)} latents ({', '.join(map(plain, candidates[:4]))}); "
+            f"{path.name} holds {len(candidates)} latents ({', '.join(map(printable, candidates[:4]))}); "
             "save one per file."
         )
     name = candidates[0]
-    shape = _clip_shape(found[name].shape, config) or ()
+    shape = shapes[name]
     if 0 in shape:
         raise ValueError(
             f"{path.name}: a latent of shape {list(shape)} is empty; every dimension must be 1 or more."
         )
-    if math.prod(shape) > MAX_VALUES or shape[2] > MAX_LATENTS or max(shape[3:]) > MAX_SIDE:
+    side = max(shape.height, shape.width)
+    if math.prod(shape) > MAX_VALUES or shape.num_latents > MAX_NUM_LATENTS or side > MAX_LATENT_SIDE:
         raise ValueError(
-            f"{path.name}: a latent of shape {list(shape)} is too large; at most {MAX_LATENTS} latent frames, "
-            f"{MAX_SIDE} rows and columns and {MAX_VALUES} values are taken."
+            f"{path.name}: a latent of shape {list(shape)} is too large; at most {MAX_NUM_LATENTS} latent frames, "
+            f"{MAX_LATENT_SIDE} rows and columns and {MAX_VALUES} values are taken."
         )
-    if not found[name].floating:
+    if not tensors[name].is_floating_point:
         raise ValueError(
-            f"{path.name} holds numbers of type {found[name].dtype}; a latent has floating point numbers, "
+            f"{path.name} holds numbers of type {tensors[name].dtype}; a latent has floating point numbers, "
             "as latent.float() makes them."
         )
-    return name
+    return name, shape
 
 
-def _why_not(found: dict[str, LazyTensor], config: WanConfig) -> str:
-    name, tensor = max(found.items(), key=lambda item: math.prod(item[1].shape))
+def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str:
+    """Why the largest of the tensors is no latent of this VAE, as the end of a sentence."""
+    name, tensor = max(tensors.items(), key=lambda item: math.prod(item[1].shape))
     shape, channels = tensor.shape, config.z_dim
-    what = (
-        f"its tensor {plain(name)} has" if len(found) == 1 else f"the largest of its {len(found)} tensors has"
+    subject = (
+        f"its tensor {printable(name)} has"
+        if len(tensors) == 1
+        else f"the largest of its {len(tensors)} tensors has"
     )
-    what = f"{what} shape {plain(str(list(shape)))}"
+    states_shape = f"{subject} shape {printable(str(list(shape)))}"
     if len(shape) == 5 and shape[1] == channels:
         return f"it holds a batch of {shape[0]}; save one clip per file, such as latent[0:1]"
     if len(shape) >= 3 and shape[-3] == channels:
-        return f"{what}, with channels and frames exchanged; save latent.transpose(-4, -3)"
+        return f"{states_shape}, with channels and frames exchanged; save latent.transpose(-4, -3)"
     other = {preset.z_dim: f"Wan {name[3:]}" for name, preset in PRESETS.items() if preset.z_dim != channels}
     num_channels = (
         shape[0] if len(shape) == 4 and shape[0] != 1 else shape[1] if len(shape) in (4, 5) else None
@@ -195,4 +232,4 @@ def _why_not(found: dict[str, LazyTensor], config: WanConfig) -> str:
     if num_channels in other:
         vae = f"a {other[num_channels]} VAE, which --vae loads"
         return f"it has {num_channels} channels where this VAE has {channels}; it would fit {vae}"
-    return f"{what}; a latent for this VAE has [1, {channels}, T, H, W]"
+    return f"{states_shape}; a latent for this VAE has [1, {channels}, T, H, W]"

@@ -1,8 +1,7 @@
-"""Stored: a tensor in a file, its values not read yet; and how a file that is not trusted is refused."""
+"""LazyTensor: a tensor in a file, described by the file's header, its values not read yet."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,29 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor in a file: what its header says, and `read`, which gives its values.
+    """A tensor's shape and dtype as its file's header states them, and `read`, which reads its values.
 
-    `read` returns a contiguous tensor on the CPU, of the file's own type, and takes no more memory than the
-    file is large. It raises OSError, RuntimeError or ValueError if the file has changed meanwhile.
+    `read` returns a contiguous tensor on the CPU, in the dtype of the file. It takes no more memory than the
+    file is large. It raises OSError, RuntimeError or ValueError if the file has changed since its header was read.
     """
 
     shape: tuple[int, ...]
-    dtype: str  # as the file calls it
-    floating: bool
+    dtype: str  # as the file's format spells it: "F32" in safetensors, "float32" elsewhere
+    is_floating_point: bool
     read: Callable[[], Tensor]
-
-
-class Refusal(Exception):
-    """Why a file is not read: the rest of a sentence that begins with the file's name."""
-
-
-def plain(text: str, length: int = 60) -> str:
-    """Words out of a file, safe to show: on one line, without markup, no longer than `length`."""
-    text = re.sub(r"[^\w ,.:;()\[\]{}'/|*+=-]+", "?", text[: length + 1])
-    return text if len(text) <= length else f"{text[:length]}..."
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, short enough for a page, without a full stop."""
-    line = str(error).strip().partition("\n")[0] or type(error).__name__
-    return plain(line, 160).removesuffix(".")

@@ -1,4 +1,4 @@
-"""Files that torch.save wrote, as a zip archive or (before PyTorch 1.6) as pickles and bytes in a row."""
+"""Files that torch.save wrote: a zip archive, or (before PyTorch 1.6) pickles and raw bytes in a row."""
 
 from __future__ import annotations
 
@@ -8,116 +8,142 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from wanvae_app.formats.lazy_tensor import LazyTensor, Refusal, plain
-from wanvae_app.formats.pickle_data import Storage, View, unpickle
+from wanvae_app.formats.lazy_tensor import LazyTensor
+from wanvae_app.formats.pickle_data import unpickle
+from wanvae_app.formats.torch_globals import Storage, View
+from wanvae_app.formats.untrusted_text import Refusal, printable
 
 MAX_PICKLE = 2**19  # bytes; a whole checkpoint's has about 60 KB
-MAX_DIRECTORY = 2**20  # bytes that describe an archive; a whole checkpoint's has about 60 KB
-MAX_THINGS = 10_000  # in a pickle: tensors, numbers, lists
+MAX_DIRECTORY = 2**20  # bytes of a zip archive's directory; a whole checkpoint's has about 60 KB
+MAX_OBJECTS = 10_000  # in a pickle: tensors, numbers, lists
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a number, pickled
-PLAIN_TENSORS = "save plain tensors with torch.save(tensor, file), or as .safetensors."
+ADVICE = "save plain tensors with torch.save(tensor, file), or as .safetensors."
+
+
+class ByteRange(NamedTuple):
+    """Where the values of a storage lie in the file."""
+
+    start: int
+    num_bytes: int
 
 
 def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
-    """The tensors in a zip archive. Raises Refusal, or whatever zipfile and `unpickle` stumble over."""
-    with _Cautious(path.open("rb", buffering=0)) as file:
+    """The tensors of a zip archive of `size` bytes, by dotted name.
+
+    Raises Refusal for what torch.save does not write. On damaged archives it raises whatever zipfile and
+    `unpickle` raise.
+    """
+    with _BoundedReader(path.open("rb", buffering=0)) as file:
         with zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
         if any(name.endswith("/constants.pkl") for name in entries):
-            raise Refusal(f"is a TorchScript program; {PLAIN_TENSORS}")
+            raise Refusal(f"is a TorchScript program; {ADVICE}")
         pickles = [name for name in entries if name.endswith("/data.pkl")]
         if len(pickles) != 1 and any(name.endswith(".npy") for name in entries):
             raise Refusal("is a NumPy archive (.npz); save the array alone, with numpy.save(file, array).")
         if len(pickles) != 1:
-            raise Refusal(f"is an archive, but not one that torch.save wrote; {PLAIN_TENSORS}")
-        # torch.save never compresses, and what is stored as it is cannot expand.
+            raise Refusal(f"is an archive, but not one that torch.save wrote; {ADVICE}")
+        # torch.save never compresses, and an uncompressed entry cannot expand in memory.
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise Refusal(f"is a compressed archive; {PLAIN_TENSORS}")
+            raise Refusal(f"is a compressed archive; {ADVICE}")
         if entries[pickles[0]].file_size > MAX_PICKLE:
-            raise Refusal(f"holds more than a file of tensors does; {PLAIN_TENSORS}")
+            raise Refusal(f"holds more than a file of tensors does; {ADVICE}")
         folder = pickles[0].removesuffix("data.pkl")
-        order = entries.get(f"{folder}byteorder")
-        if order is not None:
-            file.seek(_start(file, order))
+        byte_order = entries.get(f"{folder}byteorder")
+        if byte_order is not None:
+            file.seek(_data_start(file, byte_order))
             if file.read(3) == b"big":
-                raise Refusal(f"comes from a big-endian machine; {PLAIN_TENSORS}")
-        file.seek(_start(file, entries[pickles[0]]))
+                raise Refusal(f"comes from a big-endian machine; {ADVICE}")
+        file.seek(_data_start(file, entries[pickles[0]]))
         value = unpickle(io.BytesIO(file.read(entries[pickles[0]].file_size)))
-        places = {}
+        ranges = {}
         for storage in {view.storage for _, view in _views(value)}:
             entry = entries[f"{folder}data/{storage.key}"]
-            places[storage] = _start(file, entry), entry.file_size
-    return {name: _stored(path, size, name, view, places) for name, view in _views(value)}
+            ranges[storage] = ByteRange(_data_start(file, entry), entry.file_size)
+    return _lazy_tensors(path, size, value, ranges)
 
 
 def read_legacy(path: Path, size: int) -> dict[str, LazyTensor]:
-    """The tensors in a file of the old kind. Raises Refusal, or whatever `unpickle` stumbles over."""
-    with path.open("rb") as raw:
-        start = raw.read(MAX_PICKLE)
-        pickles = io.BytesIO(start)
-        if not start.startswith(LEGACY_MAGIC):
-            unpickle(pickles)  # says what it holds, if that is no tensor
-            raise Refusal(f"is a pickle, but not one that torch.save wrote; {PLAIN_TENSORS}")
+    """The tensors of a file of `size` bytes as PyTorch wrote it before 1.6, by dotted name.
+
+    Raises Refusal for what torch.save does not write. On damaged files it raises whatever `unpickle` raises.
+    """
+    with path.open("rb") as file:
+        head = file.read(MAX_PICKLE)
+        pickles = io.BytesIO(head)
+        if not head.startswith(LEGACY_MAGIC):
+            unpickle(pickles)  # raises Refusal with the name of a Python object, if there is one
+            raise Refusal(f"is a pickle, but not one that torch.save wrote; {ADVICE}")
         _, _, system, value, keys = (unpickle(pickles) for _ in range(5))
         if not system.get("little_endian", True):
-            raise Refusal(f"comes from a big-endian machine; {PLAIN_TENSORS}")
+            raise Refusal(f"comes from a big-endian machine; {ADVICE}")
         storages = {view.storage.key: view.storage for _, view in _views(value)}
-        places, position = {}, pickles.tell()
+        ranges, position = {}, pickles.tell()
         for key in keys:
             storage = storages.get(key)
             if storage is None:
-                raise Refusal(f"holds numbers that belong to no tensor; {PLAIN_TENSORS}")
-            raw.seek(position)
-            (num_values,) = struct.unpack("<q", raw.read(8))
+                raise Refusal(f"holds numbers that belong to no tensor; {ADVICE}")
+            file.seek(position)
+            (num_values,) = struct.unpack("<q", file.read(8))
             num_bytes = num_values * storage.dtype.itemsize
-            places[storage] = position + 8, num_bytes
+            ranges[storage] = ByteRange(position + 8, num_bytes)
             position += 8 + max(num_bytes, 0)
-    return {name: _stored(path, size, name, view, places) for name, view in _views(value)}
+    return _lazy_tensors(path, size, value, ranges)
 
 
-class _Cautious(io.BufferedReader):
-    """Refuses to read a directory of archive entries that is far larger than any that torch.save writes."""
+class _BoundedReader(io.BufferedReader):
+    """Raises Refusal when a single read exceeds MAX_DIRECTORY bytes: zipfile reads the directory at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         data = super().read(MAX_DIRECTORY + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY + 1))
         if len(data) > MAX_DIRECTORY:
-            raise Refusal(f"is an archive of too many entries; {PLAIN_TENSORS}")
+            raise Refusal(f"is an archive of too many entries; {ADVICE}")
         return data
 
 
-def _start(file: io.BufferedReader, entry: zipfile.ZipInfo) -> int:
-    """Where an entry's bytes begin: after its own header, whose length only it knows."""
+def _data_start(file: io.BufferedReader, entry: zipfile.ZipInfo) -> int:
+    """Position of an entry's bytes. They follow its local header, which alone knows its own length."""
     file.seek(entry.header_offset)
-    magic, name_length, extra_length = struct.unpack("<4s22xHH", file.read(30))
+    header: tuple[bytes, int, int] = struct.unpack("<4s22xHH", file.read(30))
+    magic, name_length, extra_length = header
     if magic != b"PK\x03\x04":
         raise zipfile.BadZipFile(f"no entry where {entry.filename} should be")
     return entry.header_offset + 30 + name_length + extra_length
 
 
-def _stored(
-    path: Path, size: int, name: str, view: View, places: dict[Storage, tuple[int, int]]
-) -> LazyTensor:
-    start, num_bytes = places[view.storage]
-    if start + num_bytes > size or (view.offset + view.span) * view.dtype.itemsize > num_bytes:
+def _lazy_tensors(
+    path: Path, size: int, value: Any, ranges: dict[Storage, ByteRange]
+) -> dict[str, LazyTensor]:
+    """The tensors in what `unpickle` returned, whose storages lie at `ranges` of the file."""
+    return {name: _lazy_tensor(path, size, name, view, ranges[view.storage]) for name, view in _views(value)}
+
+
+def _lazy_tensor(path: Path, size: int, name: str, view: View, storage: ByteRange) -> LazyTensor:
+    """The tensor that `view` describes, or Refusal if its values exceed its storage or the file."""
+    end = (view.offset + view.span) * view.dtype.itemsize
+    if storage.start + storage.num_bytes > size or end > storage.num_bytes:
         raise Refusal(
-            f"is damaged or cut off: {plain(name)} of shape {plain(str(list(view.shape)))} is not in it whole."
+            f"is damaged or cut off: {printable(name)} of shape {printable(str(list(view.shape)))} is not in it "
+            "whole."
         )
-    # A tensor may be a view that repeats few values endlessly.
+    # Strides of zero repeat a few values without end.
     if view.num_bytes > size:
         raise Refusal(
-            f"has {size} bytes, fewer than {plain(name)} of shape {plain(str(list(view.shape)))} needs; "
+            f"has {size} bytes, fewer than {printable(name)} of shape {printable(str(list(view.shape)))} needs; "
             "save it as tensor.contiguous()."
         )
     dtype = str(view.dtype).removeprefix("torch.")
-    return LazyTensor(view.shape, dtype, view.dtype.is_floating_point, partial(_read, path, start, view))
+    read = partial(_read, path, storage.start, view)
+    return LazyTensor(view.shape, dtype, view.dtype.is_floating_point, read)
 
 
 def _read(path: Path, start: int, view: View) -> Tensor:
+    """Read a view's values from its storage, which begins at byte `start` of the file."""
     if view.span == 0:
         return torch.empty(view.shape, dtype=view.dtype)
     with path.open("rb") as file:
@@ -129,9 +155,9 @@ def _read(path: Path, start: int, view: View) -> Tensor:
 
 
 def _views(value: Any) -> Iterator[tuple[str, View]]:
-    """Tensors in nested dicts, lists and tuples, with dotted names."""
+    """The views in nested dicts, lists and tuples, with dotted names. Refusal after MAX_OBJECTS objects."""
     levels: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
-    for _ in range(MAX_THINGS):  # a pickle can hold the same list in itself many times over
+    for _ in range(MAX_OBJECTS):  # a pickle can contain one list in itself many times
         name, value = next(levels[-1], (None, None))
         if name is None:
             levels.pop()
@@ -141,11 +167,12 @@ def _views(value: Any) -> Iterator[tuple[str, View]]:
             yield name or "tensor", value
         elif isinstance(value, dict | list | tuple):
             items = value.items() if isinstance(value, dict) else enumerate(value)
-            levels.append(_named(name, items))
-    raise Refusal(f"holds more than {MAX_THINGS} things; {PLAIN_TENSORS}")
+            levels.append(_with_dotted_names(name, items))
+    raise Refusal(f"holds more than {MAX_OBJECTS} things; {ADVICE}")
 
 
-def _named(name: str, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+def _with_dotted_names(parent: str, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[str, Any]]:
+    """The items of a container, each with its key behind the container's name, in at most 100 characters."""
     for key, item in items:
         key = str(key)[:100]
-        yield (f"{name}.{key}" if name else key)[-100:], item
+        yield (f"{parent}.{key}" if parent else key)[-100:], item

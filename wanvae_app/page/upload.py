@@ -50,7 +50,7 @@ def make_run(
     folder = jobs.store.folder_or_none()
     try:
         video = read_video(path, config, folder)
-        run_input = RunInput(file_digest(path), note=video.fitted)
+        run_input = RunInput(file_digest(path), note=video.note)
         run = jobs.new_run(
             source=video.frames,
             fps=video.fps,

@@ -1,6 +1,6 @@
-"""Readers of files that are not trusted: whatever lies in them, there is a result or one clear ValueError.
+"""Readers of damaged or hostile files return a result or refuse in one sentence, in bounded time and memory.
 
-In bounded time and memory. Always the same examples; FUZZ_EXAMPLES=5000 pytest tests/formats/test_fuzz.py tries others.
+Every run has the same examples. FUZZ_EXAMPLES=5000 pytest tests/formats/test_fuzz_files.py tries 5000 random ones.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save
-from support.fuzzing import WAN, fuzz, latents, legacy, one_sentence, try_checkpoint, try_latent, written
+from support.fuzzing import WAN, fuzz, latents, one_sentence, try_checkpoint, try_latent
 from support.fuzzing import file as file
 from support.fuzzing import memory_stays_bounded as memory_stays_bounded
+from support.torch_files import as_bytes, save_legacy
 
-from wanvae_app.formats.checkpoint import check, load_vae, save_tensors
+from wanvae_app.formats.checkpoint import check, external_state_dict, load_vae
+from wanvae_app.formats.key_maps import NAMINGS
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.page.upload import describe_upload
 
@@ -34,22 +36,25 @@ def checkpoints() -> dict[str, bytes]:
     config = replace(WAN, base_dim=1, decoder_base_dim=1, dim_mult=(1, 2), temporal_downsample=(True,))
     vae = WanVAE(config)
     return {
-        "safetensors": save(save_tensors(vae, "diffusers")),
-        "archive": written(torch.save, save_tensors(vae, "official")),
-        "legacy": written(legacy, save_tensors(vae, "official")),
+        "safetensors": save(external_state_dict(vae, "diffusers")),
+        "archive": as_bytes(torch.save, external_state_dict(vae, "official")),
+        "legacy": as_bytes(save_legacy, external_state_dict(vae, "official")),
     }
 
 
 @cache
 def videos() -> dict[str, bytes]:
+    """The beginning of a video in every container."""
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
-    gif = written(lambda value, file: value.save(file, "gif", save_all=True, append_images=frames), frames[0])
+    gif = as_bytes(
+        lambda value, file: value.save(file, "gif", save_all=True, append_images=frames), frames[0]
+    )
     clip = Path(__file__).parents[2] / "assets" / "samples" / "Fish pond.mp4"
     return {"gif": gif, "mp4": clip.read_bytes()[:4000], "webm": b"\x1a\x45\xdf\xa3" + bytes(range(256))}
 
 
-# Where headers lie: at the beginning, and of archives at the end.
-places = st.one_of(st.integers(0, 40), st.integers(0, 3000), st.integers(-700, -1), st.integers(0, 10**6))
+# Headers are at the beginning of a file, and of an archive at the end.
+positions = st.one_of(st.integers(0, 40), st.integers(0, 3000), st.integers(-700, -1), st.integers(0, 10**6))
 odd_bytes = st.one_of(
     st.binary(max_size=9),
     st.sampled_from(
@@ -57,13 +62,14 @@ odd_bytes = st.one_of(
     ),
 )
 edits = st.lists(
-    st.tuples(st.sampled_from(["put", "insert", "cut", "end", "repeat"]), places, odd_bytes), max_size=6
+    st.tuples(st.sampled_from(["put", "insert", "cut", "end", "repeat"]), positions, odd_bytes), max_size=6
 )
 
 
 def edited(content: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
-    for how, place, data in edits:
-        at = place % (len(content) + 1)
+    """The content after edits, each of a kind, at a position (modulo the length), with some bytes."""
+    for how, position, data in edits:
+        at = position % (len(content) + 1)
         head, tail = content[:at], content[at:]
         content = {
             "put": head + data + tail[len(data) :],
@@ -163,8 +169,8 @@ def test_numpy_headers(
 @given(data=st.data())
 def test_checkpoints_of_odd_shapes(file: Path, data: st.DataObject) -> None:
     config = replace(WAN, base_dim=1, decoder_base_dim=1, dim_mult=(1, 2), temporal_downsample=(True,))
-    style = data.draw(st.sampled_from(["official", "diffusers"]))
-    tensors = dict(save_tensors(WanVAE(config), style))
+    naming = data.draw(st.sampled_from(NAMINGS))
+    tensors = dict(external_state_dict(WanVAE(config), naming))
     for name in data.draw(st.lists(st.sampled_from(sorted(tensors)), max_size=5)):
         change = data.draw(st.sampled_from(["drop", "rename", "shape", "type"]))
         tensor = tensors.pop(name, torch.zeros(1))

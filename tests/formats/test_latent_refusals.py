@@ -1,4 +1,4 @@
-"""A file that holds no latent of this VAE is refused in one sentence, before anything large is read."""
+"""Files without a latent of this VAE are refused in one sentence, before anything large is read."""
 
 from __future__ import annotations
 
@@ -15,49 +15,39 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.torch_files import AllocatesWhenUnpickled, PrintsWhenUnpickled, save_legacy
 
 from wanvae_app.config import PRESETS, WanConfig
 from wanvae_app.formats.latents import read_latent
-from wanvae_app.formats.lazy_tensor import first_line, plain
+from wanvae_app.formats.untrusted_text import first_line, printable
 
 WAN = PRESETS["wan2.1"]
 SHAPE = (1, 16, 3, 4, 5)
 
 
-def legacy(value: Any, path: Path) -> None:
-    torch.save(value, path, _use_new_zipfile_serialization=False)
-
-
-class Trap:
-    def __reduce__(self) -> tuple:
-        return print, ("a pickle ran",)
-
-
-class Bomb:
-    """Six gigabytes out of a kilobyte, of a type that torch.load(weights_only=True) lets through."""
-
-    def __reduce__(self) -> tuple:
-        return bytearray, (6 * 2**30,)
-
-
 def safetensors(header: bytes, data: bytes = b"") -> bytes:
+    """A safetensors file with this header."""
     return struct.pack("<Q", len(header)) + header + data
 
 
-def npy(header: str, data: bytes = b"", version: bytes = b"\x01\x00") -> bytes:
-    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode() + data
+def npy(header: str, version: bytes = b"\x01\x00") -> bytes:
+    """A NumPy file with this header, and no data."""
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header.encode()
 
 
-def lying(shape: Any, offsets: Any = (0, 4), dtype: str = "F32") -> bytes:
+def safetensors_of_shape(shape: Any, offsets: Any = (0, 4), dtype: str = "F32") -> bytes:
+    """A safetensors file whose header states this shape, and that has 4 bytes of data."""
     header = {"latent": {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
     return safetensors(json.dumps(header).encode(), bytes(4))
 
 
 def saved(value: Any) -> Callable[[Path], None]:
+    """A function that saves the value at a path."""
     return lambda path: torch.save(value, path)
 
 
-def deflated(path: Path) -> None:
+def save_compressed(path: Path) -> None:
+    """Save a latent, and compress the archive's entries, which torch.save does not."""
     torch.save(torch.zeros(SHAPE), path)
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
@@ -66,15 +56,18 @@ def deflated(path: Path) -> None:
             archive.writestr(name, data)
 
 
-def cut(path: Path, write: Callable[[Path], None], keep: float) -> None:
+def write_half(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file, and cut off its second half."""
     write(path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 @dataclass(frozen=True)
 class Wrong:
-    content: bytes | Callable[[Path], Any]
-    refusal: str  # a pattern
+    """A file that is refused by a VAE of this configuration."""
+
+    content: bytes | Callable[[Path], Any]  # or a function that writes it
+    refusal: str  # a pattern of the sentence
     config: WanConfig = WAN
 
 
@@ -87,9 +80,13 @@ WRONG = {
     "packed.pt": Wrong(b"\x1f\x8b\x08" + bytes(50), "gzip; unpack"),
     "pointer.safetensors": Wrong(b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     # What a pickle holds.
-    "trap.pt": Wrong(saved({"latent": Z, "x": Trap()}), r"Python objects \(\w+\.print\).*save plain tensors"),
-    "bomb.pt": Wrong(saved({"latent": Z, "x": Bomb()}), r"Python objects \(\w+\.bytearray\)"),
-    "legacy bomb.pt": Wrong(lambda path: legacy([Bomb()], path), "Python objects"),
+    "trap.pt": Wrong(
+        saved({"latent": Z, "x": PrintsWhenUnpickled()}), r"Python objects \(\w+\.print\).*save plain tensors"
+    ),
+    "bomb.pt": Wrong(
+        saved({"latent": Z, "x": AllocatesWhenUnpickled()}), r"Python objects \(\w+\.bytearray\)"
+    ),
+    "legacy bomb.pt": Wrong(lambda path: save_legacy([AllocatesWhenUnpickled()], path), "Python objects"),
     "module.pt": Wrong(saved(torch.nn.Linear(2, 2)), r"Python objects \(torch\.nn\.modules"),
     "array.pt": Wrong(saved({"latent": Z.numpy()}), r"Python objects \(numpy"),
     "pickle.pt": Wrong(lambda path: path.write_bytes(pickle.dumps(Z)), "Python objects"),
@@ -106,7 +103,7 @@ WRONG = {
     "many.pt": Wrong(saved(list(range(20_000))), "more than 10000 things"),
     # Small files that would be large.
     "expanded.pt": Wrong(saved(torch.zeros(1).expand(1, 16, 100, 700, 700)), "tensor.contiguous()"),
-    "deflated.pt": Wrong(deflated, "is a compressed archive"),
+    "deflated.pt": Wrong(save_compressed, "is a compressed archive"),
     "zip.pt": Wrong(
         lambda path: zipfile.ZipFile(path, "w").close(), "by its content|not one that torch.save"
     ),
@@ -114,11 +111,11 @@ WRONG = {
     "large header.safetensors": Wrong(safetensors(b"{" + b" " * 2**21), "header of 2097153 bytes"),
     "claims.safetensors": Wrong(struct.pack("<Q", 2**62) + b"{}", "header alone should have"),
     # Headers that lie.
-    "shape.safetensors": Wrong(lying([1, 16, 2**40, 2**40, 4]), "damaged"),
-    "product.safetensors": Wrong(lying([2**32, 2**32]), "damaged"),
-    "negative.safetensors": Wrong(lying([-1, 16, 1, 1, 1]), "damaged"),
-    "offsets.safetensors": Wrong(lying([1], (4, 0)), "damaged"),
-    "type.safetensors": Wrong(lying([1], dtype="F77"), "damaged"),
+    "shape.safetensors": Wrong(safetensors_of_shape([1, 16, 2**40, 2**40, 4]), "damaged"),
+    "product.safetensors": Wrong(safetensors_of_shape([2**32, 2**32]), "damaged"),
+    "negative.safetensors": Wrong(safetensors_of_shape([-1, 16, 1, 1, 1]), "damaged"),
+    "offsets.safetensors": Wrong(safetensors_of_shape([1], (4, 0)), "damaged"),
+    "type.safetensors": Wrong(safetensors_of_shape([1], dtype="F77"), "damaged"),
     "json.safetensors": Wrong(safetensors(b"{" * 50_000), "damaged"),
     "huge.npy": Wrong(
         npy(f"{{'descr': '<f4', 'fortran_order': False, 'shape': (1, 16, {2**40}, 1, 1)}}"), "it has"
@@ -135,13 +132,15 @@ WRONG = {
     "nested header.npy": Wrong(npy("(" * 9000), "damaged"),
     "version.npy": Wrong(npy("", version=b"\x09\x09"), "NumPy table"),
     "fields.npy": Wrong(lambda path: np.save(path, np.zeros(SHAPE, [("<b>", "f4")])), r"type \[\('\?b\?'"),
-    "objects.npy": Wrong(lambda path: np.save(path, np.array([Trap()]), allow_pickle=True), "Python objects"),
-    "cut.safetensors": Wrong(
-        lambda path: cut(path, lambda p: save_file({"z": Z}, p), 0.5), "damaged or cut off"
+    "objects.npy": Wrong(
+        lambda path: np.save(path, np.array([PrintsWhenUnpickled()]), allow_pickle=True), "Python objects"
     ),
-    "cut.pt": Wrong(lambda path: cut(path, saved(Z), 0.5), "damaged or cut off"),
-    "cut legacy.pt": Wrong(lambda path: cut(path, lambda p: legacy(Z, p), 0.5), "damaged or cut off"),
-    "cut.npy": Wrong(lambda path: cut(path, lambda p: np.save(p, Z.numpy()), 0.5), "damaged or cut off"),
+    "cut.safetensors": Wrong(
+        lambda path: write_half(path, lambda p: save_file({"z": Z}, p)), "damaged or cut off"
+    ),
+    "cut.pt": Wrong(lambda path: write_half(path, saved(Z)), "damaged or cut off"),
+    "cut legacy.pt": Wrong(lambda path: write_half(path, lambda p: save_legacy(Z, p)), "damaged or cut off"),
+    "cut.npy": Wrong(lambda path: write_half(path, lambda p: np.save(p, Z.numpy())), "damaged or cut off"),
     # Tensors that are no latent of this VAE.
     "complex.pt": Wrong(saved(Z.to(torch.complex64)), "type complex64; a latent has floating point numbers"),
     "int.npy": Wrong(lambda path: np.save(path, Z.numpy().astype(np.int32)), "type int32"),
@@ -191,8 +190,8 @@ def test_refused_in_one_sentence(tmp_path: Path, name: str, capsys: pytest.Captu
 
 
 def test_text_for_a_page() -> None:
-    """No dtype, name or message out of a file carries markup or a second line."""
-    assert plain("a<script>\n\x00b") == "a?script?b" and plain("x" * 99) == "x" * 60 + "..."
+    """A dtype, name or message from a file loses its markup and all lines but one."""
+    assert printable("a<script>\n\x00b") == "a?script?b" and printable("x" * 99) == "x" * 60 + "..."
     assert (
         first_line(ValueError("wrong <b>.\nTraceback")) == "wrong ?b?"
         and first_line(KeyError()) == "KeyError"
