@@ -174,7 +174,8 @@ def test_a_frame_that_came_before_the_wait_ends_it_at_once(run: JobState) -> Non
 def test_a_server_that_has_ended_does_not_disturb_the_writer(run: JobState) -> None:
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(wait_for_frame(run.frames, 0, TIMEOUT))
-    loop.run_until_complete(until_all_wait(run.frames, 1))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(loop.run_until_complete, until_all_wait(run.frames, 1)).result()
     loop.close()
     run.frames.append(frames(1))
     assert len(run.frames) == 1 and not waiting.done()
