@@ -99,7 +99,9 @@ def _head_by_products(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: FastCl
     )
     n = conv.out_channels
     out = torch.empty(num_frames, height, width, n, dtype=x.dtype, device=x.device)
-    due = state.last(conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2)
+    due = state.past_frames(
+        conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2
+    )
     due = due[0].movedim(0, -1)
     num_rows = max(PRODUCT_BYTES // (len(taps) * (width + 2) * dtype.itemsize), 1)
     for index in range(num_frames):  # in strips: products are larger than frames

@@ -103,13 +103,13 @@ class FastVAE(WanVAE):
 
     @contextmanager
     def clip(
-        self, kind: str, shape: Sequence[int], shard: Shard = WHOLE
+        self, phase: str, shape: Sequence[int], shard: Shard = WHOLE
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        key = self._key(kind, shape, shard)
+        key = self._key(phase, shape, shard)
         coder, self._idle = self._idle, None
         if coder is None or coder.key != key:
             del coder  # its memory is for this clip
-            code = self.decode if kind == "decode" else self.encode
+            code = self.decode if phase == "decode" else self.encode
             coder = GraphCoder(code, self.new_state(shard), key, self.device)
         else:
             coder.restart(shard)
@@ -120,9 +120,9 @@ class FastVAE(WanVAE):
             raise
         self._keep(coder)
 
-    def keeps_memory_for(self, kind: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
+    def keeps_memory_for(self, phase: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
         coder = self._idle
-        if coder is not None and coder.key == self._key(kind, shape, shard) and coder.longest >= longest:
+        if coder is not None and coder.key == self._key(phase, shape, shard) and coder.longest >= longest:
             return True
         self.release()
         return False
@@ -134,10 +134,10 @@ class FastVAE(WanVAE):
         if coder.records:
             self._idle = coder
 
-    def _key(self, kind: str, shape: Sequence[int], shard: Shard) -> tuple[Any, ...]:
+    def _key(self, phase: str, shape: Sequence[int], shard: Shard) -> tuple[Any, ...]:
         """What clips have in common that can go on with each other's coder."""
         weight = self.quant_conv.weight
-        return kind, shard.dim, shard.bounds, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()
+        return phase, shard.dim, shard.bounds, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()
 
 
 def _level(level: Level, x: Tensor, state: FastClipState, out: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ from wanvae_app.jobs.job import Job, Step
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.report import Report, Verdict, record_reports
-from wanvae_app.memory_estimate import free_bytes, refusal
+from wanvae_app.memory_estimate import Clip, free_bytes, refusal
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
@@ -151,14 +151,12 @@ class Worker:
 
     def _all_can_interleave(self) -> bool:
         """Return whether all ranks have memory for the past of an encoder and of a decoder at once."""
-        return all(
-            numbers == [0.0]
-            for numbers in self.group.agree([float(bool(self._memory_refusal(interleaved=True)))])
-        )
+        return self.group.holds_on_all_ranks(not self._memory_refusal(interleaved=True))
 
     def _memory_refusal(self, interleaved: bool = False) -> str:
         if self.task is None:
             return ""
         group, job, vae = self.group, self.job, self.vae
-        what = vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype, group.size if job.parallel else 1
-        return refusal(*what, group.rank, free_bytes(group.device), group.device, interleaved=interleaved)
+        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device)
+        size = group.size if job.parallel else 1
+        return refusal(clip, job.phases, size, group.rank, free_bytes(group.device), interleaved)
