@@ -122,7 +122,7 @@ def test_interleaved_phases_need_the_memory_of_both() -> None:
     phases = ("encode", "decode")
 
     def refused(free: int, interleaved: bool) -> str:
-        return refusal(CLIP, phases, 1, 0, free, interleaved)
+        return refusal(CLIP, phases, 1, 0, free, interleaved=interleaved)
 
     each = [activation_bytes(CLIP, phase) for phase in phases]
     both, larger = round(HEAP * sum(each)), round(HEAP * max(each))

@@ -117,7 +117,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def refusal(
-    clip: Clip, phases: tuple[str, ...], size: int, rank: int, free: int | None, interleaved: bool = False
+    clip: Clip, phases: tuple[str, ...], size: int, rank: int, free: int | None, *, interleaved: bool = False
 ) -> str:
     """Return why `rank` of `size` cannot code its part of a clip in `free` bytes, and what would fit; "" if it can.
 

@@ -159,4 +159,5 @@ class Worker:
         group, job, vae = self.group, self.job, self.vae
         clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device)
         size = group.size if job.parallel else 1
-        return refusal(clip, job.phases, size, group.rank, free_bytes(group.device), interleaved)
+        free = free_bytes(group.device)
+        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved)
