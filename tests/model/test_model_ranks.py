@@ -12,7 +12,7 @@ from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS, WanConfig
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
-from wanvae_app.parallel.shard import COLUMNS, ROWS, Shard
+from wanvae_app.parallel.shard import Shard
 
 MAX_RANKS = 7
 TOLERANCE = 1e-12  # of the norm; sums are in another order where the picture is cut
@@ -112,17 +112,3 @@ def test_chunks_equal_the_whole_clip(family: str, chunk: int) -> None:
     vae = make_vae(family)
     for found, expected in zip(code(vae, z, x, chunk, whole), code(vae, z, x, 5, whole), strict=True):
         assert (found - expected).norm() / expected.norm() < TOLERANCE
-
-
-def test_plans_are_fair() -> None:
-    plan = Shard.plan(60, 104, 8, 3)  # 480p: 8 rows of 60 at most, or 13 columns of 104
-    assert plan is not None and plan.dim == COLUMNS and plan.bounds == tuple(range(0, 105, 13))
-    plan = Shard.plan(90, 160, 2, 1)  # both ways are fair, and a column is shorter than a row
-    assert plan is not None and plan.dim == COLUMNS and plan.bounds == (0, 80, 160)
-    plan = Shard.plan(160, 90, 2, 1)
-    assert plan is not None and plan.dim == ROWS and plan.bounds == (0, 80, 160)
-    plan = Shard.plan(7, 4, 3, 0)
-    assert plan is not None and plan.bounds == (0, 2, 4, 7), (
-        "rank 0, which serves the page, has no more than others"
-    )
-    assert Shard.plan(3, 2, 4, 3) is None

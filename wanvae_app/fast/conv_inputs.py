@@ -110,7 +110,7 @@ class ConvInputs:
             )
         pool.advance(conv, past + new)
         if into is not None:
-            shard.fill_borders(into[0].data, into[0].table(into[1]), early_halo)
+            shard.fill_halo(into[0].data, into[0].table(into[1]), early_halo)
         elif then is not None:
             self.write(*then, out)
         return out

@@ -52,7 +52,7 @@ class GraphCoder:
             recording = self._recordings[step] or self._record(step, x)
             if recording is not None:
                 self.state.first = False
-                self.state.shard.sent += recording.sent
+                self.state.shard.sent_bytes += recording.sent
                 return recording(x)
         if self._slots is not None:
             self._slots.to_host()
@@ -146,7 +146,7 @@ class Recording:
         self._slots = slots
         self._graph = torch.cuda.CUDAGraph()
         self._x = torch.empty_like(x)
-        layers, before, counted = slots.layers(), slots.order(), (shard.sent, shard.sequence)
+        layers, before, counted = slots.layers(), slots.order(), (shard.sent_bytes, shard.sequence)
         role = {slot: place for place, slot in enumerate(before)}
         # Filled afterwards: the roles that are looked up, where their pools begin, and the new order.
         roles, starts, order = (
@@ -173,8 +173,8 @@ class Recording:
         finally:
             for pool, before_it in zip(slots.pools, tables_before, strict=True):
                 pool.tables = before_it
-            self.sent = shard.sent - counted[0]  # bytes to other ranks
-            shard.sent, shard.sequence = counted
+            self.sent = shard.sent_bytes - counted[0]  # bytes to other ranks
+            shard.sent_bytes, shard.sequence = counted
         self._layers = slots.layers()
         self._reads = roles, starts, order  # kept because the graph reads them
         for values, into in zip(zip(*looked_up, strict=True), (roles, starts), strict=True):

@@ -15,10 +15,10 @@ from wanvae_app.parallel.shard import Shard
 
 def activate(x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots, shard: Shard) -> None:
     """Write silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames, borders included."""
-    neighbours = shard.neighbours(into.data, len(x))
+    neighbours = shard.reserve_exchange(into.data, len(x))
     launchers.activate(x, gamma, into, slots, neighbours)
     if neighbours is None:
-        shard.fill_borders(into.data, into.table(slots))
+        shard.fill_halo(into.data, into.table(slots))
 
 
 def activate_transformed(x: Tensor, gamma: Tensor, into: PaddedFrames, slots: Slots, shard: Shard) -> None:
@@ -26,12 +26,11 @@ def activate_transformed(x: Tensor, gamma: Tensor, into: PaddedFrames, slots: Sl
 
     `slots` are as for `kernels.transform.transform`.
     """
-    neighbours = shard.neighbours(into.data, len(x))
+    neighbours = shard.reserve_exchange(into.data, len(x))
     if shard.num_ranks == 1 or neighbours is not None:
         transform.transform(x, gamma, into, slots, neighbours)
         return
-    last = shard.num_ranks - 1
     by_message = transform.TransformByMessage(
-        x, gamma, into, slots, shard.columns, before=shard.rank > 0, after=shard.rank < last
+        x, gamma, into, slots, shard.columns, before=shard.has_before, after=shard.has_after
     )
-    by_message.finish(*shard.swap(*by_message.start()))
+    by_message.finish(*shard.exchange_rows(*by_message.start()))

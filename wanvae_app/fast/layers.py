@@ -145,7 +145,7 @@ def upsample(
 
     def enlarge() -> Tensor:
         nonlocal shortcut
-        state.shard.fill_borders(frames.data, frames.table(ready))
+        state.shard.fill_halo(frames.data, frames.table(ready))
         copies = 0 if shortcut is None else shortcut.pixels.shape[3] // conv.out_channels
         if state.hopper and upsample_conv.is_supported(conv.in_channels, conv.out_channels, copies):
             weights = state.packed.get(conv, upsample_conv.pack, "upsample")

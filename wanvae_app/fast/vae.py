@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from wanvae_app.channels_last import cat_channels_last
 from wanvae_app.config import WanConfig
 from wanvae_app.fast import layers
 from wanvae_app.fast.clip_state import FastClipState
@@ -22,7 +23,7 @@ from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Attention, Downsample, ResidualBlock, Upsample, average_down
 from wanvae_app.model.vae import Decoder, Encoder, Level, Middle, WanVAE
-from wanvae_app.parallel.shard import WHOLE, Shard, joined
+from wanvae_app.parallel.shard import WHOLE, Shard
 
 
 class FastEncoder(Encoder):
@@ -69,7 +70,7 @@ class FastDecoder(Decoder):
         for part in parts:
             frames.append(layers.head(self.head, _level(finest, part, state), state))
             del part
-        return joined(frames, 2)
+        return cat_channels_last(frames, 2)
 
 
 class FastVAE(WanVAE):

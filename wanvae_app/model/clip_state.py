@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from wanvae_app.parallel.shard import WHOLE, Shard, joined
+from wanvae_app.channels_last import cat_channels_last
+from wanvae_app.parallel.shard import WHOLE, Shard
 
 
 class ClipState:
@@ -30,7 +31,7 @@ class ClipState:
     def past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
         """Return x [B C T H W] with the last `length` frames that `layer` saw in front; zeros at the start."""
         before = self.last(layer, x, length)
-        x = joined((before, x), 2)
+        x = cat_channels_last((before, x), 2)
         before.copy_(x[:, :, -length:])
         return x
 
@@ -56,4 +57,4 @@ class ClipState:
     def end_chunk(self) -> None:
         """Note that all layers have seen a chunk."""
         self.first = False
-        self.shard.end_chunk()
+        self.shard.make_sequence_even()

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanvae_app.channels_last import cat_channels_last
 from wanvae_app.model.clip_state import ClipState
-from wanvae_app.parallel.shard import joined
 
 
 class CausalConv3d(nn.Conv3d):
@@ -126,7 +126,7 @@ class Downsample(nn.Module):
             return frames
         # Frames in pairs, each with the one before: the third tap falls on the second of the pair.
         pairs = F.conv3d(frames, self.time_conv.weight, self.time_conv.bias, self.time_conv.stride)
-        return pairs if before else joined((frames[:, :, :1], pairs), 2)
+        return pairs if before else cat_channels_last((frames[:, :, :1], pairs), 2)
 
     def halve(self, x: Tensor, state: ClipState, out: Tensor) -> None:
         """The convolution in space, of x [B C T H W] into out [B C T H/2 W/2]; zeros below and to the right of the
@@ -163,7 +163,7 @@ class Upsample(nn.Module):
             if rest.shape[2]:
                 rest = self.time_conv(rest, state).movedim(1, -1).unflatten(4, (2, -1))  # B T H W 2 C
                 rest = rest.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).movedim(-1, 1)  # B C 2T H W
-            x = joined((first, rest), 2)
+            x = cat_channels_last((first, rest), 2)
         # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
         dim, batch = state.shard.dim, x.shape[0]
         wide = state.shard.halo(x, 1, 1)
