@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+import torch.distributed as dist
 from support.grouped import run_group
 
 from wanvae_app.device import choose_device
 from wanvae_app.parallel.process_group import Group
+from wanvae_app.parallel.signature import SECRET, sign, verify
 
 
 class Talk(NamedTuple):
@@ -194,3 +196,30 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_device("auto", 1, 4)
     with pytest.raises(ValueError, match="auto, cpu or cuda"):
         choose_device("tpu", 0, 1)
+
+
+def obey_rank_0_alone(group: Group) -> list[object]:
+    """What rank 1 hears when a stranger has put a command into the store, and rank 0 posts its own a while later."""
+    if group.rank == 0:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        stranger = dist.PrefixStore("wanvae/0", dist.TCPStore(host, port, group.size, False))
+        stranger.set("command/1", '{"end": true}')
+        time.sleep(0.5)
+        group.post({"number": 1})
+        return []
+    return [group.next_command()]
+
+
+def test_a_strangers_command_is_not_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET, "known to the ranks alone")
+    assert run_group(2, obey_rank_0_alone) == [[], [{"number": 1}]]
+
+
+def test_a_signature_holds_for_one_text_key_and_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SECRET, "one")
+    signed = sign('{"end": true}', "command/1")
+    assert verify(signed, "command/1") == '{"end": true}'
+    assert verify(signed, "command/2") is None and verify(signed + " ", "command/1") is None
+    assert verify("", "command/1") is None and verify("\N{SNOWMAN}" * 70, "command/1") is None
+    monkeypatch.setenv(SECRET, "another")
+    assert verify(signed, "command/1") is None

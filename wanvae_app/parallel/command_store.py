@@ -6,12 +6,20 @@ A rank that waits there for its next command costs nothing, even for a month.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import time
 from datetime import timedelta
 from typing import Any
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore  # torch.distributed does not declare them
 
+from wanvae_app.parallel.network import serve_store
+from wanvae_app.parallel.signature import sign, verify
+
+log = logging.getLogger(__name__)
+
+FORGERY_PAUSE = 1.0  # seconds between two looks at a command that was not signed
 JOIN_TIMEOUT = timedelta(minutes=5)
 COMMAND_TIMEOUT = timedelta(days=30)
 LAST_WORDS = "last words"  # key of the reason for which these ranks are being restarted
@@ -24,7 +32,10 @@ def open_store(attempt: int, size: int, is_server: bool = False) -> Store:
     out of sight. A client that waits blocks all its users, so each user needs one of its own.
     """
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(host, port, size, is_server, timeout=JOIN_TIMEOUT, wait_for_workers=False)
+    if is_server:
+        store = serve_store(host, port, size, JOIN_TIMEOUT)
+    else:
+        store = TCPStore(host, port, size, False, timeout=JOIN_TIMEOUT, wait_for_workers=False)
     return PrefixStore(f"wanvae/{attempt}", store)
 
 
@@ -51,7 +62,8 @@ class CommandStore:
         """
         self.number += 1
         if self._store is not None:
-            self._store.set(f"command/{self.number}", json.dumps(command))
+            key = f"command/{self.number}"
+            self._store.set(key, sign(json.dumps(command), key))
             # All ranks have agreed since they read the last command, so nobody needs it any more.
             self._store.delete_key(f"command/{self.number - 1}")
             self._store.delete_key(failure_key(self.number - 1))
@@ -62,7 +74,10 @@ class CommandStore:
         self.number += 1
         key = f"command/{self.number}"
         self._store.wait([key], COMMAND_TIMEOUT)
-        command: dict[str, Any] = json.loads(self._store.get(key))
+        while (text := verify(self._store.get(key).decode(errors="replace"), key)) is None:
+            log.warning("a command that rank 0 did not sign is ignored: somebody else writes to the store")
+            time.sleep(FORGERY_PAUSE)  # rank 0 writes its own over it
+        command: dict[str, Any] = json.loads(text)
         return command
 
     def announce_failure(self, reason: str) -> bool:

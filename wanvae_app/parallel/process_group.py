@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +23,7 @@ from wanvae_app.device import choose_device, set_up
 from wanvae_app.errors import describe
 from wanvae_app.parallel.command_store import LAST_WORDS, CommandStore, open_store
 from wanvae_app.parallel.messages import Messages
+from wanvae_app.parallel.network import interface_towards
 from wanvae_app.parallel.peer_access import connect_peer_memory
 from wanvae_app.parallel.watchdog import IDLE_LIMITS, Watchdog
 
@@ -209,10 +209,11 @@ class Group:
 
     def _connect(self, one_machine: bool) -> None:
         """Connect to the other ranks: the store, the watchdog, then all process groups and peer memory."""
-        if one_machine:  # no other machine needs to reach these sockets, so none can
-            loopback = "lo0" if sys.platform == "darwin" else "lo"
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+        # Only what the other ranks must reach: on one machine the loopback interface, else the one towards rank 0.
+        interface = interface_towards("127.0.0.1" if one_machine else os.environ["MASTER_ADDR"])
+        if interface is not None:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
         # Otherwise the communicator's own watchdog ends the process at the first error; see `abort`.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
         torchrun_has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
