@@ -24,7 +24,7 @@ from wanvae_app.parallel.shard import Shard
 
 IDLE_LIMIT = 0.3  # seconds, in place of the watchdog's own
 WAIT = 0.9  # seconds that a rank is made to wait
-PIXELS = torch.zeros(1, 1, 2**21, 3, dtype=torch.uint8)  # more bytes than a socket holds that nobody reads
+PIXELS = torch.zeros(1, 1, 2**21, 3, dtype=torch.uint8)  # more bytes than a socket buffers
 
 
 def two_rows(group: Group) -> Shard:

@@ -162,7 +162,7 @@ class Recording:
         self._graph = torch.cuda.CUDAGraph()
         self._x = torch.empty_like(x)
         layers, before, counted = slots.layers(), slots.order(), (shard.sent_bytes, shard.sequence)
-        role = {slot: place for place, slot in enumerate(before)}
+        role = {slot: index for index, slot in enumerate(before)}
         # Filled after the recording: the roles that are looked up, where their pools begin, and the new order.
         roles, starts, order = (
             x.new_zeros(n, dtype=torch.int64) for n in (MAX_TABLE, MAX_TABLE, len(before))

@@ -150,14 +150,14 @@ class Downsample(nn.Module):
         assert bias is not None
         lower, right = state.shard.boundary_rows(x)
         pieces = (x, out[:, :, :-1, :-1]), (right, out[:, :, :-1, -1:]), (lower, out[:, :, -1:])
-        for pixels, place in pieces:
-            if place.numel():
+        for pixels, target in pieces:
+            if target.numel():
                 pixels = pixels.flatten(0, 1).movedim(-1, 1)  # BT C H W
                 halved = F.conv2d(pixels, self.conv.weight, stride=self.conv.stride).movedim(
                     1, -1
                 )  # BT H W C
-                # Adding the bias moves the result into its place. On a GPU the bias takes a pass in any case.
-                torch.add(halved.unflatten(0, x.shape[:2]), bias, out=place)
+                # Adding the bias also moves the result to where it belongs. On a GPU it takes a pass in any case.
+                torch.add(halved.unflatten(0, x.shape[:2]), bias, out=target)
 
 
 class Upsample(nn.Module):

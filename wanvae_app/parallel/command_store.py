@@ -64,7 +64,7 @@ class CommandStore:
         if self._store is not None:
             key = f"command/{self.number}"
             self._store.set(key, sign(json.dumps(command), key))
-            # All ranks have agreed since they read the last command, so nobody needs it any more.
+            # All ranks have agreed since they read the last command, so none needs it any more.
             self._store.delete_key(f"command/{self.number - 1}")
             self._store.delete_key(failure_key(self.number - 1))
 
