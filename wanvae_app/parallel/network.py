@@ -8,14 +8,14 @@ import struct
 import sys
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import TCPStore  # torch.distributed does not declare it
 
 SIOCGIFADDR = 0x8915  # Linux: asks for an interface's IPv4 address
 
 
 def serve_store(
     host: str, port: int, size: int, timeout: timedelta, wait_for_workers: bool = False
-) -> dist.TCPStore:
+) -> TCPStore:
     """Open the store that ranks meet at, listening on `host` alone; PyTorch by itself listens on every address.
 
     With port 0 the system chooses one; see the store's `port`. `size` is the number of clients that the store waits
@@ -39,7 +39,7 @@ def serve_store(
             "give an address of this machine, and a port that is free."
         ) from error
     # The store owns the descriptor from here on.
-    return dist.TCPStore(
+    return TCPStore(
         host,
         port,
         size,
