@@ -76,9 +76,9 @@ def test_what_the_estimate_knows() -> None:
 
 def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")  # none for this platform
-    from wanvae_app.kernels import launchers, winograd
+    from wanvae_app.kernels import triton_support, winograd
 
-    monkeypatch.setattr(launchers, "unsupported", lambda device: "")
+    monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
     monkeypatch.setattr(winograd, "is_supported", lambda device: True)
     config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test's estimate is found again
     with torch.device("meta"):

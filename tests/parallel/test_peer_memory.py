@@ -19,7 +19,7 @@ from wanvae_app.parallel.shard import COLUMNS, ROWS, Shard
 
 triton = pytest.importorskip("triton")
 from wanvae_app.fast.exchange import activate, activate_transformed  # noqa: E402
-from wanvae_app.kernels import launchers  # noqa: E402
+from wanvae_app.kernels import norm as norm_kernel  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="there the kernels run on GPUs, between them"
@@ -67,7 +67,7 @@ def test_borders_of_frames_that_are_being_written(
     slots = frames.take(num_frames + 1)[:0:-1]
     frames.data.zero_()
     x, gamma = torch.randn(shape).bfloat16(), torch.randn(c).bfloat16() if norm else None
-    launchers.activate(x, gamma, frames, slots)  # nobody there
+    norm_kernel.activate(x, gamma, frames, slots)  # nobody there
     expected = frames.data.clone()
     lines = expected if not columns else expected.transpose(1, 2)
     mine = {"before": lines[slots, 1, 1:-1].contiguous(), "after": lines[slots, -2, 1:-1].contiguous()}
