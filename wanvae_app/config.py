@@ -63,17 +63,17 @@ class WanConfig:
     @property
     def spatial_factor(self) -> int:
         """Rows of pixels per latent row, in encoding."""
-        return self.patch_size * 2 ** len(self.temporal_downsample)
+        return self.patch_size << len(self.temporal_downsample)
 
     @property
     def output_factor(self) -> int:
         """Rows of pixels per latent row, in decoding."""
-        return self.output_patch * 2 ** len(self.temporal_downsample)
+        return self.output_patch << len(self.temporal_downsample)
 
     @property
     def temporal_factor(self) -> int:
         """Frames per latent frame, but for the first, which holds one frame."""
-        return 2 ** sum(self.temporal_downsample)
+        return 1 << sum(self.temporal_downsample)
 
     def num_frames(self, num_latents: int) -> int:
         """Frames that `num_latents` latent frames decode to."""

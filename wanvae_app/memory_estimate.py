@@ -27,7 +27,7 @@ class _Ledger(TorchDispatchMode):
     """Adds up the storages that are alive at once, whatever made them."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: set[int] = set()
 

@@ -24,7 +24,7 @@ class Marks:
     def set(self) -> None:
         """Mark the end of the work that the device was given so far."""
         if self._gpu:
-            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            event = torch.cuda.Event(enable_timing=True)
             event.record()
             self._marks.append(event)
         else:

@@ -77,10 +77,9 @@ def causal_conv(conv: nn.Conv3d, x: Tensor, state: FastClipState) -> Tensor:
 
 def attention(layer: Attention, x: Tensor, state: FastClipState) -> Tensor:
     """Add attention among each frame's pixels to x [1 C T H W]."""
-    if not attention_kernel.is_supported(x.shape[1]):
-        return layer(x, state)
-    out = attention_kernel.attend(*layer.queries_keys_values(x, state))
-    return x + layer.project(out, x)
+    q, k, v = layer.queries_keys_values(x, state)
+    attend = attention_kernel.attend if attention_kernel.is_supported(x.shape[1]) else layer.attend
+    return x + layer.project(attend(q, k, v), x)
 
 
 def head(layer: Head, x: Tensor, state: FastClipState) -> Tensor:

@@ -52,7 +52,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else None
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)), state)
+        h: Tensor = self.conv1(F.silu(self.norm1(x)), state)
         h = self.conv2(F.silu(self.norm2(h)), state)
         return h + (x if self.shortcut is None else self.shortcut(x, state))
 
@@ -70,9 +70,11 @@ class Attention(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        q, k, v = self.queries_keys_values(x, state)
-        out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-        return x + self.project(out, x)
+        return x + self.project(self.attend(*self.queries_keys_values(x, state)), x)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """softmax(q k^T / sqrt(C)) v, for q [B T, queries, C] and k, v [B T, keys, C]."""
+        return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
     def queries_keys_values(self, x: Tensor, state: ClipState) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B T, this rank's pixels, C], and keys and values [B T, all ranks' pixels, C], of x [B C T H W]."""
@@ -92,8 +94,9 @@ class Attention(nn.Module):
     def project(self, tokens: Tensor, x: Tensor) -> Tensor:
         """The last convolution of tokens [B T, pixels, C], as a picture of the shape of x [B C T H W]."""
         batch, _, num_frames, height, width = x.shape
-        pictures = self.proj(tokens.transpose(1, 2).unflatten(2, (height, width)))  # BT C H W
-        return pictures.unflatten(0, (batch, num_frames)).transpose(1, 2)
+        pictures: Tensor = self.proj(tokens.transpose(1, 2).unflatten(2, (height, width)))  # BT C H W
+        clip: Tensor = pictures.unflatten(0, (batch, num_frames)).transpose(1, 2)
+        return clip
 
 
 def _per_frame(x: Tensor) -> Tensor:
@@ -164,7 +167,7 @@ class Upsample(nn.Module):
         # A neighbour's row becomes two, of which the 3x3 convolution needs the nearer one.
         dim, batch = state.shard.dim, x.shape[0]
         wide = state.shard.halo(x, 1, 1)
-        pixels = F.interpolate(_per_frame(wide), scale_factor=2.0, mode="nearest-exact")
+        pixels: Tensor = F.interpolate(_per_frame(wide), scale_factor=2.0, mode="nearest-exact")
         if wide is not x:
             pixels = pixels.narrow(dim - 1, 1, pixels.shape[dim - 1] - 2)
         pixels = F.conv2d(pixels, self.conv.weight, self.conv.bias, padding=state.shard.padding(1, 1))

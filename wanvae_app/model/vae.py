@@ -33,7 +33,8 @@ class Head(nn.Module):
         self.conv = CausalConv3d(in_dim, out_dim, 3)
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        return self.conv(F.silu(self.norm(x)), state)
+        out: Tensor = self.conv(F.silu(self.norm(x)), state)
+        return out
 
 
 class Middle(nn.Sequential):
@@ -66,7 +67,8 @@ class Level(nn.Module):
         for block in self.blocks:
             x = block(x, state)
         if isinstance(self.resample, Upsample):
-            return self.resample(x, state, skip)
+            enlarged: Tensor = self.resample(x, state, skip)
+            return enlarged
         if self.resample is not None:
             x = self.resample(x, state)
         if skip is not None:
@@ -120,7 +122,7 @@ class Decoder(nn.Module):
         self.head = Head(dims[-1], 3 * config.output_patch**2)
 
     def forward(self, z: Tensor, state: ClipState) -> Tensor:
-        x = self.conv_in(z, state)
+        x: Tensor = self.conv_in(z, state)
         for layer in (self.middle, *self.levels, self.head):
             x = layer(x, state)
         return x
@@ -168,7 +170,7 @@ class WanVAE(nn.Module):
 
         T is 1 + 4 k for the clip's first call and 4 k for later ones.
         """
-        moments = self.quant_conv(self.encoder(patchify(x, self.config.patch_size), state), state)
+        moments: Tensor = self.quant_conv(self.encoder(patchify(x, self.config.patch_size), state), state)
         state.end_chunk()
         return moments.chunk(2, 1)[0]
 
@@ -177,7 +179,7 @@ class WanVAE(nn.Module):
 
         T' is 1 + 4 (T - 1) for the clip's first call and 4 T for later ones.
         """
-        x = self.decoder(self.post_quant_conv(z, state), state)
+        x: Tensor = self.decoder(self.post_quant_conv(z, state), state)
         state.end_chunk()
         return unpatchify(x, self.config.output_patch).clamp(-1, 1)
 
