@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from wanvae_app.kernels.direct_results import load_shortcut, store_results
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 from wanvae_app.kernels.shortcut import Shortcut
 from wanvae_app.kernels.tiles import Tile, choose_tile, count_multiprocessors
@@ -31,91 +32,6 @@ def _multiply_add(a, b, c, p, q, SECOND: tl.constexpr):
     if SECOND:
         q = tl.dot(a, c.T, q)
     return p, q
-
-
-@triton.jit
-def _load_shortcut(
-    shortcut, t, H, W, m0, n, dy, dx,
-    N: tl.constexpr, UP: tl.constexpr, TIME_FACTOR: tl.constexpr, CHANNELS_PER_OUTPUT: tl.constexpr, BM: tl.constexpr,
-):  # fmt: skip
-    """Return what the shortcut adds to channels n of phase (dy, dx) of BM pixels from m0 on.
-
-    t counts the TIME_FACTOR * T' frames that the shortcut becomes.
-    """
-    m = m0 + tl.arange(0, BM)
-    y = m // (W + 2)
-    x = m % (W + 2)
-    mask = ((x < W) & (y < H))[:, None] & (n < N)[None, :]
-    at = ((t // TIME_FACTOR * H + y) * W + x).to(tl.int64)[:, None] * N + n[
-        None, :
-    ]  # in CHANNELS_PER_OUTPUT numbers
-    if CHANNELS_PER_OUTPUT == 1:
-        return tl.load(shortcut + at, mask, 0.0).to(tl.float32)
-    # A pixel becomes TIME_FACTOR * UP^2 pixels: each of them gets one of the channels.
-    mine = ((t % TIME_FACTOR * UP + dy) * UP + dx) * CHANNELS_PER_OUTPUT // (TIME_FACTOR * UP * UP)
-    if CHANNELS_PER_OUTPUT == 2:  # load both as one number, so that neighbours are side by side
-        BITS: tl.constexpr = shortcut.dtype.element_ty.primitive_bitwidth
-        BOTH: tl.constexpr = tl.int32 if BITS == 16 else tl.int64
-        ONE: tl.constexpr = tl.int16 if BITS == 16 else tl.int32
-        both = tl.load(shortcut.to(tl.pointer_type(BOTH)) + at, mask, 0)
-        one = (both >> (mine * BITS).to(BOTH)).to(ONE)
-        return one.to(shortcut.dtype.element_ty, bitcast=True).to(tl.float32)
-    return tl.load(shortcut + at * CHANNELS_PER_OUTPUT + mine, mask, 0.0).to(tl.float32)
-
-
-@triton.jit
-def _add_bias(
-    p, bias, residual, out, pixel, inside, n, N: tl.constexpr, RESIDUAL: tl.constexpr, NORM: tl.constexpr
-):
-    """Return the sums p of channels n with bias and residual added. Store them unless a norm follows."""
-    mask = inside[:, None] & (n < N)[None, :]
-    p += tl.load(bias + n, n < N, 0.0).to(tl.float32)[None, :]
-    at = pixel[:, None] * N + n[None, :]
-    if RESIDUAL:
-        p += tl.load(residual + at, mask, 0.0).to(tl.float32)
-    if not NORM:
-        tl.store(out + at, p.to(out.dtype.element_ty), mask)
-    return p
-
-
-@triton.jit
-def _store_silu(p, scale, gamma, out, at, inside, n, N: tl.constexpr):
-    """Store silu(p * scale * gamma) of channels n."""
-    v = p * scale * tl.load(gamma + n, n < N, 0.0).to(tl.float32)[None, :]
-    mask = inside[:, None] & (n < N)[None, :]
-    tl.store(out + at + n[None, :], (v * tl.sigmoid(v)).to(out.dtype.element_ty), mask)
-
-
-@triton.jit
-def _store(
-    p, q, bias, residual, out, gamma, out_slots, t, H, W, m0, n0, dy, dx,
-    N: tl.constexpr, UP: tl.constexpr, RESIDUAL: tl.constexpr, PADDED: tl.constexpr, NORM: tl.constexpr,
-    BM: tl.constexpr, BN1: tl.constexpr, BN2: tl.constexpr, SECOND: tl.constexpr,
-):  # fmt: skip
-    """Add bias and residual to the sums p and q of frame t, take norm and SiLU, and store them."""
-    stride = W + 2
-    m = m0 + tl.arange(0, BM)
-    y = m // stride
-    x = m % stride
-    inside = (x < W) & (y < H)
-    if PADDED:
-        pixel = tl.load(out_slots + t).to(tl.int64) * ((H + 2) * stride) + (y + 1) * stride + x + 1
-    else:
-        pixel = ((t * UP * H + UP * y + dy) * (UP * W) + UP * x + dx).to(tl.int64)
-    n1 = n0 + tl.arange(0, BN1)
-    n2 = n0 + BN1 + tl.arange(0, BN2)
-    p = _add_bias(p, bias, residual, out, pixel, inside, n1, N, RESIDUAL, NORM)
-    if SECOND:
-        q = _add_bias(q, bias, residual, out, pixel, inside, n2, N, RESIDUAL, NORM)
-    if NORM:  # all of a pixel's channels are here: BN1 + BN2 >= N; those beyond N are zeros
-        square = tl.sum(p * p, 1)
-        if SECOND:
-            square += tl.sum(q * q, 1)
-        scale = tl.rsqrt(square / N + 1e-24)[:, None]
-        at = pixel[:, None] * N
-        _store_silu(p, scale, gamma, out, at, inside, n1, N)
-        if SECOND:
-            _store_silu(q, scale, gamma, out, at, inside, n2, N)
 
 
 @triton.jit(do_not_specialize=["T", "H", "W", "first_frame"])
@@ -146,10 +62,12 @@ def conv_kernel(
 ):  # fmt: skip
     """Programs: (T / F * ceil(H (W + 2) / BM), ceil(N / (BN1 + BN2)), UP^2 phases).
 
-    p0 to p3 are the sums of the F frames for the first part of the channels, q0 to q3 those for the second.
+    p0 to p3 are the sums of the F frames for the first part of the channels, q0 to q3 for the second part. f0 to f5 are
+    the rows of `source` at which the tile begins in F + KT - 1 frames. a is a tile of pixels; b0 to b2 are weights of
+    the first part for the taps of one pixel in time, c0 to c2 of the second part.
     """
     SECOND: tl.constexpr = BN2 > 1
-    BLOCKS: tl.constexpr = (C + BK - 1) // BK
+    STEPS: tl.constexpr = (C + BK - 1) // BK  # of a tap
     TAP: tl.constexpr = KH * KW * C  # columns of `weight` for one of KT
     # Neighbouring programs compute the same pixels of all frames: they share most of what they read.
     t = tl.program_id(0) % (T // F) * F
@@ -177,16 +95,16 @@ def conv_kernel(
     p1, p2, p3, q1, q2, q3 = p0, p0, p0, q0, q0, q0
     if TIME_FACTOR:  # before the products, because afterwards there are no registers left for it
         n1 = n0 + tl.arange(0, BN1)
-        p0 = _load_shortcut(shortcut, first_frame + t, H, W, m0, n1, dy, dx,
-                            N, UP, TIME_FACTOR, CHANNELS_PER_OUTPUT, BM)  # fmt: skip
+        p0 = load_shortcut(shortcut, first_frame + t, H, W, m0, n1, dy, dx,
+                           N, UP, TIME_FACTOR, CHANNELS_PER_OUTPUT, BM)  # fmt: skip
         if SECOND:
             n2 = n0 + BN1 + tl.arange(0, BN2)
-            q0 = _load_shortcut(shortcut, first_frame + t, H, W, m0, n2, dy, dx,
-                                N, UP, TIME_FACTOR, CHANNELS_PER_OUTPUT, BM)  # fmt: skip
+            q0 = load_shortcut(shortcut, first_frame + t, H, W, m0, n2, dy, dx,
+                               N, UP, TIME_FACTOR, CHANNELS_PER_OUTPUT, BM)  # fmt: skip
     if F == 1:  # a step is one tap: one tile of pixels and one of weights
-        for i in tl.range(0, KT * KH * KW * BLOCKS, num_stages=STAGES):
-            tap = i // BLOCKS
-            c = (i % BLOCKS) * BK
+        for i in tl.range(0, KT * KH * KW * STEPS, num_stages=STAGES):
+            tap = i // STEPS
+            c = (i % STEPS) * BK
             row = f0
             if KT == 3:
                 row = tl.where(tap < KH * KW, f0, tl.where(tap < 2 * KH * KW, f1, f2))
@@ -197,9 +115,9 @@ def conv_kernel(
                 c0 = weight2.load([rows + BN1, tap * C + c])
             p0, q0 = _multiply_add(a, b0, c0, p0, q0, SECOND)
     else:  # a step is three taps, one after another in time: F + 2 frames' tiles of pixels and three of weights
-        for i in tl.range(0, KH * KW * BLOCKS, num_stages=STAGES):
-            tap = i // BLOCKS
-            c = (i % BLOCKS) * BK
+        for i in tl.range(0, KH * KW * STEPS, num_stages=STAGES):
+            tap = i // STEPS
+            c = (i % STEPS) * BK
             shift = (tap // KW) * stride + tap % KW
             k = tap * C + c
             b0 = weight.load([rows, k])
@@ -230,16 +148,16 @@ def conv_kernel(
                 p3, q3 = _multiply_add(a, b1, c1, p3, q3, SECOND)
                 a = source.load([f5 + shift, c])
                 p3, q3 = _multiply_add(a, b2, c2, p3, q3, SECOND)
-    _store(p0, q0, bias, residual, out, gamma, out_slots, t, H, W, m0, n0, dy, dx,
-            N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+    store_results(p0, q0, bias, residual, out, gamma, out_slots, t, H, W, m0, n0, dy, dx,
+                  N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
     if F > 1:
-        _store(p1, q1, bias, residual, out, gamma, out_slots, t + 1, H, W, m0, n0, dy, dx,
-                N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+        store_results(p1, q1, bias, residual, out, gamma, out_slots, t + 1, H, W, m0, n0, dy, dx,
+                      N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
     if F > 2:
-        _store(p2, q2, bias, residual, out, gamma, out_slots, t + 2, H, W, m0, n0, dy, dx,
-                N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
-        _store(p3, q3, bias, residual, out, gamma, out_slots, t + 3, H, W, m0, n0, dy, dx,
-                N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+        store_results(p2, q2, bias, residual, out, gamma, out_slots, t + 2, H, W, m0, n0, dy, dx,
+                      N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
+        store_results(p3, q3, bias, residual, out, gamma, out_slots, t + 3, H, W, m0, n0, dy, dx,
+                      N, UP, RESIDUAL, PADDED, NORM, BM, BN1, BN2, SECOND)  # fmt: skip
 
 
 def direct_conv(

@@ -19,15 +19,10 @@ from wanvae_app.kernels import cuda_driver, nvrtc
 REGION_ROWS, REGION_COLUMNS = 8, 16  # pixels whose results a block computes
 DEPTH = 32  # channels in per step
 # What the copy engine moves at a time: channels, columns, rows, frames.
-PIXEL_BOX = (
-    DEPTH,
-    REGION_COLUMNS + 2,
-    REGION_ROWS + 2,
-    1,
-)  # a region and the pixels around it, fetched for a step
+INPUT_BOX = DEPTH, REGION_COLUMNS + 2, REGION_ROWS + 2, 1  # a region and the pixels around it
 RESULT_BOX = 32, 8, 2, 1  # the results of one warp
 THREADS = 384  # of a block
-SHARED_BYTES = 227 * 1024  # shared memory that a block may have
+SHARED_BYTES = 227 * 1024  # that a block may use
 MAX_STAGES = 12
 
 
@@ -38,7 +33,7 @@ class HopperKernel(NamedTuple):
     width: int  # channels out that a block computes, a multiple of 32
     element: str  # f16 or bf16: what it multiplies
     macros: tuple[tuple[str, int], ...]  # defined in front of the text
-    extra_bytes: int = 0  # shared memory beyond what `hopper.cuh` lays out
+    extra_bytes: int = 0  # of shared memory, beyond what `hopper.cuh` lays out
 
     @property
     def stages(self) -> int:
@@ -51,19 +46,20 @@ class HopperKernel(NamedTuple):
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory that a block uses."""
+        """Bytes of shared memory that a block uses."""
         return self._shared_bytes(self.stages)
 
     def _shared_bytes(self, stages: int) -> int:
-        """Bytes for alignment, for eight tiles of pixels, for the stages and for the barriers."""
-        pixels = -(-(REGION_ROWS + 2) * (REGION_COLUMNS + 2) * 2 * DEPTH // 512) * 512
-        return 1024 + 8 * pixels + stages * 4 * 2 * DEPTH * self.width + 16 * (2 + stages) + self.extra_bytes
+        """Return the bytes for alignment, two buffers of four inputs, so many stages, and barriers."""
+        input_bytes = -(-(REGION_ROWS + 2) * (REGION_COLUMNS + 2) * 2 * DEPTH // 512) * 512
+        stage_bytes = 4 * 2 * DEPTH * self.width
+        return 1024 + 2 * 4 * input_bytes + stages * stage_bytes + 16 * (2 + stages) + self.extra_bytes
 
     def text(self) -> str:
         """Return what is compiled: macros, the headers, and the kernel.
 
-        Between the headers stands the instruction that multiplies, m64 n`width` k16: its registers are its operands, so
-        each width needs a text of its own.
+        Among them stands `multiply`, the tensor cores' instruction m64 n`width` k16. It names a register for each of
+        its sums, so it is another text for each width.
         """
         width, element, regs, folder = self.width, self.element, self.width // 2, Path(__file__).parent
         sums = ", ".join(f"%{i}" for i in range(regs))
@@ -86,7 +82,7 @@ DEV void multiply(float (&p)[REGS], u64 a, u64 b, int add_to) {{
     def start(
         self, num_clusters: int, device: torch.device, arguments: Sequence[Any], dependent: bool = False
     ) -> None:
-        """Start clusters of two blocks: see `cuda_driver.launch`. Compiles the kernel at first."""
+        """Start clusters of two blocks, as `cuda_driver.launch` does. The first call compiles the kernel."""
         function = _function(self, device)
         cuda_driver.launch(
             function, 2 * num_clusters, THREADS, self.shared_bytes, device, arguments, dependent

@@ -27,16 +27,10 @@ from wanvae_app.kernels.winograd import POINTS, num_transformed
 
 
 @triton.jit
-def _normed(x, gamma, mask, DTYPE: tl.constexpr, C: tl.constexpr):
-    """Return silu(norm(x)), rounded to DTYPE as frames of this type hold it."""
-    return silu_norm(x, gamma, mask, C).to(DTYPE)
-
-
-@triton.jit
 def _read(x, gamma, mask, DTYPE: tl.constexpr, NORM: tl.constexpr, C: tl.constexpr):
-    """Return silu(norm(x)) as frames of DTYPE hold it; without NORM x itself, which a peer may just have written."""
+    """Return silu(norm(x)) rounded to DTYPE; without NORM x itself, which a peer may just have written."""
     if NORM:
-        return _normed(x, gamma, mask, DTYPE, C).to(tl.float32)
+        return silu_norm(x, gamma, mask, C).to(DTYPE).to(tl.float32)
     else:
         return tl.load(x, mask, 0.0, volatile=True).to(tl.float32)
 
@@ -113,7 +107,7 @@ def _send(
     for i in range(p, length, programs):
         for start in range(0, T, 4):
             pixel = ((start + t) * frame + first + i * step).to(tl.int64)
-            v = _normed(x + pixel * C + c, gamma, mask, out.dtype.element_ty, C)
+            v = silu_norm(x + pixel * C + c, gamma, mask, C).to(out.dtype.element_ty)
             tl.store(out + (i * T + start + t) * C + c, v, mask)
     tl.debug_barrier()
     tl.atomic_xchg(out_flags + p, 1, sem="release", scope="sys")
@@ -198,10 +192,10 @@ def transform_kernel(
 def transform(
     x: Tensor, gamma: Tensor, into: PaddedFrames, slots: Slots, neighbours: Neighbours | None = None
 ) -> None:
-    """Write silu(norm(x)) of [T, H, W, C] into padded frames as `winograd_conv` reads it for four frames at a time.
+    """Write silu(norm(x)) of [T, H, W, C], T a multiple of 4, transformed into padded frames.
 
-    `slots` name the two frames before, which are read; the transformed frames, T / 4 * 6; and the last two frames as
-    they are. T is a multiple of 4. With `neighbours` the same launch exchanges edges with them.
+    `slots` name the two frames before, which are read; T / 4 * 6 transformed frames; and the last two frames as they
+    are. With `neighbours` the same launch exchanges edges with them.
     """
     if neighbours is None or not neighbours.arguments:
         _launch(x, gamma, into, slots)
@@ -213,8 +207,7 @@ def transform(
 class TransformByMessage:
     """The same where edges travel as messages: call `start`, exchange what it returns, then call `finish`.
 
-    `columns` says whether the picture is cut along its columns, `before` and `after` whether there is a rank before
-    this one and one behind.
+    `columns` says whether the picture is cut along its columns, `before` and `after` whether there are such ranks.
     """
 
     def __init__(
@@ -243,7 +236,7 @@ class TransformByMessage:
         return edges[0], edges[1]
 
     def finish(self, above: Tensor, below: Tensor) -> None:
-        """Write the borders, from what the neighbours' `start` returned: the edges of the ranks before and behind."""
+        """Write the borders, from the edges that the ranks before and behind returned from `start`."""
         self._launch(_Part.RECEIVERS, above, below)
 
     def _launch(self, part: _Part, first: Tensor, final: Tensor) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from wanvae_app.kernels.cuda_driver import tensor_map
 from wanvae_app.kernels.hopper_kernel import (
     DEPTH,
-    PIXEL_BOX,
+    INPUT_BOX,
     REGION_COLUMNS,
     REGION_ROWS,
     RESULT_BOX,
@@ -73,7 +73,7 @@ def upsample_conv(
     pointers = frames.table(slots), bias, added.pixels
     for launch in plan_launches(n, block_width, num_regions, c // 2, COSTS, num_clusters):
         arguments = [
-            tensor_map(data, PIXEL_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
+            tensor_map(data, INPUT_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
             tensor_map(weights, (DEPTH, launch.width, 2, 1)),  # [taps, phases, N, C]
             *(tensor_map(phase, RESULT_BOX) for phase in phases),
             *(ctypes.c_void_p(x.data_ptr()) for x in pointers),

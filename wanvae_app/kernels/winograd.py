@@ -18,7 +18,7 @@ from torch import Tensor
 from wanvae_app.kernels.cuda_driver import tensor_map
 from wanvae_app.kernels.hopper_kernel import (
     DEPTH,
-    PIXEL_BOX,
+    INPUT_BOX,
     REGION_COLUMNS,
     REGION_ROWS,
     RESULT_BOX,
@@ -117,8 +117,8 @@ def winograd_conv(
 ) -> Tensor:
     """Convolve fp16 padded frames: return T frames [T, H, W, N] in the dtype of `bias` [N].
 
-    `weights` come from `pack` and say how many frames a tile has. `slots` name two past and T present frames; for four
-    frames per tile the T / 4 * 6 frames that `transform` made of them.
+    `weights` come from `pack`; their shape says how many frames a tile has. `slots` name two past and T present frames,
+    or for four frames per tile the T / 4 * 6 frames that `transform` made of them.
 
     `residual` [T, H, W, N] is added. With `in_place` the sum is written over it: a block reads a tile of it before it
     stores the same tile.
@@ -158,11 +158,11 @@ def winograd_conv(
     table = frames.table(slots)
     out_table = into[0].table(into[1]) if into else table
     pointers = (table, bias, bias if gamma is None else gamma, out_table)
-    read = out if residual is None else residual  # a map of something; without a residual nothing is read
+    read = out if residual is None else residual  # without a residual nothing is read through this map
     written = out[:, 1:-1, 1:-1] if norm else out
     for launch in launches:
         arguments = [
-            tensor_map(data, PIXEL_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
+            tensor_map(data, INPUT_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
             tensor_map(weights, (DEPTH, launch.width, 2, 1)),  # [taps, products, N, C]
             tensor_map(read, RESIDUAL_BOX),
             tensor_map(written, RESULT_BOX),
@@ -180,9 +180,12 @@ def winograd_conv(
 def _count_edges(
     early_halo: EarlyHalo, launches: list[Launch], regions_across: int, regions_down: int, num_regions: int
 ) -> list[Launch]:
-    """Set how many parts the edges have; return the launches, of which one alone makes the edges."""
+    """Set the number of parts that the edges have. Return the launches, the first of which makes all of them.
+
+    A part is a warp's share of a block: blocks of another width would make other parts.
+    """
     lines = regions_across if early_halo.columns else regions_down
-    # A picture of one line of regions has both edges there.
+    # If there is one line of regions, it is both edges.
     num_edges = min(early_halo.before + early_halo.after, lines) * (num_regions // lines)
     first, last = launches[0], launches[-1]
     early_halo.expected = num_edges * first.num_blocks * MULTIPLYING_WARPS
