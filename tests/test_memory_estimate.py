@@ -76,9 +76,9 @@ def test_memory_depends_on_the_chunk_and_the_ranks_and_not_on_the_length() -> No
 
 def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")  # none for this platform
-    from wanvae_app.kernels import launchers, winograd
+    from wanvae_app.kernels import triton_support, winograd
 
-    monkeypatch.setattr(launchers, "unsupported", lambda device: "")
+    monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
     monkeypatch.setattr(winograd, "is_supported", lambda device: True)
     config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test has cached an estimate for it
     clip = Clip(config, 21, 90, 160, 1, torch.bfloat16, gpu)

@@ -116,9 +116,9 @@ def test_the_fast_path_sends_little_more_than_the_least(
     family: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("triton")  # none for this platform
-    from wanvae_app.kernels import launchers, winograd
+    from wanvae_app.kernels import triton_support, winograd
 
-    monkeypatch.setattr(launchers, "unsupported", lambda device: "")
+    monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
     monkeypatch.setattr(winograd, "is_supported", lambda device: True)
     shard = Shard.plan(30, 52, 4, 1)
     assert shard is not None

@@ -45,18 +45,19 @@ def emulated(
 ) -> Tensor:
     """`winograd.winograd_conv`, for blocks too wide to norm in place."""
     assert gamma is None and into is None
-    data, per = frames.data[list(slots)].double().movedim(-1, 1), weights.shape[1] - 2  # type: ignore[attr-defined]
+    data = frames.data[list(slots)].double().movedim(-1, 1)  # type: ignore[attr-defined]
+    frames_per_tile = weights.shape[1] - 2
     kernels = weights.double().unflatten(0, (3, 3)).permute(2, 3, 4, 0, 1)
     a, b = POINTS
     out: list[Tensor] = []
-    for start in range(0, len(slots) - 2 * (per == 2), 6 if per == 4 else 2):
-        if per == 4:
+    for start in range(0, len(slots) - 2 * (frames_per_tile == 2), 6 if frames_per_tile == 4 else 2):
+        if frames_per_tile == 4:
             seen = list(data[start : start + 6])
         else:
             d = data[start : start + 4]
             seen = [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
         m = [F.conv2d(x[None], kernel)[0] for x, kernel in zip(seen, kernels, strict=True)]
-        if per == 4:
+        if frames_per_tile == 4:
             x, y, z, w = m[0] + m[1], m[0] - m[1], m[2] + m[3], m[2] - m[3]
             out += [x + z + m[4], a * y + b * w, a * a * x + b * b * z, a**3 * y + b**3 * w + m[5]]
         else:

@@ -6,6 +6,8 @@ PyTorch and kernels in Triton's interpreter, and does it again on the same memor
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,14 +24,17 @@ from wanvae_app.config import PRESETS
 pytest.importorskip("triton")  # none for this platform
 from support.fast_path import DEVICE, DTYPE, GPU, UNSUPPORTED, fast_vae
 
+from wanvae_app import kernels
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.cuda_graph import GraphCoder
 from wanvae_app.fast.vae import FastVAE
-from wanvae_app.kernels import launchers
 from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.parallel.shard import WHOLE
 
-KERNELS = tuple(name for name in vars(launchers) if name.endswith("_kernel"))
+MODULES = [
+    importlib.import_module(f"{kernels.__name__}.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)
+]
+KERNELS = [(module, name) for module in MODULES for name in vars(module) if name.endswith("_kernel")]
 pytestmark = pytest.mark.skipif(
     bool(UNSUPPORTED),
     reason="what is not launched as kernels is not recorded",
@@ -114,8 +119,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", StandIn)
     monkeypatch.setattr(torch.cuda, "graph", record)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
-    for name in KERNELS:
-        monkeypatch.setattr(launchers, name, Launches(getattr(launchers, name)))
+    for module, name in KERNELS:
+        monkeypatch.setattr(module, name, Launches(getattr(module, name)))
     yield
 
 

@@ -6,11 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from support.distance import distance
-from support.transform import transformed
+from support.plain import silu_norm, transformed
 from torch import Tensor
 
 from wanvae_app.kernels.padded_frames import PaddedFramePool
-from wanvae_app.model.layers import PixelNorm
 from wanvae_app.parallel.partition import COLUMNS, ROWS
 from wanvae_app.parallel.shard import WHOLE, Shard
 
@@ -20,12 +19,6 @@ from support.fast_path import DEVICE, DTYPE, TOLERANCE, UNSUPPORTED, random
 from wanvae_app.fast.exchange import activate_transformed
 
 pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
-
-
-def normed(x: Tensor, gamma: Tensor) -> Tensor:
-    norm = PixelNorm(len(gamma))
-    norm.gamma.data = gamma.double()
-    return F.silu(norm(x.movedim(-1, 0)[None]))[0].movedim(0, -1)
 
 
 class Peers(Shard):
@@ -60,7 +53,7 @@ def test_activation_transformed_for_winograd(
     slots = frames.take(6 + count)[2:][::-1]
     frames.data[1:, 1:-1, 1:-1] = float("nan")
     frames.data[list(slots[:2])] = past
-    expected = F.pad(normed(x.double(), gamma).to(DTYPE).double(), (0, 0, 1, 1, 1, 1))
+    expected = F.pad(silu_norm(x, gamma).to(DTYPE).double(), (0, 0, 1, 1, 1, 1))
     length = width if cut == ROWS else height
     theirs = random(2, length, num_frames, c)
     shard = WHOLE if rank is None else Peers(cut, rank, (theirs[0], theirs[1]))

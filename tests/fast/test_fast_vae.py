@@ -21,7 +21,7 @@ pytest.importorskip("triton")  # none for this platform
 from support.fast_path import DEVICE, DTYPE, GPU, UNSUPPORTED, fast_vae
 
 from wanvae_app.fast.vae import FastVAE
-from wanvae_app.kernels import launchers, winograd
+from wanvae_app.kernels import triton_support, winograd
 
 pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 
@@ -118,7 +118,9 @@ def test_a_batch_takes_the_plain_path() -> None:
 
 def test_the_path_is_chosen_by_device_dtype_and_widths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(launchers, "unsupported", lambda device: "" if device.index == 0 else "too old")
+    monkeypatch.setattr(
+        triton_support, "why_unsupported", lambda device: "" if device.index == 0 else "too old"
+    )
     monkeypatch.setattr(winograd, "is_supported", lambda device: True)
     gpu, config, half = torch.device("cuda"), PRESETS["wan2.1"], torch.bfloat16
 

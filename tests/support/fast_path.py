@@ -11,16 +11,17 @@ from torch import Tensor
 from wanvae_app.config import WanConfig
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.vae import FastVAE
-from wanvae_app.kernels import launchers, winograd
+from wanvae_app.kernels import triton_support, winograd
 from wanvae_app.kernels.packed_weights import PackedWeights
-from wanvae_app.kernels.padded_frames import PaddedFramePool, SlotTables
+from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.parallel.shard import WHOLE, Shard
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
-# The interpreter multiplies float32; on a GPU bf16's own rounding is what is left.
+# The interpreter computes in float32; on a GPU the error is bf16's rounding.
 DTYPE, TOLERANCE = (torch.bfloat16, 4e-3) if GPU else (torch.float32, 2e-6)
-UNSUPPORTED = launchers.unsupported(torch.device("cuda", 0)) if GPU else ""  # why the kernels do not run here
+# Why the kernels do not run here; "" if they do.
+UNSUPPORTED = triton_support.why_unsupported(torch.device("cuda", 0)) if GPU else ""
 
 
 def fast_state(shard: Shard = WHOLE) -> FastClipState:
@@ -34,14 +35,5 @@ def fast_vae(config: WanConfig) -> FastVAE:
 
 
 def random(*shape: int) -> Tensor:
-    """Normal numbers in the dtype that the kernels are tested in."""
+    """Normally distributed numbers in the dtype that the kernels are tested in."""
     return torch.randn(shape, device=DEVICE).to(DTYPE)
-
-
-def frames_of(x: Tensor, spare: int = 1) -> tuple[PaddedFramePool, tuple[int, ...]]:
-    """x [T H W C] in padded frames, not in order."""
-    frames = PaddedFramePool(x.shape[1], x.shape[2], x.shape[3], x.dtype, DEVICE)
-    slots = frames.take(len(x) + spare)[::-1][: len(x)]
-    frames.data[1:, 1:-1, 1:-1] = float("nan")  # what was never written must not be read
-    frames.data[list(slots), 1:-1, 1:-1] = x
-    return frames, slots

@@ -1,4 +1,4 @@
-"""Peer memory of ranks that are all in one process: one side of an exchange, the neighbour's part done beforehand."""
+"""Peer memory in one process: one side of an exchange, for which the neighbours' messages are there beforehand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Handle:
-    """The memory of some ranks, all in one process."""
+    """The memory of `size` ranks, with the method that `mailbox` calls."""
 
     def __init__(self, size: int, num_words: int, device: torch.device) -> None:
         self.memory = torch.zeros(size, num_words, dtype=torch.int64, device=device)
@@ -23,7 +23,7 @@ class Handle:
 
 
 class Alone(PeerMemory):
-    """Rank `rank` of `size`, whose neighbours have sent already."""
+    """Rank `rank` of `size`, the only one that runs. A side is "before" or "after": the neighbour there."""
 
     def __init__(self, rank: int, size: int, device: torch.device = CPU) -> None:
         self.rank, self.size = rank, size
@@ -36,13 +36,19 @@ class Alone(PeerMemory):
         self._waited = torch.zeros(2, dtype=torch.int64, device=device)
         self._finished = torch.zeros(2, dtype=torch.int32, device=device)
 
-    def hear(self, side: str, turns: list[Tensor]) -> None:
-        for sequence, words in enumerate(turns):
+    def hear(self, side: str, messages: list[Tensor]) -> None:
+        """Put a neighbour's messages, int64 words, into the mailbox, one for each exchange, and raise all flags."""
+        for sequence, words in enumerate(messages):
             pointers = self._mailboxes[sequence % 2].pointers
             pointers[f"came_{side}"][: words.numel()] = words.flatten()
             pointers[f"came_{side}_flags"][:] = 1
 
     def told(self, side: str, sequence: int, count: int, programs: int = 0) -> Tensor:
+        """Return the `count` words that were sent to a neighbour in an exchange.
+
+        Asserts that each of the `programs` that sent (0: as many as `halo_kernel` has) raised a flag there, lowered one
+        here, and touched no other.
+        """
         pointers = self._mailboxes[sequence].pointers
         raised = programs or (count * 8 // UNIT + BLOCK - 1) // BLOCK
         assert pointers[f"out_{side}_flags"].tolist() == [1] * raised + [0] * (PROGRAMS - raised)

@@ -25,10 +25,10 @@ def build_vae(config: WanConfig, device: torch.device, dtype: torch.dtype, name:
     device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
     try:
         from wanvae_app.fast.vae import FastVAE
-        from wanvae_app.kernels import launchers, winograd
+        from wanvae_app.kernels import triton_support, winograd
     except ImportError:  # a build of PyTorch without Triton, or an old one
         return WanVAE(config, name)
-    if launchers.unsupported(device):
+    if triton_support.why_unsupported(device):
         return WanVAE(config, name)
     return FastVAE(config, name, hopper=winograd.is_supported(device))
 

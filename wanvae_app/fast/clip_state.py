@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from wanvae_app.kernels import launchers, winograd
+from wanvae_app.kernels import winograd
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import PaddedFramePool, SlotTables
+from wanvae_app.kernels.zero_frames import zero_frames
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import PixelNorm
 from wanvae_app.parallel.shard import WHOLE, Shard
@@ -63,8 +64,8 @@ class FastClipState(ClipState):
     def end_chunk(self) -> None:
         """Give each layer slots of its own for its past frames, so that later chunks all take the same steps."""
         for pool in self.pools:
-            if blank := pool.settle():
-                launchers.blank(pool, blank)
+            if zeros := pool.settle():
+                zero_frames(pool, zeros)
         super().end_chunk()
 
     @torch.inference_mode()

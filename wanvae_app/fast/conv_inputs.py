@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.exchange import activate, activate_transformed
-from wanvae_app.kernels import launchers, winograd
+from wanvae_app.kernels import winograd
+from wanvae_app.kernels.direct_conv import direct_conv
 from wanvae_app.kernels.packed_weights import bias_of, matrix_of
 from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrameView, Slots
 from wanvae_app.kernels.tiles import fits_one_tile
@@ -42,7 +43,9 @@ class ConvInputs:
         self._half = {conv for norm, conv in convs if state.uses_fp16(norm, conv)}
         # 2 or 4: the frames that Winograd's kernel computes together. 0: the direct kernel convolves.
         self._frames_per_tile = {
-            conv: winograd.choose(conv.out_channels, self.num_frames) if conv in self._half else 0
+            conv: winograd.choose_frames_per_tile(conv.out_channels, self.num_frames)
+            if conv in self._half
+            else 0
             for _, conv in convs
         }
         by_width: dict[int, list[nn.Conv3d]] = {}
@@ -92,7 +95,7 @@ class ConvInputs:
             weights = self.state.packed.get(
                 conv, lambda w: winograd.pack(w, frames_per_tile), f"winograd {frames_per_tile}"
             )
-            slots = new[: winograd.num_products(self.num_frames)] if frames_per_tile == 4 else past + new
+            slots = new[: winograd.num_transformed(self.num_frames)] if frames_per_tile == 4 else past + new
             early_halo = shard.early_halo() if into is not None else None
             out = winograd.winograd_conv(
                 weights, bias_of(conv), frames, slots, residual, gamma, into, in_place, early_halo
@@ -105,7 +108,7 @@ class ConvInputs:
                 taps, slots = (1, 3, 3), new
             elif matrix is None:
                 matrix = self.state.packed.get(conv, lambda w: matrix_of(w).to(dtype), f"matrix {dtype}")
-            out = launchers.conv(
+            out = direct_conv(
                 matrix, bias_of(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
             )
         pool.advance(conv, past + new)
@@ -131,4 +134,4 @@ class ConvInputs:
     def _num_written(self, conv: nn.Conv3d) -> int:
         """Return how many frames are written as conv's input. The last two frames that it has are its past later."""
         four_at_a_time = self._frames_per_tile[conv] == 4
-        return winograd.num_products(self.num_frames) + 2 if four_at_a_time else self.num_frames
+        return winograd.num_transformed(self.num_frames) + 2 if four_at_a_time else self.num_frames

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from wanvae_app.kernels import launchers, transform
+from wanvae_app.kernels import norm, transform
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 from wanvae_app.parallel.shard import Shard
 
 
 def activate(x: Tensor, gamma: Tensor | None, into: PaddedFrames, slots: Slots, shard: Shard) -> None:
-    """Write silu(norm(x)) of x [T, H, W, C], or x itself if `gamma` is None, into padded frames, borders included."""
+    """Write silu(norm(x)), or without gamma x itself, of [T, H, W, C] into padded frames, borders included."""
     neighbours = shard.reserve_exchange(into.data, len(x))
-    launchers.activate(x, gamma, into, slots, neighbours)
+    norm.activate(x, gamma, into, slots, neighbours)
     if neighbours is None:
         shard.fill_halo(into.data, into.table(slots))
 

@@ -20,8 +20,12 @@ from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.conv_inputs import ConvInputs
 from wanvae_app.fast.exchange import activate
 from wanvae_app.kernels import attention as attention_kernel
-from wanvae_app.kernels import launchers, upsample_conv, winograd
+from wanvae_app.kernels import norm as norm_kernel
+from wanvae_app.kernels import upsample_conv, winograd
+from wanvae_app.kernels.direct_conv import direct_conv
+from wanvae_app.kernels.head import head_products, sum_head_products
 from wanvae_app.kernels.packed_weights import bias_of, fold_upsampling, matrix_of
+from wanvae_app.kernels.shortcut import Shortcut
 from wanvae_app.model.layers import Attention, PixelNorm, ResidualBlock, Upsample
 from wanvae_app.model.vae import Head
 
@@ -34,7 +38,7 @@ def frames_at_once(channels: int) -> int:
 
     It saves memory. For the layers it is one more chunking, which changes no result.
     """
-    return max(winograd.choose(channels, 4), 2)
+    return max(winograd.choose_frames_per_tile(channels, 4), 2)
 
 
 def residual_blocks(
@@ -108,9 +112,9 @@ def _head_by_products(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: FastCl
     for index in range(num_frames):  # in strips of rows, because products are larger than frames
         for begin in range(0, height, num_rows):
             end = min(begin + num_rows, height)
-            products = launchers.head_products(taps, frames, slots[index : index + 1], begin, end)
-            launchers.sum_head_products(products, bias_of(conv), due[:, begin:end], out[index, begin:end])
-            del products  # before the next ones are made
+            products = head_products(taps, frames, slots[index : index + 1], begin, end)
+            sum_head_products(products, bias_of(conv), due[:, begin:end], out[index, begin:end])
+            del products  # before there are others
     pool.give_back(slots)
     return _picture(out)
 
@@ -138,24 +142,24 @@ def upsample(
     ready, new = pool.take(num_alone), pool.take(len(pixels) - num_alone)
     for slots, some in ((ready, pixels[:num_alone]), (new, pixels[num_alone:])):
         if slots:
-            launchers.activate(some, None, frames, slots)
+            norm_kernel.activate(some, None, frames, slots)
     shortcut = None
     if skip is not None:
         time = 1 if time_conv is None else 2
         # The clip's first frame becomes only the last one of its copies in time.
-        shortcut = launchers.Shortcut(_rows(skip), time, time - 1 if state.first else 0)
+        shortcut = Shortcut(_rows(skip), time, time - 1 if state.first else 0)
     del x, pixels, some, skip  # frees this memory before the last frame is yielded
 
     def enlarge() -> Tensor:
         nonlocal shortcut
         state.shard.fill_halo(frames.data, frames.table(ready))
-        copies = 0 if shortcut is None else shortcut.pixels.shape[3] // conv.out_channels
-        if state.hopper and upsample_conv.is_supported(conv.in_channels, conv.out_channels, copies):
+        per_output = 0 if shortcut is None else shortcut.channels_per_output(conv.out_channels)
+        if state.hopper and upsample_conv.is_supported(conv.in_channels, conv.out_channels, per_output):
             weights = state.packed.get(conv, upsample_conv.pack, "upsample")
             out = upsample_conv.upsample_conv(weights, bias_of(conv), frames, ready, shortcut)
         else:
             weights = state.packed.get(conv, fold_upsampling, "folded")
-            out = launchers.conv(weights, bias_of(conv), (1, 2, 2), frames, ready, up=2, shortcut=shortcut)
+            out = direct_conv(weights, bias_of(conv), (1, 2, 2), frames, ready, up=2, shortcut=shortcut)
         pool.give_back(ready)
         if shortcut is not None:
             shortcut = shortcut.after(len(ready))
@@ -173,7 +177,7 @@ def upsample(
                 ready = ()
             doubled = pool.take(count)
             for half, (matrix, bias) in enumerate(halves):
-                launchers.conv(matrix, bias, (3, 1, 1), frames, window, into=(frames, doubled[half::2]))
+                direct_conv(matrix, bias, (3, 1, 1), frames, window, into=(frames, doubled[half::2]))
             ready += doubled
         pool.advance(time_conv, seen)
     yield enlarge()

@@ -18,7 +18,7 @@ from wanvae_app.config import WanConfig
 from wanvae_app.fast import layers
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.cuda_graph import GraphCoder
-from wanvae_app.kernels import launchers
+from wanvae_app.kernels import pixels
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.model.clip_state import ClipState
@@ -100,7 +100,7 @@ class FastVAE(WanVAE):
     def to_uint8(self, frames: Tensor) -> Tensor:
         if len(frames) > 1:
             return super().to_uint8(frames)
-        return launchers.to_uint8(frames[0].permute(1, 2, 3, 0).contiguous())
+        return pixels.to_uint8(frames[0].permute(1, 2, 3, 0).contiguous())
 
     @contextmanager
     def clip(

@@ -1,5 +1,19 @@
-"""Kernels: tensors in, tensors out. They know no layer, and communicate only with whom `mailbox.Neighbours` names.
+"""Kernels: tensors in, tensors out. They know no layer, and talk only to whom `mailbox.Neighbours` names.
 
-`launchers` and `transform` start those in Triton, `winograd` and `upsample_conv` those in CUDA C++ for Hopper GPUs.
-These four and `attention` need Triton to be imported; the rest of the folder does not.
+A file holds a kernel and the function that launches it:
+
+- norm, transform: norm and SiLU, written into the padded frames that convolutions read
+- direct_conv, with direct_results: causal convolutions as matrix products, in Triton
+- winograd, upsample_conv: faster convolutions in CUDA C++, for Hopper GPUs
+- head, attention: the last convolution; attention with one wide head
+- zero_frames, pixels: zeros into frames; numbers in [-1, 1] to uint8
+- halo: rows and tokens from GPU to GPU, launched by `parallel/peer_memory.py`
+
+Their data is described in padded_frames, packed_weights, shortcut and mailbox. `tiles` and `rounds` choose what a
+program computes. `hopper_kernel`, `nvrtc` and `cuda_driver` compile and start CUDA C++. `triton_support` says whether
+Triton's kernels run on a device.
+
+Shapes: T frames, H and W height and width of this rank's part of the picture, C channels in, N channels out. Pixels are
+channels last, [T, H, W, C]. Given tensors without data (on the device "meta") a function allocates as it does
+otherwise, and launches nothing.
 """

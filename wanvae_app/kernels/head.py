@@ -1,29 +1,34 @@
-"""The last convolution, to a few channels: matrix products, and this sum of their shifted rows.
+"""The last convolution, causal 3x3x3 to a few channels: one matrix product, then a sum of shifted rows.
 
-A convolution to 3 channels does too little with each pixel it reads to be worth reading it 27 times. So some rows of a
-frame at a time are multiplied once with all 27 taps, and what a pixel contributes to its neighbours is added up here:
-to those of its own frame, and to those of the next two, which is kept until they come.
+With 3 channels out a convolution does too little with a pixel to be worth reading it 27 times. So `head_products`
+multiplies each pixel once with all 27 taps: that is what the pixel contributes to its neighbours in its own frame and
+the next two. `sum_head_products` adds up the contributions to each pixel; those to the next two frames are kept until
+these come. The products are large, so callers take some rows of a frame at a time.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 
 
 @triton.jit(do_not_specialize=["pixels", "first"])
 def taps_kernel(
-    source,  # descriptor of the padded frames as rows [frames * pixels, C], block [BM, BK]
+    source,  # descriptor of padded frames as rows [slots * pixels, C], block [BM, BK]
     weight,  # descriptor of all taps [N, C], block [BN, BK]
-    slot,  # int32 [1]: where in `source` the frame lies
+    slot,  # int32 [1]: of the frame
     products,  # [N, pitch]
-    pixels,  # of a frame
-    first,  # of those that are multiplied
-    pitch,  # at least as many as these, a multiple of 16
+    pixels,  # pixels of a padded frame
+    first,  # index in the frame of the first pixel that is multiplied
+    pitch,  # pixels of a row of `products`: those that are multiplied, rounded up to a multiple of 16
     C: tl.constexpr, N: tl.constexpr,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Some pixels of a padded frame times all taps."""
+    """Multiply pixels of a padded frame with all taps. Programs: (ceil(pitch / BM), ceil(N / BN))."""
     m0 = tl.program_id(0) * BM
     n0 = tl.program_id(1) * BN
     row = tl.load(slot) * pixels + first + m0
@@ -37,8 +42,11 @@ def taps_kernel(
 
 
 @triton.jit
-def _sum_of_nine(products, first, place, stride, pitch, mask, n, N: tl.constexpr):
-    """What the nine taps from `first` on contribute to these pixels."""
+def _sum_nine_taps(products, first, place, stride, pitch, mask, n, N: tl.constexpr):
+    """Return the sum [BM, BN] of what nine taps, of one frame from tap `first` on, contribute to channels n of pixels.
+
+    `place` [BM] is the pixels' upper left neighbours, as indices in rows of `stride` pixels.
+    """
     acc = tl.zeros(mask.shape, tl.float32)
     for kh in tl.static_range(3):
         for kw in tl.static_range(3):
@@ -48,27 +56,72 @@ def _sum_of_nine(products, first, place, stride, pitch, mask, n, N: tl.constexpr
     return acc
 
 
-@triton.jit(do_not_specialize=["H", "W", "pitch", "apart"])
+@triton.jit(do_not_specialize=["H", "W", "pitch", "due_stride"])
 def head_kernel(
-    products,  # [27 * N, pitch], pitch >= (H + 2) (W + 2): what each pixel adds to its neighbours
+    products,  # [27 * N, pitch], pitch >= (H + 2) (W + 2): what each pixel contributes to its neighbours, by tap
     bias,  # [N]
-    due,  # float32 [2, H, W, N]: what earlier frames add to this one and the next, then this one to the next two
+    due,  # float32 [2, H, W, N]: what earlier frames contribute to this frame and to the next
     out,  # [H, W, N]
     H, W, pitch,
-    apart,  # numbers from one of due's two to the other
-    N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    due_stride,  # numbers from the first of `due`'s two frames to the second
+    N: tl.constexpr,
+    BM: tl.constexpr,  # pixels of a program
+    BN: tl.constexpr,  # a power of two, at least N
 ):  # fmt: skip
+    """Sum a frame and replace `due` by what is due to the next two frames. Programs: ceil(H W / BM)."""
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.arange(0, BN)
     stride = W + 2
     place = m // W * stride + m % W
     mask = (m < H * W)[:, None] & (n < N)[None, :]
     at = m.to(tl.int64)[:, None] * N + n[None, :]
-    later = due + apart.to(tl.int64) + at
-    next_but_one = _sum_of_nine(products, 0, place, stride, pitch, mask, n, N)
-    next_one = _sum_of_nine(products, 9, place, stride, pitch, mask, n, N) + tl.load(later, mask, 0.0)
-    now = _sum_of_nine(products, 18, place, stride, pitch, mask, n, N) + tl.load(due + at, mask, 0.0)
+    later = due + due_stride.to(tl.int64) + at
+    next_but_one = _sum_nine_taps(products, 0, place, stride, pitch, mask, n, N)
+    next_one = _sum_nine_taps(products, 9, place, stride, pitch, mask, n, N) + tl.load(later, mask, 0.0)
+    now = _sum_nine_taps(products, 18, place, stride, pitch, mask, n, N) + tl.load(due + at, mask, 0.0)
     now += tl.load(bias + n, n < N, 0.0).to(tl.float32)[None, :]
     tl.store(out + at, now.to(out.dtype.element_ty), mask)
     tl.store(due + at, next_one, mask)
     tl.store(later, next_but_one, mask)
+
+
+def head_products(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: int) -> Tensor:
+    """Multiply the pixels that rows `begin` to `end` (exclusive) of a frame see with all taps [N, C].
+
+    Returns [N, pitch], of which the first (end - begin + 2) (W + 2) of each row are pixels: these rows of the padded
+    frame with one above and one below. `slot` names the frame.
+    """
+    _, rows, columns, c = frames.data.shape
+    n, num_pixels = len(taps), (end - begin + 2) * columns
+    products = taps.new_empty(n, -(-num_pixels // 16) * 16)
+    if taps.is_meta:
+        return products
+    depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
+    source = TensorDescriptor(frames.data, [len(frames.data) * rows * columns, c], [c, 1], [128, depth])
+    weight = TensorDescriptor(taps, [n, c], [c, 1], [128, depth])
+    taps_kernel[(triton.cdiv(num_pixels, 128), triton.cdiv(n, 128))](
+        source, weight, frames.table(slot), products, rows * columns, begin * columns, products.shape[1],
+        C=c, N=n, BM=128, BN=128, BK=depth, STAGES=3, num_warps=8,
+    )  # fmt: skip
+    return products
+
+
+def sum_head_products(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) -> None:
+    """Write rows [H, W, N] of a frame of the convolution into `out`, from `products` [27 N, pitch] of these rows.
+
+    `due` [2, H, W, N] float32 is what earlier frames contribute to this frame and the next. It is replaced by what is
+    due to the next two frames.
+    """
+    height, width, n = out.shape
+    assert out.is_contiguous() and due[0].is_contiguous() and due.shape == (2, *out.shape), (
+        out.shape,
+        due.shape,
+    )
+    if out.is_meta:
+        return
+    block = triton.next_power_of_2(n)
+    pixels = 1024 // block
+    head_kernel[(triton.cdiv(height * width, pixels),)](
+        products, bias, due, out, height, width, products.shape[1], due.stride(0),
+        N=n, BM=pixels, BN=block, num_warps=4,
+    )  # fmt: skip

@@ -1,80 +1,97 @@
-"""Where messages to the ranks beside this one go, where theirs come from, and what kernels are told of it."""
+"""Mailboxes in peer memory: where messages between neighbouring ranks lie, and what kernels are told of them.
+
+All ranks open memory of one layout to each other, as int64 words:
+
+    4 messages of CAPACITY units: for exchanges of even number, from the rank before and from the rank behind, then for
+        exchanges of odd number
+    int32 flags [4, PROGRAMS]: for each of these messages, one for each program that sends it
+    int32 flags [size, PROGRAMS]: for tokens, which every rank sends to every other
+
+A sender writes a message into the receiver's memory and raises the flags behind it there.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-UNIT = 16  # bytes: what messages are counted in
-CAPACITY = 8 * 2**20 // UNIT  # units that travel one way in one exchange; a longer message takes several
-PROGRAMS = 64  # at most so many of a kernel's send to one neighbour: so many flags there are
+UNIT = 16  # bytes; messages are counted in these
+CAPACITY = 8 * 2**20 // UNIT  # units of one message; what is longer travels in several exchanges
+PROGRAMS = 64  # programs of a kernel that send to one neighbour, at most; each has a flag
 
 
 class Neighbours(NamedTuple):
-    """What a kernel is told that swaps one message with each neighbour by itself."""
+    """What a kernel needs that exchanges one message with each neighbour itself."""
 
-    columns: bool  # whether the picture is cut along these, or along its rows
-    programs: int  # at most so many of its programs send to a neighbour
-    arguments: dict[str, Any]  # of `halo_kernel`: places and flags; without any nobody is there
+    columns: bool  # whether the picture is cut along its columns, not along its rows
+    programs: int  # programs that send to one neighbour, at most
+    arguments: dict[
+        str, Any
+    ]  # arguments of the kernel, as for `halo_kernel`: mailbox and ranks; empty for a dry run
 
 
 @dataclass
 class EarlyHalo:
-    """For a kernel that makes the edges before the rest, and tells of them: so they can travel meanwhile."""
+    """What a kernel needs that makes the edges of the picture first, so that they travel while it makes the rest.
 
-    columns: bool  # whether the picture is cut along these, or along its rows
-    before: bool  # whether there is a neighbour before this rank, and one behind
-    after: bool
-    finished: (
-        Tensor  # int32 [2]: what it counts up once for each part of the edges, then what who waits counts
-    )
-    expected: int = 0  # how many parts there are; 0: it does not tell
+    It counts the parts of the edges that it has made; the exchange, already started, waits for `expected` of them.
+    """
+
+    columns: bool  # whether the picture is cut along its columns, not along its rows
+    before: bool  # whether there is a rank before this one
+    after: bool  # whether there is a rank behind this one
+    finished: Tensor  # int32 [2]: parts made so far, then programs of the exchange that have seen all; zeros between
+    expected: int = 0  # parts that the edges have, set by the kernel's launcher; 0 if it does not count them
 
 
 class Mailbox:
-    """Where the messages of every second exchange go, and where they come from: in the memory of `num_words` that all
-    ranks have opened to each other, of which `handle` knows where it is."""
+    """The messages and flags of all exchanges of one parity, as `halo_kernel` takes them: this rank's and its peers'.
 
-    def __init__(self, handle: Any, rank: int, size: int, sequence: int) -> None:
-        def place(of: int, side: int) -> Tensor:
-            start = (2 * sequence + side) * CAPACITY * 2
+    `handle` is the memory that all ranks have opened to each other, `num_words` each. `parity` is 0 for exchanges of
+    even number, 1 for those of odd number. At the picture's edge, where there is no peer, pointers lead to this rank's
+    own memory and are not used.
+    """
+
+    def __init__(self, handle: Any, rank: int, size: int, parity: int) -> None:
+        def message(of: int, side: int) -> Tensor:
+            start = (2 * parity + side) * CAPACITY * 2
             return _memory(handle, of, size)[start : start + CAPACITY * 2]
 
         def flags(of: int, side: int) -> Tensor:
-            start = (2 * sequence + side) * PROGRAMS
+            start = (2 * parity + side) * PROGRAMS
             return _flags(handle, of, size)[start : start + PROGRAMS]
 
-        # What goes to the rank before comes, there, from the rank behind. At the picture's edge nobody looks at it.
+        # What goes to the rank before comes, there, from the rank behind (side 1).
         before, after = max(rank - 1, 0), min(rank + 1, size - 1)
         self.pointers = {
-            "out_before": place(before, 1),
-            "out_after": place(after, 0),
+            "out_before": message(before, 1),
+            "out_after": message(after, 0),
             "out_before_flags": flags(before, 1),
             "out_after_flags": flags(after, 0),
-            "came_before": place(rank, 0),
-            "came_after": place(rank, 1),
+            "came_before": message(rank, 0),
+            "came_after": message(rank, 1),
             "came_before_flags": flags(rank, 0),
             "came_after_flags": flags(rank, 1),
         }
 
 
 def num_words(size: int) -> int:
-    """Words of 8 bytes that each of so many ranks sets aside: for two messages a side, and flags."""
+    """Return the int64 words that each of `size` ranks sets aside: for four messages and all flags."""
     return 4 * CAPACITY * 2 + (4 + size) * PROGRAMS // 2
 
 
 def token_flags(handle: Any, rank: int, size: int) -> int:
-    """Where a rank's flags for everyone's tokens begin, int32 [size, PROGRAMS]."""
+    """Return the address of a rank's flags for tokens, int32 [size, PROGRAMS]."""
     return _flags(handle, rank, size).data_ptr() + 16 * PROGRAMS
 
 
 def _memory(handle: Any, rank: int, size: int) -> Tensor:
-    return handle.get_buffer(rank, (num_words(size),), torch.int64)
+    return cast(Tensor, handle.get_buffer(rank, (num_words(size),), torch.int64))
 
 
 def _flags(handle: Any, rank: int, size: int) -> Tensor:
-    """The flags in a rank's memory, int32, behind the places of messages."""
+    """Return all flags in a rank's memory, int32."""
     return _memory(handle, rank, size)[4 * CAPACITY * 2 :].view(torch.int32)

@@ -1,4 +1,4 @@
-"""Packed weights: what kernels read in place of a convolution's weights, made once from them."""
+"""Packed weights: the layouts of a convolution's weights that kernels read, each made once."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 
 class PackedWeights:
-    """Keeps what was made of layers' weights, for as long as it lives itself: as long as the model of these layers.
+    """Keeps packed weights for as long as it lives, which is as long as the model of these layers.
 
-    What was made of weights that have been replaced, changed or moved since is made anew.
+    If a layer's weights have been replaced, changed or moved since they were packed, they are packed again.
     """
 
     def __init__(self) -> None:
         self._packed: dict[tuple[nn.Module, str], tuple[tuple[Any, ...], Any]] = {}
 
     def get(self, conv: nn.Module, pack: Callable[[Tensor], Any], name: str = "") -> Any:
-        """Return pack(weight of conv), made at the first call; `name` tells several things apart that are made of one
-        layer."""
+        """Return pack(conv.weight), made at the first call with this layer and `name`."""
         weight = conv.weight
         assert isinstance(weight, Tensor)
         stamp = (weight.data_ptr(), weight._version, weight.dtype)
@@ -32,14 +31,15 @@ class PackedWeights:
 
 
 def matrix_of(weight: Tensor) -> Tensor:
-    """Weights [N, C, kt, kh, kw] as [N, kt kh kw C]: a view where they lie channels last."""
+    """Return weights [N, C, kt, kh, kw] as the matrix [N, kt kh kw C]: a view if they lie channels last."""
     return weight.permute(0, 2, 3, 4, 1).flatten(1).contiguous()
 
 
 def fold_upsampling(weight: Tensor) -> Tensor:
-    """3x3 weights [N, C, 3, 3] for a picture enlarged by repetition, as 2x2 ones for four phases: [4 N, 4 C].
+    """Fold 3x3 weights [N, C, 3, 3] for an enlarged picture to 2x2 weights for the small one: [4 phases N, 4 taps C].
 
-    Of three neighbours in the enlarged picture two are the same pixel of the small one, so their taps add up.
+    The picture is enlarged twice by repetition. A phase is the pixels (2 y + dy, 2 x + dx) for one dy and dx. Of three
+    neighbours in the large picture two are the same pixel of the small one, so their taps add up.
     """
 
     def phases(w: Tensor, dim: int) -> list[Tensor]:
@@ -51,6 +51,6 @@ def fold_upsampling(weight: Tensor) -> Tensor:
 
 
 def bias_of(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
-    """The bias [N], which every one of these layers has."""
+    """Return the bias [N] of a layer that has one, as all convolutions of the VAE have."""
     assert conv.bias is not None
     return conv.bias

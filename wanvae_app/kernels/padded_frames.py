@@ -1,4 +1,8 @@
-"""Padded frames: pictures with a border of one pixel that stay where they were written from chunk to chunk."""
+"""Padded frames: what convolutions read. A frame has a border of one pixel and stays where it was written.
+
+Frames of one size and width lie in a pool, each in a slot. A layer's past is two slots, which it keeps from chunk to
+chunk; kernels are told slots and never move a frame.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,30 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-Slots = tuple[int, ...]  # which of a pool's frames, by their place in its memory
-MAX_TABLES = 4096
+Slots = tuple[int, ...]  # indices of frames in a pool's memory
+MAX_TABLES = 4096  # of `SlotTables`, kept at a time
 
 
 class PaddedFrames(Protocol):
-    """What kernels take for padded frames: all of them, [slots, H + 2, W + 2, C], and tables that name slots."""
+    """What kernels take for padded frames: a pool, or a view of one."""
 
     @property
-    def data(self) -> Tensor: ...
+    def data(self) -> Tensor:
+        """All frames, [slots, H + 2, W + 2, C]."""
 
-    def table(self, slots: Slots) -> Tensor: ...
+    def table(self, slots: Slots) -> Tensor:
+        """Return slots as int32 [len(slots)] on the frames' device."""
 
 
 class SlotTables:
-    """Makes the tensors that name slots to kernels, each once: the same few are asked for in every chunk."""
+    """Makes the tensors that tell kernels slots, each once: every chunk asks for the same ones."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._made = lru_cache(maxsize=MAX_TABLES)(self._make)
 
     def __call__(self, pool: PaddedFramePool, slots: Slots) -> Tensor:
-        """Slots as int32 [len(slots)] on the device."""
+        """Return slots as int32 [len(slots)] on the device, whichever pool they are of."""
         return self._made(slots)
 
     def _make(self, slots: Slots) -> Tensor:
@@ -40,12 +46,13 @@ class SlotTables:
 
 
 class PaddedFramePool:
-    """Frames [H + 2, W + 2, C] as the fast convolutions read them, handed out as slots of `data`.
+    """Padded frames of one size and width, handed out as slots of `data` [slots, H + 2, W + 2, C].
 
-    `data` is [count, H + 2, W + 2, C]. Past frames are never moved: who reads them is told their slots. Slot 0 is all
-    zeros and stands for the frames before the clip. Borders are zero, as a convolution's padding is, unless a
-    neighbour's rows are put there. `tables` makes the tensors that name slots; a recording replaces it for a while
-    (see `cuda_graph.py`).
+    Slot 0 is all zeros and stands for the frames before the clip. Borders are zero, as a convolution's padding is,
+    unless a neighbour's rows are written there. A pool moves to more memory when it has too few slots.
+
+    `tables` makes the tensors that tell kernels slots. While a CUDA graph is recorded, other tables take its place (see
+    `fast/cuda_graph.py`).
     """
 
     def __init__(
@@ -67,59 +74,61 @@ class PaddedFramePool:
         self._free.clear()
 
     def view_as(self, dtype: torch.dtype) -> PaddedFrameView:
-        """These frames holding numbers of another type of the same size.
+        """Return these frames, read as numbers of another type of the same size.
 
-        Zeros and borders serve both types, since zero has the same bits; what a frame held before it was taken is
-        never read.
+        Layers of both types share the pool: zero has the same bits, and what a slot held before is never read.
         """
         return PaddedFrameView(self, dtype)
 
     def reserve(self, num_kept: int, num_passing: int) -> None:
-        """Make room for `num_kept` more frames that stay from chunk to chunk, and `num_passing` that come and go."""
+        """Make room for `num_kept` more frames that stay from chunk to chunk, and for `num_passing` within a chunk."""
         self._num_kept += num_kept
         self._num_passing = max(self._num_passing, num_passing)
         if 1 + self._num_kept + self._num_passing > len(self.data):
             self._grow(1 + self._num_kept + self._num_passing)
 
     def take(self, count: int) -> Slots:
-        """Take the lowest free slots to write frames into, so that the pattern repeats from chunk to chunk."""
+        """Take the lowest free slots to write frames into: then all chunks of a size use the same slots."""
         if count > len(self._free):
             self._grow(len(self.data) + count - len(self._free))
         return tuple(heapq.heappop(self._free) for _ in range(count))
 
     def give_back(self, slots: Slots) -> None:
-        """Free slots whose frames are read no more."""
+        """Free slots whose frames are read no more. Slot 0 may be among them and stays."""
         for slot in slots:
             if slot:
                 heapq.heappush(self._free, slot)
 
     def has_past(self, layer: object) -> bool:
-        """Whether a layer has a past here."""
+        """Return whether a layer has a past here."""
         return layer in self._past
 
     def past(self, layer: object) -> tuple[int, int]:
-        """The slots of the last two frames that a layer read; slot 0 at the start."""
+        """Return the slots of the last two frames that a layer read; twice slot 0 at the clip's start."""
         return self._past.setdefault(layer, (0, 0))
 
     def advance(self, layer: object, slots: Slots) -> None:
-        """Note that a layer has read these slots, past frames first: the last two are its past now, the others free."""
+        """Make the last two of `slots`, which a layer has read, its past, and free the others.
+
+        `slots` are in order of time and begin with its past so far.
+        """
         self.give_back(slots[:-2])
         self._past[layer] = (slots[-2], slots[-1])
 
     def settle(self) -> Slots:
-        """Give every layer two slots of its own for its past, so that from now on every chunk does the same.
+        """Give every layer two slots of its own for its past, so that all later chunks take the same steps.
 
-        Returns the slots that must become zeros, because their layer has seen fewer than two frames.
+        Returns the slots that must be filled with zeros, because their layer has read fewer than two frames.
         """
-        blank: Slots = ()
+        zeros: Slots = ()
         for layer, (older, newer) in self._past.items():
             fresh = self.take((not older) + (not newer))
-            blank += fresh
+            zeros += fresh
             self._past[layer] = (older or fresh[0], newer or fresh[-1])
-        return blank
+        return zeros
 
     def restart(self) -> None:
-        """Begin the next clip: no layer has a past."""
+        """Begin the next clip: free and forget the layers' pasts."""
         for slots in self._past.values():
             self.give_back(slots)
         self._past.clear()
@@ -127,21 +136,21 @@ class PaddedFramePool:
 
     @property
     def layers(self) -> list[object]:
-        """The layers that have a past here."""
+        """The layers that have a past here, in the order of `order`."""
         return list(self._past)
 
     @property
     def order(self) -> list[int]:
-        """All slots but 0: those of the layers' pasts, then those that are free."""
+        """All slots but 0: two for each layer's past, then the free ones."""
         return [slot for slots in self._past.values() for slot in slots] + sorted(self._free)
 
     def arrange(self, layers: list[object], order: list[int]) -> None:
-        """Set `layers` and `order` to what they were when they were read."""
+        """Set `layers` and `order`, for instance to what was read from them earlier."""
         self._past = {layer: (order[2 * i], order[2 * i + 1]) for i, layer in enumerate(layers)}
         self._free = sorted(order[2 * len(layers) :])  # a sorted list is a heap
 
     def table(self, slots: Slots) -> Tensor:
-        """Slots as int32 [len(slots)] on the frames' device."""
+        """Return slots as int32 [len(slots)] on the frames' device."""
         return self.tables(self, slots)
 
     def _grow(self, count: int) -> None:
@@ -168,9 +177,9 @@ class PaddedFrameView:
 
     @property
     def data(self) -> Tensor:
-        """All frames, where they are now: a pool that grows moves."""
+        """All frames [slots, H + 2, W + 2, C], where the pool has them now."""
         return self.pool.data.view(self.dtype)
 
     def table(self, slots: Slots) -> Tensor:
-        """As the pool's."""
+        """Return slots as int32 [len(slots)] on the frames' device."""
         return self.pool.table(slots)

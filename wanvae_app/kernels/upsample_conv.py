@@ -1,7 +1,7 @@
-"""Compiles and starts `upsample_conv.cu`: a picture enlarged twice and convolved 3x3, on Hopper GPUs.
+"""3x3 convolutions of a picture enlarged twice, on Hopper GPUs: packs weights and starts `upsample_conv.cu`.
 
-The plain equal is in `layers.Upsample`; elsewhere, and for the few shapes that this one does not take, it is
-`launchers.conv` with up = 2.
+The plain equal is in `model.layers.Upsample`. On other GPUs, and for the few widths that this kernel does not take,
+`direct_conv` does the same with up = 2.
 """
 
 from __future__ import annotations
@@ -11,26 +11,34 @@ import ctypes
 import torch
 from torch import Tensor
 
-from wanvae_app.kernels import nvrtc
-from wanvae_app.kernels.launchers import Shortcut
-from wanvae_app.kernels.nvrtc import DEPTH, TILE_COLUMNS, TILE_ROWS
+from wanvae_app.kernels.cuda_driver import tensor_map
+from wanvae_app.kernels.hopper_kernel import (
+    DEPTH,
+    INPUT_BOX,
+    REGION_COLUMNS,
+    REGION_ROWS,
+    RESULT_BOX,
+    HopperKernel,
+)
 from wanvae_app.kernels.packed_weights import fold_upsampling
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
-from wanvae_app.kernels.tiles import parts, processors_of, split
+from wanvae_app.kernels.rounds import choose_width, count_clusters, plan_launches
+from wanvae_app.kernels.shortcut import Shortcut
 
-# What a block of so many channels takes, of what the first one does (measured on an H100).
-COSTS = {64: 1.0, 96: 1.55, 32: 0.66}
+COSTS = {64: 1.0, 96: 1.55, 32: 0.66}  # `costs` as `rounds.py` describes them
+MIN_CHANNELS = 32
+MAX_CHANNELS_PER_OUTPUT = 2  # of a shortcut
 
 
 def pack(weight: Tensor) -> Tensor:
-    """Weights [N, C, 3, 3] for the picture as it was, of four phases and the four taps of each: [4 taps, 4, N, C]."""
+    """Fold weights [N, C, 3, 3] to those for the small picture: [4 taps, 4 phases, N, C]."""
     n, c = weight.shape[:2]
     return fold_upsampling(weight).view(4, n, 4, c).permute(2, 0, 1, 3).contiguous()
 
 
-def is_supported(c: int, n: int, copies: int) -> bool:
-    """Whether the kernel takes these widths, c in and n out, and a shortcut with so many channels for each of the n."""
-    return c >= 32 and n >= 32 and copies <= 2
+def is_supported(c: int, n: int, channels_per_output: int) -> bool:
+    """Return whether the kernel takes c channels in, n channels out, and a shortcut of so many channels for each."""
+    return c >= MIN_CHANNELS and n >= MIN_CHANNELS and channels_per_output <= MAX_CHANNELS_PER_OUTPUT
 
 
 def upsample_conv(
@@ -40,52 +48,51 @@ def upsample_conv(
     slots: Slots,
     shortcut: Shortcut | None = None,
 ) -> Tensor:
-    """The 3x3 convolution of padded frames enlarged to twice their size, plus `shortcut`: [T, 2 H, 2 W, N].
+    """Enlarge the T padded frames in `slots` twice, convolve them 3x3, add `shortcut`: return [T, 2 H, 2 W, N].
 
-    `weights` come from `pack`, `slots` are those of the T frames.
+    `weights` come from `pack`. They, `bias` [N], frames and shortcut are of one dtype, bf16 or fp16.
     """
     data = frames.data
     _, rows, columns, c = data.shape
     num_frames, height, width, n = len(slots), rows - 2, columns - 2, bias.shape[0]
     assert data.dtype == weights.dtype == bias.dtype, (data.dtype, weights.dtype, bias.dtype)
-    skip, time, start = shortcut or (bias[None], 1, 0)
+    channels_per_output = 0
     if shortcut is not None:
-        assert skip.is_contiguous() and start + num_frames <= time * len(skip), (
-            skip.shape,
-            start,
-            num_frames,
-        )
-        assert skip.shape[1:3] == (height, width) and skip.shape[3] in (n, 2 * n), (
-            skip.shape,
-            height,
-            width,
-            n,
-        )
+        shortcut.check(num_frames, height, width, n)
+        channels_per_output = shortcut.channels_per_output(n)
+        assert channels_per_output <= MAX_CHANNELS_PER_OUTPUT, channels_per_output
     out = torch.empty(num_frames, 2 * height, 2 * width, n, dtype=bias.dtype, device=data.device)
     if out.is_meta:
         return out
-    processors = processors_of(data.device)
-    side_by_side = -(-width // TILE_COLUMNS)
-    places = side_by_side * -(-height // TILE_ROWS) * num_frames
-    channels, _ = split(n, COSTS, places, processors)
+    added = shortcut or Shortcut(bias, 1, 0)  # without a shortcut nothing is read
+    num_clusters = count_clusters(data.device)
+    regions_across, regions_down = -(-width // REGION_COLUMNS), -(-height // REGION_ROWS)
+    num_regions = regions_across * regions_down * num_frames
+    block_width = choose_width(n, COSTS, num_regions, num_clusters)
     phases = [out[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
-    for part in parts(n, channels, places, c // 2, COSTS, processors // 2):
-        maps = [  # [slots, H + 2, W + 2, C] and [taps, phases, N, C]: what lies beyond is read as zero
-            nvrtc.tensor_map(data, (DEPTH, TILE_COLUMNS + 2, TILE_ROWS + 2, 1)),
-            nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
-            *(nvrtc.tensor_map(phase, (32, 8, 2, 1)) for phase in phases),
+    pointers = frames.table(slots), bias, added.pixels
+    for launch in plan_launches(n, block_width, num_regions, c // 2, COSTS, num_clusters):
+        arguments = [
+            tensor_map(data, INPUT_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
+            tensor_map(weights, (DEPTH, launch.width, 2, 1)),  # [taps, phases, N, C]
+            *(tensor_map(phase, RESULT_BOX) for phase in phases),
+            *(ctypes.c_void_p(x.data_ptr()) for x in pointers),
+            *map(ctypes.c_int, (num_frames, height, width, c, n, added.first_frame)),
+            *map(ctypes.c_int, (launch.num_blocks, regions_across, launch.begin, launch.end)),
         ]
-        numbers = num_frames, height, width, c, n, start, part.blocks, side_by_side, part.begin, part.end
-        pointers = (ctypes.c_void_p(x.data_ptr()) for x in (frames.table(slots), bias, skip))
-        kernel = kernel_for(part.width, skip.shape[-1] // n if shortcut else 0, time, bias.dtype)
-        clusters = min(part.end - part.begin, processors // 2)  # each takes one tile after another
-        kernel.start(clusters, data.device, [*maps, *pointers, *map(ctypes.c_int, numbers)], part.dependent)
+        kernel = kernel_for(launch.width, channels_per_output, added.time_factor, bias.dtype)
+        clusters = min(launch.end - launch.begin, num_clusters)
+        kernel.start(clusters, data.device, arguments, launch.dependent)
     return out
 
 
-def kernel_for(width: int, channels: int, time: int, dtype: torch.dtype) -> nvrtc.Kernel:
-    """`upsample_conv.cu` for blocks of `width` channels, with a shortcut that has `channels` for each of the result's
-    and one frame for each `time` of the result's."""
+def kernel_for(width: int, channels_per_output: int, time_factor: int, dtype: torch.dtype) -> HopperKernel:
+    """Return `upsample_conv.cu` for blocks of this width and this kind of shortcut (0 channels: none)."""
     half = dtype == torch.float16
-    macros = {"CHANNELS": channels, "TIME": time, "HALF": half, "PAIR": True}
-    return nvrtc.Kernel("upsample_conv", width, "f16" if half else "bf16", tuple(macros.items()))
+    macros = {
+        "CHANNELS_PER_OUTPUT": channels_per_output,
+        "TIME_FACTOR": time_factor,
+        "HALF": half,
+        "PAIR": True,
+    }
+    return HopperKernel("upsample_conv", width, "f16" if half else "bf16", tuple(macros.items()))

@@ -1,8 +1,9 @@
-"""Compiles and starts `winograd.cu`: causal 3x3x3 convolutions with a third or half of the multiplications saved,
-on Hopper GPUs.
+"""Causal 3x3x3 convolutions by Winograd's algorithm along time, on Hopper GPUs: packs weights and starts `winograd.cu`.
 
-Triton cannot read a tile at any offset from shared memory, and without that a Winograd transform costs more traffic
-than it saves arithmetic: so this one is CUDA C++, compiled when it is first needed (see `nvrtc.py`).
+F(2, 3) makes two frames at a time with two thirds of the multiplications, F(4, 3) four frames with half of them.
+
+Triton cannot read a tile at any offset from shared memory. Without that a Winograd transform costs more traffic than it
+saves arithmetic, so the kernel is CUDA C++. The plain equal is `model.layers.CausalConv3d`.
 """
 
 from __future__ import annotations
@@ -14,27 +15,36 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from wanvae_app.kernels import nvrtc, tiles
+from wanvae_app.kernels.cuda_driver import tensor_map
+from wanvae_app.kernels.hopper_kernel import (
+    DEPTH,
+    INPUT_BOX,
+    REGION_COLUMNS,
+    REGION_ROWS,
+    RESULT_BOX,
+    HopperKernel,
+)
 from wanvae_app.kernels.mailbox import EarlyHalo
-from wanvae_app.kernels.nvrtc import DEPTH, TILE_COLUMNS, TILE_ROWS
 from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames, Slots
+from wanvae_app.kernels.rounds import Launch, choose_width, count_clusters, plan_launches
 
 log = logging.getLogger(__name__)
 
-# What a block of so many channels takes, `per` frames at a time, of what the widest does (measured on an H100).
+# By frames per tile: `costs` as `rounds.py` describes them.
 COSTS = {2: {96: 1.0, 64: 0.71, 32: 0.51}, 4: {64: 1.0, 32: 0.66}}
-WARPS = 8  # of a block, that multiply
-POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of those whose squares are fp16 numbers, they round least
+RESIDUAL_BOX = 32, 8, 8, 1  # channels, columns, rows, frames that the copy engine fetches at a time
+MULTIPLYING_WARPS = 8  # of a block
+POINTS = 11 / 16, 23 / 16  # A and B of F(4, 3): of all whose squares are fp16 numbers, these round least
 
 
-def pack(weight: Tensor, per: int = 2) -> Tensor:
-    """Weights [N, C, 3, 3, 3] for the products that make `per` frames, 2 or 4: fp16 [9 taps, per + 2, N, C].
+def pack(weight: Tensor, frames_per_tile: int = 2) -> Tensor:
+    """Transform weights [N, C, 3, 3, 3] for the products that make 2 or 4 frames: fp16 [9 taps, 4 or 6, N, C].
 
-    F(2, 3) as by Lavin and Gray (Fast Algorithms for Convolutional Neural Networks, 2015); F(4, 3) by the same method
-    of Toom and Cook, in other points.
+    F(2, 3) is Lavin and Gray's (Fast Algorithms for Convolutional Neural Networks, 2015). F(4, 3) is made by the same
+    method of Toom and Cook, in other points.
     """
     g0, g1, g2 = weight.float().unbind(2)
-    if per == 2:
+    if frames_per_tile == 2:
         products = [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
     else:
         aa, bb = POINTS[0] ** 2, POINTS[1] ** 2
@@ -45,35 +55,30 @@ def pack(weight: Tensor, per: int = 2) -> Tensor:
     return stacked.permute(3, 4, 0, 1, 2).flatten(0, 1).to(torch.float16).contiguous()
 
 
-def split(n: int, per: int = 2, places: int = 0, processors: int = 132) -> tuple[int, int]:
-    """Channels of a block and how many blocks take n, for `per` frames at a time: see `tiles.split`."""
-    return tiles.split(n, COSTS[per], places, processors)
+def choose_frames_per_tile(n: int, num_frames: int) -> int:
+    """Return how many of `num_frames` frames of n channels to make together: 2 or 4, or 0 for the direct kernel.
 
-
-def norms_in_place(n: int) -> bool:
-    """Whether the norm over n channels is taken in place: larger clusters than two blocks do not fill the chip."""
-    return split(n)[1] <= 2
-
-
-def choose(n: int, num_frames: int) -> int:
-    """How many of `num_frames` frames of n channels to make together, 2 or 4; 0 if the direct kernel is faster.
-
-    Four need frames that `transform` wrote, which only pays where there are many channels to make of them.
+    Four need frames that `transform` wrote, which pays only where many channels are made of them.
     """
     if num_frames % 2 or n < 16:
         return 0
     return 4 if num_frames % 4 == 0 and n >= 256 else 2
 
 
-def num_products(num_frames: int) -> int:
-    """How many frames `transform` makes for so many: six for every four."""
+def norms_in_place(n: int) -> bool:
+    """Return whether the kernel takes the norm over n channels: two blocks, a cluster, must hold them."""
+    return -(-n // choose_width(n, COSTS[2])) <= 2
+
+
+def num_transformed(num_frames: int) -> int:
+    """Return how many frames `transform` writes for the products of so many frames: six for four."""
     return num_frames // 4 * 6
 
 
 def is_safe(weight: Tensor, gamma: Tensor) -> bool:
-    """Whether fp16 holds what a convolution with this weight multiplies behind a norm with this gamma.
+    """Return whether fp16 holds what a convolution with this weight multiplies behind a norm with this gamma.
 
-    A normed pixel's numbers are at most sqrt(C) max |gamma|, what becomes of them less than five times that.
+    A normed pixel's numbers are at most sqrt(C) max |gamma|; transformed ones are less than five times as large.
     """
     bound = 5 * weight.shape[1] ** 0.5 * gamma.abs().max().float()
     largest = weight.abs().amax().float()
@@ -82,7 +87,10 @@ def is_safe(weight: Tensor, gamma: Tensor) -> bool:
 
 @lru_cache
 def is_supported(device: torch.device) -> bool:
-    """Whether the kernel runs on this device: a Hopper GPU, and NVRTC to compile for it. Tried once."""
+    """Return whether the kernel runs on this device: a Hopper GPU, with NVRTC to compile for it.
+
+    Compiles and runs the kernel once.
+    """
     if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
         return False
     try:
@@ -107,19 +115,23 @@ def winograd_conv(
     in_place: bool = False,
     early_halo: EarlyHalo | None = None,
 ) -> Tensor:
-    """The 3x3x3 convolution of fp16 padded frames, for T new ones, two or four at a time: [T, H, W, N] of bias's dtype.
+    """Convolve fp16 padded frames: return T frames [T, H, W, N] in the dtype of `bias` [N].
 
-    `weights` come from `pack`, which is told how many. `slots` are those of two past frames and of T present ones,
-    or for four at a time those of the T / 4 * 6 that `transform` makes of them. `residual`
-    [T, H, W, N] is added, and with `in_place` is where the sum goes: of each tile it is read before the tile is stored,
-    by the same block. With `gamma` [N], silu(norm(result)) goes `into` fp16 padded frames, whose data it returns;
-    with `early_halo`, the edges before the rest.
+    `weights` come from `pack`; their shape says how many frames a tile has. `slots` name two past and T present frames,
+    or for four frames per tile the T / 4 * 6 frames that `transform` made of them.
+
+    `residual` [T, H, W, N] is added. With `in_place` the sum is written over it: a block reads a tile of it before it
+    stores the same tile.
+
+    With `gamma` [N], for two frames per tile and N that `norms_in_place` allows, silu(norm(result)) is written `into`
+    slots of fp16 padded frames, and their data is returned. With `early_halo` the edges are made first and counted.
     """
     data = frames.data
     _, rows, columns, c = data.shape
-    height, width, n, per = rows - 2, columns - 2, bias.shape[0], weights.shape[1] - 2
-    num_frames = len(slots) // 6 * 4 if per == 4 else len(slots) - 2
-    assert data.dtype == weights.dtype == torch.float16 and num_frames % per == 0, (data.dtype, len(slots))
+    height, width, n, frames_per_tile = rows - 2, columns - 2, bias.shape[0], weights.shape[1] - 2
+    num_frames = len(slots) // 6 * 4 if frames_per_tile == 4 else len(slots) - 2
+    assert data.dtype == weights.dtype == torch.float16, (data.dtype, weights.dtype)
+    assert num_frames % frames_per_tile == 0, (len(slots), frames_per_tile)
     assert (gamma is None) == (into is None) and (into is None or into[0].data.dtype == torch.float16)
     if in_place:
         assert residual is not None and residual.dtype == bias.dtype and residual.is_contiguous() and not into
@@ -131,45 +143,70 @@ def winograd_conv(
     if out.is_meta:
         return out
     norm, half = gamma is not None, bias.dtype == torch.float16
-    assert not norm or (per == 2 and norms_in_place(n)), (per, n)
-    shortcut = out if residual is None else residual  # of which nothing is read then
-    target = out[:, 1:-1, 1:-1] if norm else out
-    table = frames.table(slots)
-    pointers = [table, bias, bias if gamma is None else gamma, into[0].table(into[1]) if into else table]
-    across, down = -(-width // TILE_COLUMNS), -(-height // TILE_ROWS)
-    processors = tiles.processors_of(data.device)
-    places = across * down * (num_frames // per)
-    channels, blocks = split(n, 2) if norm else split(n, per, places, processors)
-    parts = tiles.parts(n, channels, places, c * per, COSTS[per], processors // 2, norm)
-    cut = [0, 0, 0]
+    assert not norm or (frames_per_tile == 2 and norms_in_place(n)), (frames_per_tile, n)
+    num_clusters, costs = count_clusters(data.device), COSTS[frames_per_tile]
+    regions_across, regions_down = -(-width // REGION_COLUMNS), -(-height // REGION_ROWS)
+    num_regions = regions_across * regions_down * (num_frames // frames_per_tile)
+    block_width = choose_width(n, costs) if norm else choose_width(n, costs, num_regions, num_clusters)
+    launches = plan_launches(n, block_width, num_regions, c * frames_per_tile, costs, num_clusters, norm)
+    cut = before = after = 0
     if early_halo is not None:
         assert norm, "the sums of four frames leave in two parts"
-        cut = [1 + early_halo.columns, early_halo.before, early_halo.after]
-        length, other = (across, down) if early_halo.columns else (down, across)
-        # Where there is one line of tiles, it is both edges.
-        edges = min(early_halo.before + early_halo.after, length) * other * (num_frames // per)
-        early_halo.expected = edges * min(blocks, 2) * WARPS
-        if parts[-1].dependent and parts[-1].begin < edges:  # which are told of by blocks of one kind
-            parts = [parts[0]._replace(end=-(-places // 2) * blocks)]
+        cut, before, after = 1 + early_halo.columns, early_halo.before, early_halo.after
+        launches = _count_edges(early_halo, launches, regions_across, regions_down, num_regions)
     finished = ctypes.c_void_p(early_halo.finished.data_ptr() if early_halo is not None else None)
-    for part in parts:
-        maps = [  # [slots, H + 2, W + 2, C] and [taps, products, N, C]: what lies beyond is read as zero
-            nvrtc.tensor_map(data, (DEPTH, TILE_COLUMNS + 2, TILE_ROWS + 2, 1)),
-            nvrtc.tensor_map(weights, (DEPTH, part.width, 2, 1)),
-            nvrtc.tensor_map(shortcut, (32, 8, 8, 1)),
-            nvrtc.tensor_map(target, (32, 8, 2, 1)),
+    table = frames.table(slots)
+    out_table = into[0].table(into[1]) if into else table
+    pointers = (table, bias, bias if gamma is None else gamma, out_table)
+    read = out if residual is None else residual  # without a residual nothing is read through this map
+    written = out[:, 1:-1, 1:-1] if norm else out
+    for launch in launches:
+        arguments = [
+            tensor_map(data, INPUT_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
+            tensor_map(weights, (DEPTH, launch.width, 2, 1)),  # [taps, products, N, C]
+            tensor_map(read, RESIDUAL_BOX),
+            tensor_map(written, RESULT_BOX),
+            *(ctypes.c_void_p(x.data_ptr()) for x in pointers),
+            *map(ctypes.c_int, (num_frames, height, width, c, n, launch.num_blocks, regions_across)),
+            *map(ctypes.c_int, (launch.begin, launch.end, cut, before, after)),
+            finished,
         ]
-        numbers = (num_frames, height, width, c, n, part.blocks, across, part.begin, part.end, *cut)
-        kernel = kernel_for(part.width, part.joined, per, residual is not None, norm, half)
-        clusters = min(part.end - part.begin, processors // 2)  # each takes one tile after another
-        addresses = (ctypes.c_void_p(x.data_ptr()) for x in pointers)
-        arguments = [*maps, *addresses, *map(ctypes.c_int, numbers), finished]
-        kernel.start(clusters, data.device, arguments, part.dependent)
+        kernel = kernel_for(launch.width, launch.joined, frames_per_tile, residual is not None, norm, half)
+        clusters = min(launch.end - launch.begin, num_clusters)
+        kernel.start(clusters, data.device, arguments, launch.dependent)
     return out
 
 
-def kernel_for(width: int, joined: bool, per: int, residual: bool, norm: bool, half: bool) -> nvrtc.Kernel:
-    """`winograd.cu` for blocks of this width; `joined` are two whose channels together a norm is over."""
-    macros = {"FOUR": per == 4, "RESIDUAL": residual, "NORM": norm, "HALF": half, "PAIR": not joined}
-    sums = 2 * 2 * 2 * 128 * 4 if joined else 0
-    return nvrtc.Kernel("winograd", width, "f16", tuple(macros.items()), 80 + sums)
+def _count_edges(
+    early_halo: EarlyHalo, launches: list[Launch], regions_across: int, regions_down: int, num_regions: int
+) -> list[Launch]:
+    """Set the number of parts that the edges have. Return the launches, the first of which makes all of them.
+
+    A part is a warp's share of a block: blocks of another width would make other parts.
+    """
+    lines = regions_across if early_halo.columns else regions_down
+    # If there is one line of regions, it is both edges.
+    num_edges = min(early_halo.before + early_halo.after, lines) * (num_regions // lines)
+    first, last = launches[0], launches[-1]
+    early_halo.expected = num_edges * first.num_blocks * MULTIPLYING_WARPS
+    if last.dependent and last.begin < num_edges:
+        return [first._replace(end=-(-num_regions // 2) * first.num_blocks)]
+    return launches
+
+
+def kernel_for(
+    width: int, joined: bool, frames_per_tile: int, residual: bool, norm: bool, half: bool
+) -> HopperKernel:
+    """Return `winograd.cu` for blocks of this width; `joined` blocks take a norm over their channels together.
+
+    `half` says that bias, residual, gamma and results are fp16, not bf16.
+    """
+    macros = {
+        "FOUR": frames_per_tile == 4,
+        "RESIDUAL": residual,
+        "NORM": norm,
+        "HALF": half,
+        "PAIR": not joined,
+    }
+    sums_bytes = 2 * 2 * 2 * 128 * 4 if joined else 0  # float [2 tiles][2 blocks][2 frames][128 pixels]
+    return HopperKernel("winograd", width, "f16", tuple(macros.items()), 80 + sums_bytes)
