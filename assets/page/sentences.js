@@ -54,12 +54,14 @@ export function describe(run) {
       return { title: "Stopped", text: run.message.replace(/^Stopped /, "") + watchable };
     }
     default:
-      return { title: "Failed", text: run.message, tone: "bad" };
+      return { title: run.refused ? "Not run" : "Failed", text: run.message, tone: "bad" };
   }
 }
 
 function queued(run) {
-  if (run.place) return `${plural(run.place, "run")} before this one.`;
+  const before = run.place ? `${plural(run.place, "run")} before this one.` : "";
+  if (run.reading) return [before, run.message].filter(Boolean).join(" ");
+  if (before) return before;
   return run.message === "Waiting." ? "Next in line." : run.message;
 }
 

@@ -59,15 +59,9 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
     the file is executed. Raises ValueError, with one sentence, for a damaged file and for one that holds no latent of
     this VAE, or several.
     """
+    tensor, name, shape = _find_latent(path, config)
     try:
-        tensors = lazy_tensors(path)
-    except TypeError as error:
-        raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.") from error
-    if not tensors:
-        raise ValueError(f"{path.name} holds no tensor; a latent [1, {config.z_dim}, T, H, W] is needed.")
-    name, shape = _choose_latent(tensors, config, path)
-    try:
-        z = tensors[name].read().float().reshape(shape)
+        z = tensor.read().float().reshape(shape)
     except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
         raise ValueError(f"{path.name}: {printable(name)} cannot be read: {first_line(error)}.") from error
     not_finite = ~torch.isfinite(z)
@@ -84,6 +78,11 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
             "seen in this; generate or save it again."
         )
     return z
+
+
+def latent_shape(path: Path, config: WanConfig) -> LatentShape:
+    """The shape of a file's latent, by its header alone. Raises ValueError as read_latent does."""
+    return _find_latent(path, config)[2]
 
 
 def stored_scaling(path: Path) -> str | None:
@@ -177,6 +176,18 @@ def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> LatentShape | None
     if len(shape) == 3 and shape[0] == channels:
         return LatentShape(1, channels, 1, *shape[1:])
     return None
+
+
+def _find_latent(path: Path, config: WanConfig) -> tuple[LazyTensor, str, LatentShape]:
+    """The tensor of a file that is its latent, unread, with its name and its shape as a clip."""
+    try:
+        tensors = lazy_tensors(path)
+    except TypeError as error:
+        raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.") from error
+    if not tensors:
+        raise ValueError(f"{path.name} holds no tensor; a latent [1, {config.z_dim}, T, H, W] is needed.")
+    name, shape = _choose_latent(tensors, config, path)
+    return tensors[name], name, shape
 
 
 def _choose_latent(tensors: dict[str, LazyTensor], config: WanConfig, path: Path) -> tuple[str, LatentShape]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -89,15 +89,43 @@ def describe_video(path: Path, config: WanConfig) -> str:
     return f"Video, {', '.join(details)}: it will be {done}, then decoded again."
 
 
-def read_video(path: Path, config: WanConfig, folder: Path | None, max_frames: int = MAX_FRAMES) -> Video:
+class VideoPlan(NamedTuple):
+    """What reading a video makes at most, by its header alone."""
+
+    num_frames_bound: int
+    height: int  # of a frame, fitted to the VAE
+    width: int
+    num_bytes_bound: int  # of all frames, uint8 RGB
+
+
+def video_plan(path: Path, config: WanConfig) -> VideoPlan:
+    """Say what reading a video will make, from its header. Raises ValueError and OSError as read_video does."""
+    header = read_header(path, config.spatial_factor, MAX_FRAMES)
+    width, height = _fit(header, config.spatial_factor).cropped
+    num_frames = MAX_FRAMES
+    if header.fps and header.seconds:
+        num_frames = min(num_frames, round(header.fps * header.seconds) + 1)
+    return VideoPlan(num_frames, height, width, num_frames * height * width * 3)
+
+
+def read_video(
+    path: Path,
+    config: WanConfig,
+    folder: Path | None,
+    max_frames: int = MAX_FRAMES,
+    *,
+    on_progress: Callable[[int], None] = lambda num_frames: None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Video:
     """Read a video file as a clip of 1 + 4 k frames, scaled down and cropped to the VAE's multiples.
 
     The frames are kept in a file of `folder`, or in memory if it is None. Sizes are checked before anything is
-    decoded.
+    decoded. `on_progress` gets the number of frames read so far. Reading ends between two frames once `stopped()`.
 
     Raises:
         ValueError: the file cannot be read, or is too small, too large or too long; the message is one sentence.
         OSError: there is no ffmpeg.
+        InterruptedError: it was stopped.
     """
     header = read_header(path, config.spatial_factor, max_frames)
     fit = _fit(header, config.spatial_factor)
@@ -110,6 +138,9 @@ def read_video(path: Path, config: WanConfig, folder: Path | None, max_frames: i
             num_read += 1
             if num_read > max_frames:
                 raise too_long(path, max_frames)
+            if stopped():
+                raise InterruptedError(f"reading {path.name} was stopped")
+            on_progress(num_read)
             pending.append(frame)
             if len(pending) == (config.temporal_factor if len(log) else 1):
                 log.append(np.stack(pending))  # 1 + 4 k frames so far

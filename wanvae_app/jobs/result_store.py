@@ -92,6 +92,12 @@ class ResultStore:
         for run in surplus:
             self.discard(run)
 
+    def delete(self, run: JobState) -> None:
+        """Delete a run, whether or not it is watched."""
+        with self._lock:
+            self._runs.pop(run.id, None)
+        self.discard(run)
+
     def discard(self, run: JobState) -> None:
         """Free a run's frames and delete its folder."""
         run.close()
