@@ -26,8 +26,9 @@ ADVICE = "cut it shorter, make it smaller, or try again later"
 class Budget:
     """Grants disk and memory to runs before their input is read. Thread-safe.
 
-    A run that has not ended takes what it was granted, an ended one what its files and frames take. When disk is
-    short, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own.
+    A run that has not ended takes what it was granted, an ended one what its files and frames take. When there is no
+    room, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own. When only the
+    visitor's share is used up, his own go first.
     """
 
     def __init__(self, store: ResultStore) -> None:
@@ -46,11 +47,12 @@ class Budget:
         Raises ValueError, with the numbers, if no run is going on whose end would help.
         """
         with self._lock:
-            for ended in [None, *self._deletable(run)]:
-                if ended is not None:
-                    self.store.delete(ended)
-                free = self._free_for(run.owner)
+            deletable = self._deletable(run, needs)
+            for num_deleted in range(len(deletable) + 1):
+                free = self._free_for(run.owner, without=deletable[:num_deleted])
                 if needs.disk <= free.disk and needs.memory <= free.memory:
+                    for ended in deletable[:num_deleted]:
+                        self.store.delete(ended)
                     run.needs = needs
                     return True
             if any(not other.ended and other.needs != Needs(0, 0) for other in self.store.runs()):
@@ -58,23 +60,33 @@ class Budget:
         _refuse_beyond(run.name, needs, free)
         return False
 
-    def _deletable(self, run: JobState) -> list[JobState]:
+    def _deletable(self, run: JobState, needs: Needs) -> list[JobState]:
+        """The ended runs that may be deleted for this one, in the order in which they go."""
         now = time.monotonic()
+        watched = {other for other in self.store.runs() if now - other.last_seen <= WATCHED_SECONDS}
         ended = [other for other in self.store.runs() if other.ended and other is not run]
-        unwatched = [other for other in ended if now - other.last_seen > WATCHED_SECONDS]
-        own = [other for other in ended if other.owner == run.owner and other not in unwatched]
-        return unwatched + own
+        ended = [other for other in ended if other.owner == run.owner or other not in watched]
+        share_is_short = any(
+            need > int(total * VISITOR_SHARE) - used
+            for need, total, used in zip(
+                needs, self._capacity(), self._used_by(run.owner, self.store.runs()), strict=True
+            )
+        )
+        return sorted(ended, key=lambda o: (share_is_short and o.owner != run.owner, o in watched))
 
-    def _free_for(self, owner: str) -> Needs:
-        """What the owner's next run may take now."""
-        runs = self.store.runs()
-        capacity = self._capacity()
-        used = [(run.owner, _used(run)) for run in runs]
-        free = []
-        for index, total in enumerate(capacity):
-            by_all = sum(needs[index] for _, needs in used)
-            by_owner = sum(needs[index] for other, needs in used if other == owner)
-            free.append(max(0, min(total - by_all, int(total * VISITOR_SHARE) - by_owner)))
+    def _used_by(self, owner: str | None, runs: list[JobState]) -> Needs:
+        """What these runs take, if they are this owner's; None: all of them."""
+        used = [_used(run) for run in runs if owner in (None, run.owner)]
+        return Needs(sum(needs.disk for needs in used), sum(needs.memory for needs in used))
+
+    def _free_for(self, owner: str, without: list[JobState]) -> Needs:
+        """What the owner's next run may take once the runs `without` are deleted."""
+        runs = [run for run in self.store.runs() if run not in without]
+        by_all, by_owner = self._used_by(None, runs), self._used_by(owner, runs)
+        free = [
+            max(0, min(total - all_used, int(total * VISITOR_SHARE) - own_used))
+            for total, all_used, own_used in zip(self._capacity(), by_all, by_owner, strict=True)
+        ]
         return Needs(*free)
 
     def _capacity(self) -> Needs:
