@@ -1,12 +1,15 @@
-"""torchrun for `launch.py`: starts ranks exactly as torch's own does, but ends quietly on Ctrl-C or SIGTERM.
+"""torchrun for `launch.py`: starts ranks exactly as torch's own does, but ends quietly and leaves no folder.
 
-Torch's command prints a traceback of its own code then, and a warning for each rank that it signals.
+On a signal, torch's command prints a traceback of its own code, and a warning for each rank that it signals. It leaves the
+folder of its logs behind, and it ends with the terminal even under nohup.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import tempfile
 
 from torch.distributed.elastic.agent.server import api as agent
 from torch.distributed.elastic.multiprocessing import api as processes
@@ -18,8 +21,12 @@ def main() -> None:
     do."""
     for module in (agent, processes):
         logging.getLogger(module.__name__).setLevel(logging.ERROR)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        sys.argv[1:1] = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"]
     try:
-        torchrun()
+        with tempfile.TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as logs:
+            sys.argv[1:1] = ["--log-dir", logs]
+            torchrun()
     except processes.SignalException as end:
         sys.exit(128 + end.sigval)
 

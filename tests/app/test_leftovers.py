@@ -1,0 +1,85 @@
+"""What the app leaves in the temporary folder, however it ends: nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+from support.app_runner import ROOT, App, surroundings, wait_for
+
+RIGGED_APP = ROOT / "tests" / "support" / "rigged_app.py"
+NUM_ABORTED = 100  # uploads
+HEAD = (
+    "POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n"
+    'Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\nContent-Disposition: form-data; name="files"; '
+    'filename="clip.pt"\r\nContent-Type: application/octet-stream\r\n\r\n'
+)
+
+
+def begin_upload(app: App) -> socket.socket:
+    """Send the beginning of an upload."""
+    connection = socket.create_connection(("127.0.0.1", app.port), 10)
+    connection.sendall(HEAD.format(host=f"127.0.0.1:{app.port}").encode() + b"x" * 1000)
+    return connection
+
+
+def files(home: Path) -> set[Path]:
+    """All files in the temporary folder, but for the lock."""
+    return {path for path in home.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp_path: Path) -> None:
+    home = tmp_path / "tmp"
+    home.mkdir()
+    environment = {"RIG": str(tmp_path), "TMPDIR": str(home)}
+    app = App(tmp_path / "log", script=RIGGED_APP, num_ranks=1, environment=environment)
+    try:
+        app.wait_ready()
+        before = files(home)
+        for _ in range(NUM_ABORTED):
+            begin_upload(app).close()
+        given = httpx.post(f"{app.url}/gradio_api/upload", files={"files": ("a.pt", b"a latent")}).json()
+        wait_for(lambda: files(home) - before == {Path(given[0])}, 10, app)
+        open_upload = begin_upload(app)  # still going on at the end
+
+        boot = (app.health() or {})["boot"]
+        os.kill(app.rank_pid(0), signal.SIGKILL)
+        wait_for(lambda: (app.health() or {}).get("boot", boot) != boot, 60, app)
+        assert Path(given[0]).exists(), "the page may run its upload again"
+        wait_for(lambda: files(home) - before <= {Path(given[0])}, 10, app)
+        open_upload.close()
+
+        (tmp_path / "hold-0-2").touch()
+        httpx.post(f"{app.url}/rig/run", params={"latents": 5})
+        wait_for((tmp_path / "held-0-2").exists, 20, app)
+        app.stop(signal.SIGHUP, timeout=10)
+        assert list(home.iterdir()) == []
+    finally:
+        app.stop()
+
+
+@pytest.mark.parametrize("number", [None, signal.SIGHUP])
+def test_the_launchers_torchrun_deletes_its_folder(tmp_path: Path, number: signal.Signals | None) -> None:
+    home = tmp_path / "tmp"
+    home.mkdir()
+    script = tmp_path / "script.py"
+    script.write_text("import sys, time\nopen(sys.argv[1], 'w').close()\ntime.sleep(float(sys.argv[2]))\n")
+    command = [sys.executable, "-m", "wanvae_app.cli.torchrun", "--standalone", "--nproc-per-node", "1"]
+    command += [str(script), str(tmp_path / "begun"), "0" if number is None else "60"]
+    process = subprocess.Popen(command, cwd=ROOT, env=surroundings(TMPDIR=str(home)), stderr=subprocess.PIPE)
+    try:
+        wait_for((tmp_path / "begun").exists, 60)
+        if number is not None:
+            process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+        assert process.returncode == (0 if number is None else 128 + number), errors
+        assert b"Traceback" not in errors
+        assert list(home.glob("torchelastic_*")) == []
+    finally:
+        process.kill()
