@@ -42,8 +42,10 @@ def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp
     try:
         app.wait_ready()
         before = files(home)
-        for _ in range(NUM_ABORTED):
-            begin_upload(app).close()
+        uploads = [begin_upload(app) for _ in range(NUM_ABORTED)]
+        wait_for(lambda: len(files(home) - before) == NUM_ABORTED, 10, app)
+        for upload in uploads:
+            upload.close()
         given = httpx.post(f"{app.url}/gradio_api/upload", files={"files": ("a.pt", b"a latent")}).json()
         wait_for(lambda: files(home) - before == {Path(given[0])}, 10, app)
         open_upload = begin_upload(app)  # still going on at the end

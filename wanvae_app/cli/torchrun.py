@@ -1,7 +1,7 @@
 """torchrun for `launch.py`: starts ranks exactly as torch's own does, but ends quietly and leaves no folder.
 
-On a signal, torch's command prints a traceback of its own code, and a warning for each rank that it signals. It leaves the
-folder of its logs behind, and it ends with the terminal even under nohup.
+On a signal, torch's command prints a traceback of its own code, and a warning for each rank that it signals. It
+leaves the folder of its logs behind, and it ends with the terminal even under nohup.
 """
 
 from __future__ import annotations

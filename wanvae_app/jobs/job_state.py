@@ -108,6 +108,7 @@ class JobState:
         self.peak_bytes: list[int] = []  # memory, by rank
         self.video_path: Path | None = None  # of the MP4, once it is written
         self.latent_path: Path | None = None  # of a roundtrip's latent, once it is written
+        self.published: Path | None = None  # folder with links to these files, which programs fetch
         self.stop_requested = False
         self.stop_reason = ""  # empty if the user asked for it
         self.last_seen = time.monotonic()  # when a page last asked for this run

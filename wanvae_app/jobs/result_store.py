@@ -99,8 +99,10 @@ class ResultStore:
         self.discard(run)
 
     def discard(self, run: JobState) -> None:
-        """Free a run's frames and delete its folder."""
+        """Free a run's frames and delete its folders."""
         run.close()
+        if run.published is not None:
+            shutil.rmtree(run.published, ignore_errors=True)
         if run.folder != self.folder:  # it is if the run got no folder of its own
             shutil.rmtree(run.folder, ignore_errors=True)
 

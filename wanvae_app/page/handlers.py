@@ -18,6 +18,7 @@ from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import owner_of
 from wanvae_app.page.entry import HistoryEntry
+from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
@@ -90,7 +91,11 @@ class EventHandlers:
             if run.status == Status.FAILED:
                 raise gr.Error(run.message, print_exception=False)
             state = state_json(entry) | {"rows": self.history.rows(entry)}
-            yield state, _string(run.video_path), _string(run.latent_path)
+            try:
+                video, latent = publish(run)
+            except OSError as error:
+                raise gr.Error(tell(error, run.name), print_exception=False) from error
+            yield state, video, latent
         finally:
             if not run.ended:
                 run.stop()
@@ -126,7 +131,3 @@ def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
 def player_message(**content: str) -> str:
     """Return JSON for the player. A random number makes each message differ: Gradio passes on changes only."""
     return json.dumps({**content, "nonce": secrets.token_hex(4)})
-
-
-def _string(path: Path | None) -> str | None:
-    return str(path) if path is not None else None
