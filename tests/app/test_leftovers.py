@@ -13,7 +13,7 @@ import httpx
 import pytest
 from support.app_runner import ROOT, App, surroundings, wait_for
 
-RIGGED_APP = ROOT / "tests" / "support" / "rigged_app.py"
+SAMPLE = ROOT / "assets" / "samples" / "Bicycle at sunset.safetensors"
 NUM_ABORTED = 100  # uploads
 HEAD = (
     "POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000000\r\n"
@@ -37,8 +37,7 @@ def files(home: Path) -> set[Path]:
 def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp_path: Path) -> None:
     home = tmp_path / "tmp"
     home.mkdir()
-    environment = {"RIG": str(tmp_path), "TMPDIR": str(home)}
-    app = App(tmp_path / "log", script=RIGGED_APP, num_ranks=1, environment=environment)
+    app = App(tmp_path / "log", num_ranks=1, environment={"TMPDIR": str(home)})
     try:
         app.wait_ready()
         before = files(home)
@@ -46,7 +45,7 @@ def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp
         wait_for(lambda: len(files(home) - before) == NUM_ABORTED, 10, app)
         for upload in uploads:
             upload.close()
-        given = httpx.post(f"{app.url}/gradio_api/upload", files={"files": ("a.pt", b"a latent")}).json()
+        given = httpx.post(f"{app.url}/gradio_api/upload", files={"files": SAMPLE.open("rb")}).json()
         wait_for(lambda: files(home) - before == {Path(given[0])}, 10, app)
         open_upload = begin_upload(app)  # still going on at the end
 
@@ -57,9 +56,10 @@ def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp
         wait_for(lambda: files(home) - before <= {Path(given[0])}, 10, app)
         open_upload.close()
 
-        (tmp_path / "hold-0-2").touch()
-        httpx.post(f"{app.url}/rig/run", params={"latents": 5})
-        wait_for((tmp_path / "held-0-2").exists, 20, app)
+        file = {"path": given[0], "meta": {"_type": "gradio.FileData"}}
+        data = {"data": [file, True, 1, "Auto"]}
+        assert httpx.post(f"{app.url}/gradio_api/call/run", json=data).status_code == 200
+        wait_for(lambda: (app.health() or {})["state"] == "busy", 20, app)
         app.stop(signal.SIGHUP, timeout=10)
         assert list(home.iterdir()) == []
     finally:
