@@ -42,7 +42,7 @@ def disk(jobs: JobService, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     total = [4 * GB]
 
     def free_disk(folder: Path) -> int:
-        return total[0] + module.DISK_RESERVE - sum(map(written_bytes, jobs.runs()))
+        return total[0] - sum(map(written_bytes, jobs.runs()))
 
     monkeypatch.setattr(module, "free_disk", free_disk)
     return total

@@ -16,8 +16,10 @@ from wanvae_app.jobs.result_store import WATCHED_SECONDS, ResultStore
 from wanvae_app.jobs.unread_input import InputPlan
 from wanvae_app.memory_estimate import free_bytes
 
-DISK_RESERVE = 2**28  # bytes of the temporary folder's file system that are left to others
-MEMORY_RESERVE = 2**28
+DISK_RESERVE = (
+    2**28
+)  # bytes of the temporary folder's file system that are left to others, or a twentieth of it
+MEMORY_RESERVE = 2**28  # bytes
 VISITOR_SHARE = 0.5  # of all that runs may take: a visitor's part of it
 MP4_SHARE = 0.25  # bytes of an MP4 per byte of its frames; noise takes about so much
 ADVICE = "cut it shorter, make it smaller, or try again later"
@@ -92,9 +94,9 @@ class Budget:
     def _capacity(self) -> Needs:
         """What all runs together may take, what they have taken included."""
         runs = self.store.runs()
-        disk = free_disk(self.store.folder) - DISK_RESERVE + sum(written_bytes(run) for run in runs)
+        disk = free_disk(self.store.folder) + sum(written_bytes(run) for run in runs)
         free = free_bytes(torch.device("cpu"))
-        held = sum(run.needs.memory for run in runs if not run.ended and run.is_read)
+        held = sum(map(_latent_bytes, runs))
         memory = 2**62 if free is None else free - MEMORY_RESERVE + held
         return Needs(max(0, disk), max(0, memory))
 
@@ -110,10 +112,11 @@ def needs_of(plan: InputPlan, config: WanConfig) -> Needs:
 
 
 def free_disk(folder: Path) -> int:
-    """Bytes that can be written below `folder`, which need not exist yet."""
+    """Bytes that this app may still write below `folder`, which need not exist yet."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    return shutil.disk_usage(folder).free
+    disk = shutil.disk_usage(folder)
+    return max(0, disk.free - min(DISK_RESERVE, disk.total // 20))
 
 
 def written_bytes(run: JobState) -> int:
@@ -134,10 +137,14 @@ def amount(num_bytes: int) -> str:
     return f"{max(num_bytes, 0) / 10**6:.0f} MB"
 
 
+def _latent_bytes(run: JobState) -> int:
+    latent = run.latent
+    return 0 if latent is None else latent.numel() * latent.element_size()
+
+
 def _used(run: JobState) -> Needs:
     if run.ended:
-        latent = run.latent
-        return Needs(written_bytes(run), 0 if latent is None else latent.numel() * latent.element_size())
+        return Needs(written_bytes(run), _latent_bytes(run))
     return Needs(max(run.needs.disk, written_bytes(run)), run.needs.memory)
 
 

@@ -28,7 +28,7 @@ class Readers:
 
     So one thread at least is always free for a small input. A run that is stopped meanwhile leaves nothing behind.
     `changed` is the condition that guards the queue. `refuse` ends a run whose input cannot be used; it gets a
-    sentence.
+    sentence. `waiting_message` says what a run tells when its input is read.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class Readers:
         vae: WanVAE,
         num_ranks: int,
         refuse: Callable[[JobState, str], None],
+        waiting_message: Callable[[], str],
     ) -> None:
         self._changed = changed
         self._queue = queue
@@ -46,6 +47,7 @@ class Readers:
         self._vae = vae
         self._num_ranks = num_ranks
         self._refuse = refuse
+        self._waiting_message = waiting_message
         self._planning: set[str] = set()  # ids of runs
         self._reading: set[str] = set()
         self._blocked: set[str] = set()  # for which there is no room now
@@ -142,7 +144,7 @@ class Readers:
             with self._changed:  # so that `stop` comes before or after, not in between
                 if run in self._queue.waiting():
                     set_input(run, found, folder or store.folder, self._vae, self._num_ranks)
-                    run.change(unread=None, is_reading=False, message="Waiting.")
+                    run.change(unread=None, is_reading=False, message=self._waiting_message())
                     folder = found = None
                     self._changed.notify_all()
         finally:

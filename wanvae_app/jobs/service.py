@@ -61,7 +61,8 @@ class JobService:
         self._writer = Writer(vae.config)
         self._thread: threading.Thread | None = None
         budget = Budget(self.store)
-        self._readers = Readers(self._changed, self._queue, budget, vae, group.size, self._refuse)
+        ends = self._refuse, self._waiting_message
+        self._readers = Readers(self._changed, self._queue, budget, vae, group.size, *ends)
 
     @property
     def folder(self) -> Path:
@@ -135,8 +136,7 @@ class JobService:
                 )
             self.start()
             run.on_stop = self._on_stop
-            if self._getting_ready:
-                run.change(message="The GPUs are being got ready, once after a start; it begins by itself.")
+            run.change(message=self._waiting_message())
             self.store.add(run)
             self._queue.add(run)
             if not run.is_read:
@@ -218,6 +218,12 @@ class JobService:
             self._end(run, Status.FAILED, self.broken)
         self.on_lost()
 
+    def _waiting_message(self) -> str:
+        """What a queued run says whose input is read."""
+        if self._getting_ready:
+            return "The GPUs are being got ready, once after a start; it begins by itself."
+        return "Waiting."
+
     def _refuse(self, run: JobState, message: str) -> None:
         """End a queued run whose input cannot be used."""
         with self._changed:
@@ -243,6 +249,8 @@ class JobService:
 
     def _end(self, run: JobState, status: Status, message: str) -> None:
         run.frames.finish()
+        if run.job.kind == JobKind.DECODE:
+            run.latent = None  # which may take a gigabyte
         run.change(status=status, message=message, finished=run.finished or time.monotonic())
         log.info("job %s: %s", run.id[:8], run.summary())
         self._readers.wake()

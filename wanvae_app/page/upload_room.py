@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -18,14 +19,16 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from wanvae_app.errors import tell
-from wanvae_app.jobs.budget import DISK_RESERVE, amount, free_disk
+from wanvae_app.jobs.budget import amount, free_disk
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import COOKIE
+from wanvae_app.page.file_components import PUBLISHED_PREFIX
 from wanvae_app.page.upload import UploadedLatent, UploadedVideo
 
 log = logging.getLogger(__name__)
 
 SHARE = 0.25  # of the disk that is free or holds uploads: a visitor's part of it
+UPLOAD_NAME = re.compile("[0-9a-f]{64}")  # of an upload's folder: the hash of its content
 PART_PREFIX = "part-"  # of folders with uploads that have not come to their end
 
 
@@ -44,10 +47,18 @@ class UploadRoom:
         self._coming: dict[str, tuple[str, int]] = {}  # by part: the visitor, and the bytes announced
 
     def install(self) -> None:
-        """Let Gradio's route for uploads call this object, and delete what an earlier process left unfinished."""
+        """Let Gradio's route for uploads call this object.
+
+        Of what an earlier process has left, uploads stay, and count as a visitor's who keeps no cookie.
+        """
         routes.upload_fn = self.take  # type: ignore[assignment]
-        for part in Path(routes.get_upload_folder()).glob(f"{PART_PREFIX}*"):
-            shutil.rmtree(part, ignore_errors=True)
+        found: list[Path] = []
+        for folder in Path(routes.get_upload_folder()).glob("*"):
+            if folder.name.startswith((PART_PREFIX, PUBLISHED_PREFIX)):
+                shutil.rmtree(folder, ignore_errors=True)
+            elif UPLOAD_NAME.fullmatch(folder.name):
+                found += folder.glob("*")
+        self._owners = dict.fromkeys(sorted(found, key=lambda path: path.stat().st_mtime), "")
 
     async def take(
         self, request: Request, upload_dir: str, *arguments: Any, **options: Any
@@ -90,7 +101,7 @@ class UploadRoom:
         coming = sum(length for _, length in self._coming.values())
         own = sum(size for path, size in sizes.items() if self._owners[path] == owner)
         own += sum(length for visitor, length in self._coming.values() if visitor == owner)
-        disk = max(0, free_disk(folder) - DISK_RESERVE - coming)
+        disk = max(0, free_disk(folder) - coming)
         share = int(SHARE * (disk + coming + sum(sizes.values())))
         in_use = {
             run.unread.path
