@@ -79,7 +79,7 @@ def test_memory_is_refused_as_well(jobs: JobService, monkeypatch: pytest.MonkeyP
     )  # claims 1000 bytes
     jobs.submit(run)
     wait_until_ended(run)
-    assert re.match(r"big\.pt needs about 0 MB of the server's memory, and 0 MB are free", run.message)
+    assert re.match(r"big\.pt needs about 1 kB of the server's memory, and 0 kB are free", run.message)
 
 
 def test_a_visitor_has_a_share_and_runs_wait_for_room(jobs: JobService, disk: list[int]) -> None:
@@ -133,7 +133,7 @@ def test_ended_runs_go_when_disk_is_short(jobs: JobService, disk: list[int]) -> 
 def test_a_full_disk_is_refused_and_works_again_when_there_is_room(jobs: JobService, disk: list[int]) -> None:
     disk[0] = 0
     run = finish(jobs, "a.mp4", GB)
-    assert run.refused and "and 0 MB are free for you" in run.message and "/" not in run.message
+    assert run.refused and "and 0 kB are free for you" in run.message and "/" not in run.message
     disk[0] = 4 * GB
     assert finish(jobs, "a.mp4", GB).status == "finished"
 
@@ -148,5 +148,5 @@ def test_needs_count_all_that_a_run_writes() -> None:
 
 
 def test_amounts(tmp_path: Path) -> None:
-    assert [amount(n) for n in (-1, 0, 35_400_000, 2_440_000_000)] == ["0 MB", "0 MB", "35 MB", "2.4 GB"]
+    assert [amount(n) for n in (-1, 0, 35_400_000, 2_440_000_000)] == ["0 kB", "0 kB", "35.4 MB", "2.4 GB"]
     assert free_disk(tmp_path / "not" / "there") > 0

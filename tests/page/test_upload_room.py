@@ -64,7 +64,9 @@ def test_uploads_that_cannot_be_kept_are_refused_in_numbers(
 
     monkeypatch.setattr(module, "free_disk", free_disk)
     answer = upload(server, b"2" * 1_600_000)
-    assert answer.status_code == 400 and answer.text.startswith("This upload has 2 MB, and 1 MB are free for")
+    assert answer.status_code == 400 and answer.text.startswith(
+        "This upload has 1.6 MB, and 1.0 MB are free for"
+    )
     assert kept[0].exists(), "nothing is deleted in vain"
     kept += [Path(path) for path in upload(server, b"3" * 800_000).json()]
     assert [path.exists() for path in kept] == [False, True], "the visitor's oldest goes first"

@@ -132,9 +132,10 @@ def written_bytes(run: JobState) -> int:
 
 def amount(num_bytes: int) -> str:
     """A number of bytes in words, such as "2.4 GB"."""
-    if num_bytes >= 10**9:
-        return f"{num_bytes / 10**9:.1f} GB"
-    return f"{max(num_bytes, 0) / 10**6:.0f} MB"
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{max(num_bytes, 0) / 1000:.0f} kB"
 
 
 def _latent_bytes(run: JobState) -> int:

@@ -166,6 +166,8 @@ class JobState:
 
     def summary(self) -> str:
         """Describe the job and how it ended, in one line for the log."""
+        if not self.is_read:
+            return f"{self.job.kind}, not started: {self.status}: {self.message}"
         c, t, h, w = self.job.shape
         seconds = self.finished - self.started if self.finished and self.started else 0.0
         rate = f", {len(self.frames) / seconds:.1f} fps" if seconds else ""

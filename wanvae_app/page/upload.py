@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from wanvae_app.page.entry import RunInput
 
 SCALINGS = ("Auto", "Normalised", "Raw")
 MAX_CHUNK = 16  # latent frames; more only takes memory
+PROGRESS_INTERVAL = 0.1  # seconds between two sentences about how far reading is
 HASH_BYTES = 2**22  # that are hashed at a time
 
 
@@ -97,8 +99,13 @@ class UploadedVideo:
         bound = self._num_frames_bound
         of_all = f" of about {bound} frames" if bound < MAX_FRAMES else " frames"
 
+        told = 0.0
+
         def tell_frames(num_frames: int) -> None:
-            on_progress(f"Reading {num_frames}{of_all}.")
+            nonlocal told
+            if time.monotonic() - told >= PROGRESS_INTERVAL:
+                told = time.monotonic()
+                on_progress(f"Reading {num_frames}{of_all}.")
 
         self.run_input.digest = file_digest(self.path, stopped)
         video = read_video(self.path, self.config, folder, on_progress=tell_frames, stopped=stopped)
