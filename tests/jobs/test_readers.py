@@ -129,10 +129,10 @@ def test_headers_that_take_long_do_not_keep_small_inputs_from_being_read(jobs: J
 
     def plan(video: DirectedVideo) -> InputPlan:
         video.allowed.wait(20)
-        return original(video)
+        return original(video, lambda: False)
 
     for video in slow:
-        video.plan = lambda video=video: plan(video)  # type: ignore[method-assign]
+        video.plan = lambda stopped, video=video: plan(video)  # type: ignore[method-assign]
         submit(jobs, cast(UnreadInput, video))
     assert wait_until_ended(submit(jobs, ReadyLatent("tiny.pt")), 10).status == "finished"
     for video in slow:

@@ -31,8 +31,8 @@ class DirectedVideo:
         self.ended = threading.Event()
         self.folder: Path | None = None
 
-    def plan(self) -> InputPlan:
-        return InputPlan(LatentShape(16, 3, SIDE // 8, SIDE // 8), self.claimed, 1000)
+    def plan(self, stopped: Callable[[], bool]) -> InputPlan:
+        return InputPlan(LatentShape(16, 3, SIDE // 8, SIDE // 8), self.claimed, 1000, 1000)
 
     def read(
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]
@@ -58,8 +58,8 @@ class ReadyLatent:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def plan(self) -> InputPlan:
-        return InputPlan(LatentShape(16, 1, 4, 3), 0, 1000)
+    def plan(self, stopped: Callable[[], bool]) -> InputPlan:
+        return InputPlan(LatentShape(16, 1, 4, 3), 0, 500, 500)
 
     def read(
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]

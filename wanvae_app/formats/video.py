@@ -96,16 +96,16 @@ class VideoPlan(NamedTuple):
     height: int  # of a frame, fitted to the VAE
     width: int
     num_bytes_bound: int  # of all frames, uint8 RGB
+    num_memory_bytes_bound: int  # that reading takes besides
 
 
-def video_plan(path: Path, config: WanConfig) -> VideoPlan:
+def video_plan(path: Path, config: WanConfig, *, stopped: Callable[[], bool] | None = None) -> VideoPlan:
     """Say what reading a video will make, from its header. Raises ValueError and OSError as read_video does."""
     header = read_header(path, config.spatial_factor, MAX_FRAMES)
     width, height = _fit(header, config.spatial_factor).cropped
-    num_frames = MAX_FRAMES
-    if header.fps and header.seconds:
-        num_frames = min(num_frames, round(header.fps * header.seconds) + 1)
-    return VideoPlan(num_frames, height, width, num_frames * height * width * 3)
+    num_frames = _num_frames_bound(header, MAX_FRAMES)
+    num_memory_bytes = 2**28 + 100 * header.size.width * header.size.height  # ffmpeg keeps about 30 pictures
+    return VideoPlan(num_frames, height, width, num_frames * height * width * 3, num_memory_bytes)
 
 
 def read_video(
@@ -114,13 +114,14 @@ def read_video(
     folder: Path | None,
     max_frames: int = MAX_FRAMES,
     *,
-    on_progress: Callable[[int], None] = lambda num_frames: None,
-    stopped: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[int, int], None] | None = None,
+    stopped: Callable[[], bool] | None = None,
 ) -> Video:
     """Read a video file as a clip of 1 + 4 k frames, scaled down and cropped to the VAE's multiples.
 
     The frames are kept in a file of `folder`, or in memory if it is None. Sizes are checked before anything is
-    decoded. `on_progress` gets the number of frames read so far. Reading ends between two frames once `stopped()`.
+    decoded. `on_progress` gets the number of frames read so far, and of all, at most. Reading ends between two frames
+    once `stopped()`.
 
     Raises:
         ValueError: the file cannot be read, or is too small, too large or too long; the message is one sentence.
@@ -129,6 +130,7 @@ def read_video(
     """
     header = read_header(path, config.spatial_factor, max_frames)
     fit = _fit(header, config.spatial_factor)
+    bound = _num_frames_bound(header, max_frames)
     log = FrameLog(fit.cropped.height, fit.cropped.width, folder)
     decoder = _Decoder(path, fit, max_frames + 1)
     pending: list[np.ndarray] = []
@@ -138,9 +140,10 @@ def read_video(
             num_read += 1
             if num_read > max_frames:
                 raise too_long(path, max_frames)
-            if stopped():
+            if stopped is not None and stopped():
                 raise InterruptedError(f"reading {path.name} was stopped")
-            on_progress(num_read)
+            if on_progress is not None:
+                on_progress(num_read, bound)
             pending.append(frame)
             if len(pending) == (config.temporal_factor if len(log) else 1):
                 log.append(np.stack(pending))  # 1 + 4 k frames so far
@@ -159,6 +162,13 @@ def read_video(
         notes.append("The file is damaged, and parts of its pictures are guessed.")
     fps = header.fps or (num_read / header.seconds if header.seconds else DEFAULT_FPS)
     return Video(log, min(max(fps, MIN_FPS), MAX_FPS), " ".join(notes))
+
+
+def _num_frames_bound(header: VideoHeader, max_frames: int) -> int:
+    """How many frames a video has at most, as its header says."""
+    if header.fps and header.seconds:
+        return min(max_frames, round(header.fps * header.seconds) + 1)
+    return max_frames
 
 
 def _fit(header: VideoHeader, factor: int) -> _Fit:

@@ -102,13 +102,14 @@ class Budget:
 
 
 def needs_of(plan: InputPlan, config: WanConfig) -> Needs:
-    """What a run with this input takes at most: its frames, its source, its MP4 and its latent."""
+    """What a run with this input takes at most while it is read: its frames, its source, its MP4 and its latent."""
     shape, factor = plan.shape, config.output_factor
     frames = config.num_frames(shape.num_latents) * shape.height * shape.width * factor**2 * 3
     latent = (
         4 * shape.num_channels * shape.num_latents * shape.height * shape.width if plan.source_bytes else 0
     )
-    return Needs(plan.source_bytes + int((1 + MP4_SHARE) * frames) + latent, plan.memory_bytes)
+    disk = plan.source_bytes + int((1 + MP4_SHARE) * frames) + latent
+    return Needs(disk, plan.memory_bytes + plan.reading_bytes)
 
 
 def free_disk(folder: Path) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from wanvae_app.errors import tell
 from wanvae_app.jobs.budget import Budget, amount, needs_of
 from wanvae_app.jobs.fair_queue import FairQueue
-from wanvae_app.jobs.job_state import JobState
+from wanvae_app.jobs.job_state import JobState, Needs
 from wanvae_app.jobs.run_setup import set_input, set_shape
 from wanvae_app.model.vae import WanVAE
 
@@ -119,7 +119,7 @@ class Readers:
 
     def _plan(self, run: JobState) -> None:
         assert run.unread is not None
-        plan = run.unread.plan()
+        plan = run.unread.plan(lambda: run.stop_requested or run.ended)
         self._budget.check(run.name, run.owner, needs_of(plan, self._vae.config))
         with self._changed:
             set_shape(run, plan.shape, self._vae.config, self._num_ranks)
@@ -144,6 +144,7 @@ class Readers:
             with self._changed:  # so that `stop` comes before or after, not in between
                 if run in self._queue.waiting():
                     set_input(run, found, folder or store.folder, self._vae, self._num_ranks)
+                    run.needs = Needs(needs.disk, run.plan.memory_bytes)
                     run.change(unread=None, is_reading=False, message=self._waiting_message())
                     folder = found = None
                     self._changed.notify_all()

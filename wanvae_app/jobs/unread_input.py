@@ -17,7 +17,8 @@ class InputPlan(NamedTuple):
 
     shape: LatentShape  # of the latent that is decoded
     source_bytes: int  # of disk that a video's own frames take
-    memory_bytes: int  # that reading takes and that the run holds until its end
+    memory_bytes: int  # that the run holds until its end
+    reading_bytes: int  # of memory that reading takes besides
 
 
 class ReadInput(NamedTuple):
@@ -38,8 +39,8 @@ class UnreadInput(Protocol):
     def name(self) -> str:
         """The file's name, for sentences."""
 
-    def plan(self) -> InputPlan:
-        """Read the header, in bounded time."""
+    def plan(self, stopped: Callable[[], bool]) -> InputPlan:
+        """Read the header, in bounded time. Soon after `stopped()` has become true, any exception may be raised."""
 
     def read(
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]

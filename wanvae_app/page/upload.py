@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import guess_scaling, latent_shape, read_latent, stored_scaling, to_raw
-from wanvae_app.formats.video import MAX_FRAMES, describe_video, is_video, read_video, video_plan
+from wanvae_app.formats.video import describe_video, is_video, read_video, video_plan
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.latent_shape import LatentShape
@@ -60,9 +60,12 @@ class UploadedLatent:
         self.scaling = scaling  # one of SCALINGS
         self.name = path.name
 
-    def plan(self) -> InputPlan:
+    def plan(self, stopped: Callable[[], bool]) -> InputPlan:
         shape = LatentShape(*latent_shape(self.path, self.config)[1:])
-        return InputPlan(shape, 0, 2 * 4 * math.prod(shape))  # float32, as it is read and as it is scaled
+        num_bytes = 4 * math.prod(shape)  # in float32
+        return InputPlan(
+            shape, 0, num_bytes, reading_bytes=num_bytes
+        )  # as it is scaled, and as it is in the file
 
     def read(
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]
@@ -83,29 +86,24 @@ class UploadedVideo:
         self.config = config
         self.run_input = run_input
         self.name = path.name
-        self._num_frames_bound = MAX_FRAMES
 
-    def plan(self) -> InputPlan:
-        found, config = video_plan(self.path, self.config), self.config
-        self._num_frames_bound = found.num_frames_bound
+    def plan(self, stopped: Callable[[], bool]) -> InputPlan:
+        found, config = video_plan(self.path, self.config, stopped=stopped), self.config
         num_latents = 1 + (found.num_frames_bound - 1) // config.temporal_factor
         height, width = found.height // config.spatial_factor, found.width // config.spatial_factor
         shape = LatentShape(config.z_dim, num_latents, height, width)
-        return InputPlan(shape, found.num_bytes_bound, 4 * math.prod(shape))
+        return InputPlan(shape, found.num_bytes_bound, 4 * math.prod(shape), found.num_memory_bytes_bound)
 
     def read(
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]
     ) -> ReadInput:
-        bound = self._num_frames_bound
-        of_all = f" of about {bound} frames" if bound < MAX_FRAMES else " frames"
-
         told = 0.0
 
-        def tell_frames(num_frames: int) -> None:
+        def tell_frames(num_frames: int, bound: int) -> None:
             nonlocal told
             if time.monotonic() - told >= PROGRESS_INTERVAL:
                 told = time.monotonic()
-                on_progress(f"Reading {num_frames}{of_all}.")
+                on_progress(f"Reading {num_frames} of about {bound} frames.")
 
         self.run_input.digest = file_digest(self.path, stopped)
         video = read_video(self.path, self.config, folder, on_progress=tell_frames, stopped=stopped)
