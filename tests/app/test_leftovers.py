@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -66,21 +67,28 @@ def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp
         app.stop()
 
 
-@pytest.mark.parametrize("number", [None, signal.SIGHUP])
-def test_the_launchers_torchrun_deletes_its_folder(tmp_path: Path, number: signal.Signals | None) -> None:
-    home = tmp_path / "tmp"
+@pytest.mark.parametrize("nohup", [False, True])
+def test_the_launchers_torchrun_deletes_its_folder(tmp_path: Path, nohup: bool) -> None:
+    """A closed terminal ends it, but not under nohup."""
+    home, begun, done = tmp_path / "tmp", tmp_path / "begun", tmp_path / "done"
     home.mkdir()
     script = tmp_path / "script.py"
-    script.write_text("import sys, time\nopen(sys.argv[1], 'w').close()\ntime.sleep(float(sys.argv[2]))\n")
+    script.write_text(
+        f"import os, time\nopen({str(begun)!r}, 'w')\nwhile not os.path.exists({str(done)!r}): time.sleep(0.1)\n"
+    )
     command = [sys.executable, "-m", "wanvae_app.cli.torchrun", "--standalone", "--nproc-per-node", "1"]
-    command += [str(script), str(tmp_path / "begun"), "0" if number is None else "60"]
-    process = subprocess.Popen(command, cwd=ROOT, env=surroundings(TMPDIR=str(home)), stderr=subprocess.PIPE)
+    command = ["nohup"] * nohup + [*command, str(script)]
+    environment = surroundings(TMPDIR=str(home))
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
     try:
-        wait_for((tmp_path / "begun").exists, 60)
-        if number is not None:
-            process.send_signal(number)
+        wait_for(begun.exists, 60)
+        process.send_signal(signal.SIGHUP)
+        if nohup:
+            time.sleep(0.5)
+            assert process.poll() is None
+            done.touch()
         _, errors = process.communicate(timeout=30)
-        assert process.returncode == (0 if number is None else 128 + number), errors
+        assert process.returncode == (0 if nohup else 128 + signal.SIGHUP), errors
         assert b"Traceback" not in errors
         assert list(home.glob("torchelastic_*")) == []
     finally:

@@ -49,6 +49,7 @@ const STATES = [
     { ...WAITING, state: "failed", refused: true, message: "a.mp4 is damaged." },
     "Not run",
     "a.mp4 is damaged.",
+    "bad",
   ],
   ["next in line", WAITING, "Waiting", "Next in line."],
   [
