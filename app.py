@@ -107,7 +107,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
     except OSError as error:  # the disk is full, for instance
         give_up(error)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # otherwise Gradio calls home, even while it is imported
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "uploads"))  # uploads are deleted with the folder
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")  # uploads are deleted with the folder
     from gradio.tunneling import CURRENT_TUNNELS
 
     from wanvae_app.jobs.service import JobService

@@ -35,6 +35,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The temporary folder."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
     yield tmp_path
     for lock in module._locks:
         os.close(lock)
@@ -71,6 +72,14 @@ def test_a_folder_is_kept_on_request_and_else_emptied(home: Path, owner: subproc
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert private_folder(owner.pid, keep=True) == folder and (folder / "run").exists()
     assert private_folder(owner.pid, keep=False) == folder and not (folder / "run").exists()
+
+
+def test_uploads_may_have_a_disk_of_their_own(
+    home: Path, owner: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "large").mkdir()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(home / "large"))
+    assert private_folder(owner.pid, keep=False).parent == home / "large"
 
 
 def test_whose_process_cannot_be_seen_keeps_its_folder(

@@ -82,6 +82,37 @@ def test_uploads_that_cannot_be_kept_are_refused_in_numbers(
         path.unlink()
 
 
+def test_a_visitor_has_a_limited_number_of_uploads(
+    server: Server, uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_FILES", 3)
+    paths = [Path(upload(server, bytes([65 + i])).json()[0]) for i in range(5)]
+    assert [path.exists() for path in paths] == [False, False, True, True, True]
+    monkeypatch.setattr(module, "MAX_ALL_FILES", 1)
+    upload(server, b"the last")
+    assert not any(path.exists() for path in paths)
+
+
+@pytest.mark.parametrize(
+    "part",
+    ['name="files"', 'name="other"', 'name="other"; filename="a.pt"', 'filename="a.pt"', ""],
+)
+def test_a_malformed_upload_is_one_sentence_and_leaves_nothing(
+    server: Server, uploads: Path, part: str
+) -> None:
+    before = files(uploads)
+    content = f"--b\r\nContent-Disposition: form-data; {part}\r\n\r\ncontent\r\n--b--\r\n".encode()
+    for body in (content, content[:60], b"", b"--c"):
+        answer = server.visitor.post(
+            "/gradio_api/upload?upload_id=some",
+            content=body,
+            headers={"Content-Type": "multipart/form-data; boundary=b"},
+        )
+        assert answer.status_code in (200, 400), answer.text
+        assert answer.text == "[]" or answer.text.count(".") <= 2, answer.text
+    assert files(uploads) == before and list(uploads.glob("part-*")) == []
+
+
 def test_an_upload_of_a_queued_run_is_not_deleted(
     server: Server, uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -39,7 +39,8 @@ def private_folder(pid: int, keep: bool, logs: Path | None = None) -> Path:
     folder is empty. Folders of apps that are gone are deleted. If others could write to the folder, one with a random
     name is returned instead. Raises OSError if none can be made.
     """
-    home = Path(tempfile.gettempdir())
+    home = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())  # most that it holds are uploads
+    home.mkdir(parents=True, exist_ok=True)
     prefix = f"wanvae-{os.getuid()}-"
     path = home / f"{prefix}{pid}-{_instance(pid)}"
     for other in home.glob(f"{prefix}*-*"):
@@ -55,7 +56,7 @@ def private_folder(pid: int, keep: bool, logs: Path | None = None) -> Path:
             raise PermissionError("others can write to it")
     except OSError as error:
         log.warning("%s cannot be used: %s", path, error)
-        path = Path(tempfile.mkdtemp(prefix=f"{prefix}{pid}-"))
+        path = Path(tempfile.mkdtemp(prefix=f"{prefix}{pid}-", dir=home))
     _hold(path, pid, logs)
     return path
 
@@ -110,7 +111,7 @@ def _delete_if_abandoned(path: Path) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             logs = Path(os.fsdecode(os.read(lock, 4096)))
-            if logs.name.startswith(TORCHRUN_LOGS) and logs.parent == path.parent:
+            if logs.name.startswith(TORCHRUN_LOGS) and logs.parent == Path(tempfile.gettempdir()):
                 shutil.rmtree(logs, ignore_errors=True)
             shutil.rmtree(path, ignore_errors=True)
         finally:

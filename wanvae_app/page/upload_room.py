@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -11,14 +12,14 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from gradio import route_utils, routes
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
-from wanvae_app.errors import tell
+from wanvae_app.errors import describe, tell
 from wanvae_app.jobs.budget import amount, free_disk
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import COOKIE
@@ -27,6 +28,9 @@ from wanvae_app.page.upload import UploadedLatent, UploadedVideo
 
 log = logging.getLogger(__name__)
 
+MAX_FILES = 64  # that a visitor has uploaded
+MAX_ALL_FILES = 2048
+PROGRESS_SECONDS = 10.0  # that a page has to ask for the end of an upload's progress
 SHARE = 0.25  # of the disk that is free or holds uploads: a visitor's part of it
 UPLOAD_NAME = re.compile("[0-9a-f]{64}")  # of an upload's folder: the hash of its content
 PART_PREFIX = "part-"  # of folders with uploads that have not come to their end
@@ -36,8 +40,8 @@ class UploadRoom:
     """Takes uploads in the place of Gradio's `upload_fn`. Thread-safe.
 
     Each upload is written into a folder of its own, which is deleted if the upload is broken off or the disk is full.
-    What a visitor has uploaded takes at most SHARE. When that is used up, his oldest files are deleted, but for those
-    that a queued run is still to read.
+    What a visitor has uploaded takes at most SHARE, in at most MAX_FILES files. When that is used up, his oldest files
+    are deleted, but for those that a queued run is still to read.
     """
 
     def __init__(self, jobs: JobService) -> None:
@@ -61,25 +65,44 @@ class UploadRoom:
         self._owners = dict.fromkeys(sorted(found, key=lambda path: path.stat().st_mtime), "")
 
     async def take(
-        self, request: Request, upload_dir: str, *arguments: Any, **options: Any
+        self,
+        request: Request,
+        upload_dir: str,
+        max_file_size: float,
+        upload_id: str | None,
+        force_move: bool = True,
+        upload_progress: route_utils.FileUploadProgress | None = None,
     ) -> tuple[list[str], list[str], list[str]]:
         """Receive the files of a request; return their paths, and two empty lists, as Gradio's `upload_fn` does.
 
-        Raises MultiPartException, with a sentence, if there is no room or the upload is broken off.
+        Raises MultiPartException, with a sentence, if there is no room, or the upload is broken off or malformed.
         """
         folder, part = Path(upload_dir), f"{PART_PREFIX}{secrets.token_hex(8)}"
         owner = request.cookies.get(COOKIE, "")
-        with self._announced(part, owner, folder, request.headers):
-            try:
-                paths, _, _ = await route_utils.upload_fn(request, folder / part, *arguments, **options)
+        try:
+            with self._announced(part, owner, folder, request.headers):
+                paths, _, _ = await route_utils.upload_fn(
+                    request, folder / part, max_file_size, upload_id, force_move, upload_progress
+                )
                 return [self._keep(Path(path), folder, owner) for path in paths], [], []
-            except ClientDisconnect as error:
-                raise MultiPartException("The upload was broken off.") from error
-            except OSError as error:
-                log.warning("an upload failed: %s", error.strerror)
-                raise MultiPartException(tell(error, "This upload")) from error
-            finally:
-                shutil.rmtree(folder / part, ignore_errors=True)
+        except (MultiPartException, HTTPException):  # with a sentence already
+            raise
+        except ClientDisconnect as error:
+            raise MultiPartException("The upload was broken off.") from error
+        except OSError as error:
+            log.warning("an upload failed: %s", error.strerror)
+            raise MultiPartException(tell(error, "This upload")) from error
+        except Exception as error:  # Gradio's parser meets what it does not expect
+            log.warning("an upload was malformed: %s", describe(error))
+            raise MultiPartException(
+                "This upload is malformed; send one file, in a field named files."
+            ) from error
+        finally:
+            shutil.rmtree(folder / part, ignore_errors=True)
+            if upload_id and upload_progress is not None:
+                upload_progress.set_done(upload_id)
+                loop = asyncio.get_running_loop()
+                loop.call_later(PROGRESS_SECONDS, _forget_progress, upload_progress, upload_id)
 
     @contextlib.contextmanager
     def _announced(self, part: str, owner: str, folder: Path, headers: Headers) -> Iterator[None]:
@@ -103,11 +126,7 @@ class UploadRoom:
         own += sum(length for visitor, length in self._coming.values() if visitor == owner)
         disk = max(0, free_disk(folder) - coming)
         share = int(SHARE * (disk + coming + sum(sizes.values())))
-        in_use = {
-            run.unread.path
-            for run in self.jobs.runs()
-            if isinstance(run.unread, (UploadedLatent, UploadedVideo)) and not run.ended
-        }
+        in_use = self._in_use()
         old = [path for path in sizes if self._owners[path] == owner and path not in in_use]
         deletable = sum(sizes[path] for path in old)
         most = max(0, min(disk + deletable, share - own + deletable))
@@ -119,8 +138,7 @@ class UploadRoom:
         for path in old:
             if num_bytes <= min(disk, share - own):
                 break
-            shutil.rmtree(path.parent, ignore_errors=True)
-            del self._owners[path]
+            self._delete(path)
             disk, own = disk + sizes[path], own - sizes[path]
 
     def _sizes(self) -> dict[Path, int]:
@@ -141,4 +159,23 @@ class UploadRoom:
         with self._lock:
             self._owners.pop(kept, None)  # the newest is the last
             self._owners[kept] = owner
+            own = [other for other, visitor in self._owners.items() if visitor == owner]
+            surplus = {*own[:-MAX_FILES], *list(self._owners)[:-MAX_ALL_FILES]} - self._in_use()
+            for other in surplus:
+                self._delete(other)
         return str(kept)
+
+    def _in_use(self) -> set[Path]:
+        """The uploads that runs are still to read."""
+        runs = [run for run in self.jobs.runs() if not run.ended]
+        return {run.unread.path for run in runs if isinstance(run.unread, (UploadedLatent, UploadedVideo))}
+
+    def _delete(self, path: Path) -> None:
+        shutil.rmtree(path.parent, ignore_errors=True)
+        del self._owners[path]
+
+
+def _forget_progress(progress: route_utils.FileUploadProgress, upload_id: str) -> None:
+    """Free what Gradio keeps of an upload's progress, which it does only if a page asks for it."""
+    progress.stop_tracking(upload_id)
+    progress._signals.pop(upload_id, None)
