@@ -99,7 +99,9 @@ def test_a_run_that_is_being_read_tells_how_far_it_is_and_stops_within_a_second(
 def test_a_stop_that_reading_does_not_heed_ends_the_run_all_the_same(jobs: JobService) -> None:
     class Deaf(DirectedVideo):
         def read(self, folder, on_progress, stopped):  # type: ignore[no-untyped-def]
-            return super().read(folder, on_progress, lambda: False)
+            found = super().read(folder, on_progress, lambda: False)
+            on_progress("Reading 5 of about 5 frames.")
+            return found
 
     video = Deaf("a.mp4")
     run = submit(jobs, video)
@@ -109,7 +111,7 @@ def test_a_stop_that_reading_does_not_heed_ends_the_run_all_the_same(jobs: JobSe
     assert wait_until_ended(submit(jobs, ReadyLatent("next.pt"))).status == "finished"
     video.allowed.set()
     wait_for(lambda: num_folders(jobs) == 1, 5)  # the latent's; what was read for nobody is deleted
-    assert run.status == "stopped" and not run.is_read
+    assert run.status == "stopped" and not run.is_read and run.message == "Stopped before it started."
 
 
 def test_closing_the_tab_ends_reading(jobs: JobService, monkeypatch: pytest.MonkeyPatch) -> None:

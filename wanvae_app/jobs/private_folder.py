@@ -64,7 +64,7 @@ def private_folder(pid: int, keep: bool, logs: Path | None = None) -> Path:
 def _hold(path: Path, pid: int, logs: Path | None) -> None:
     """Lock the folder for the life of this process, and start a keeper unless there is one."""
     try:
-        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _open_lock(path)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_kept = False
@@ -94,6 +94,18 @@ def _hold(path: Path, pid: int, logs: Path | None) -> None:
             pipe.read(1)  # it has the lock
     except OSError as error:  # a full disk, or a file system without locks
         log.warning("%s is not locked: %s", path, error.strerror)
+
+
+def _open_lock(path: Path) -> int:
+    """Open the folder's lock. A new one gets its name when it is locked: nobody else may take it for abandoned."""
+    try:
+        return os.open(path / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        new = path / f"{LOCK}.new"
+        lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new.rename(path / LOCK)
+        return lock
 
 
 def _delete_if_abandoned(path: Path) -> None:

@@ -132,14 +132,15 @@ class Readers:
         if not self._budget.grant(run, needs):
             with self._changed:
                 self._blocked.add(run.id)
-            run.change(message=f"Waiting for room: it needs about {amount(max(needs))}.")
+            self._tell(run, f"Waiting for room: it needs about {amount(max(needs))}.")
             return
-        run.change(is_reading=True, message="Reading.")
+        run.is_reading = True
+        self._tell(run, "Reading.")
         folder = store.folder_or_none()
         found = None
         try:
             found = unread.read(
-                folder, lambda message: run.change(message=message), lambda: run.stop_requested or run.ended
+                folder, lambda message: self._tell(run, message), lambda: run.stop_requested or run.ended
             )
             with self._changed:  # so that `stop` comes before or after, not in between
                 if run in self._queue.waiting():
@@ -154,6 +155,12 @@ class Readers:
                 found.source.close()
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def _tell(self, run: JobState, message: str) -> None:
+        """Set the run's message, unless it has ended: then its last one says why."""
+        with self._changed:
+            if run in self._queue.waiting():
+                run.change(message=message)
 
 
 def _is_small(run: JobState) -> bool:
