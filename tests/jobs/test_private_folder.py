@@ -99,7 +99,9 @@ def test_folders_of_apps_that_are_gone_are_deleted(home: Path, owner: subprocess
     abandoned, used, new, old = (home / f"{prefix}{i}-abc" for i in range(4))
     logs, others_logs = home / "torchelastic_xyz", home / "important"
     for folder in (abandoned, used, new, old, logs, others_logs):
-        (folder / "content").mkdir(parents=True)
+        folder.mkdir()
+        if folder != old:
+            (folder / "content").mkdir()
     (abandoned / LOCK).write_text(str(logs))
     (used / LOCK).write_text(str(others_logs))
     (home / "torchelastic_of_others").mkdir()
@@ -167,7 +169,17 @@ def test_without_locks_the_folder_is_used_all_the_same(
     other = home / f"wanvae-{os.getuid()}-1-abc"
     other.mkdir()
     (other / LOCK).touch()
-    assert private_folder(owner.pid, keep=False).is_dir() and other.exists()
+    folder = private_folder(owner.pid, keep=False)
+    assert (folder / LOCK).exists() and other.exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    os.utime(folder, (0, 0))
+    (other / LOCK).unlink()
+    os.utime(other, (0, 0))
+    (home / f"wanvae-{os.getuid()}-2-abc" / "run").mkdir(parents=True)  # on a disk too full for a lock
+    os.utime(home / f"wanvae-{os.getuid()}-2-abc", (0, 0))
+    private_folder(os.getpid(), keep=False)
+    assert not other.exists() and (home / f"wanvae-{os.getuid()}-2-abc" / "run").exists()
 
 
 def _command(process: Path) -> bytes:

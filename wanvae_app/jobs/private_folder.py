@@ -103,7 +103,8 @@ def _open_lock(path: Path) -> int:
     except FileNotFoundError:
         new = path / f"{LOCK}.new"
         lock = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # no locks here: nobody can tell that it is abandoned either
+            fcntl.flock(lock, fcntl.LOCK_EX)
         new.rename(path / LOCK)
         return lock
 
@@ -118,7 +119,7 @@ def _delete_if_abandoned(path: Path) -> None:
             lock = os.open(path / LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
             if time.time() - status.st_mtime > MADE_WITHIN:
-                shutil.rmtree(path, ignore_errors=True)
+                path.rmdir()  # fails if there is something in it, as on a disk that was too full for a lock
             return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
