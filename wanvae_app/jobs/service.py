@@ -93,9 +93,9 @@ class JobService:
         It decodes the raw `latent` [1 C T H W], or encodes and decodes the frames of `source`; give one of both.
         `chunk` is in latent frames, `fps` goes into the MP4. Raises ValueError if this VAE cannot take the input.
         """
-        options = {"chunk": chunk, "parallel": parallel, "owner": owner, "name": name}
         kind = JobKind.DECODE if source is None else JobKind.ROUNDTRIP
-        run = new_state(kind, self.folder, self.vae.config, **options)  # type: ignore[arg-type]
+        config = self.vae.config
+        run = new_state(kind, self.folder, config, chunk=chunk, parallel=parallel, owner=owner, name=name)
         folder = self.store.folder_or_none()
         try:
             found = ReadInput(latent, source, fps)
@@ -113,8 +113,8 @@ class JobService:
 
         What cannot be used ends it as failed, with `refused` set. For the other arguments see `new_run`.
         """
-        options = {"chunk": chunk, "parallel": parallel, "owner": owner, "name": unread.name}
-        run = new_state(kind, self.folder, self.vae.config, **options)  # type: ignore[arg-type]
+        name, config = unread.name, self.vae.config
+        run = new_state(kind, self.folder, config, chunk=chunk, parallel=parallel, owner=owner, name=name)
         run.unread = unread
         return run
 

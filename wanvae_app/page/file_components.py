@@ -25,7 +25,7 @@ def without_empty_files(file: gr.File) -> gr.File:
         assert not isinstance(payload, ListFiles)
         return None if payload is None else payload.path
 
-    file.preprocess = preprocess  # type: ignore[method-assign, assignment]
+    file.preprocess = preprocess  # type: ignore[method-assign]
     return file
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gradio import route_utils, routes
+from gradio.utils import get_upload_folder
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -55,9 +56,9 @@ class UploadRoom:
 
         Of what an earlier process has left, uploads stay, and count as a visitor's who keeps no cookie.
         """
-        routes.upload_fn = self.take  # type: ignore[assignment]
+        routes.upload_fn = self.take  # type: ignore[attr-defined]
         found: list[Path] = []
-        for folder in Path(routes.get_upload_folder()).glob("*"):
+        for folder in Path(get_upload_folder()).glob("*"):
             if folder.name.startswith((PART_PREFIX, PUBLISHED_PREFIX)):
                 shutil.rmtree(folder, ignore_errors=True)
             elif UPLOAD_NAME.fullmatch(folder.name):
