@@ -51,6 +51,7 @@ class Readers:
         self._planning: set[str] = set()  # ids of runs
         self._reading: set[str] = set()
         self._blocked: set[str] = set()  # for which there is no room now
+        self._num_wakes = 0
         self._closing = False
         self._threads: list[threading.Thread] = []
 
@@ -68,6 +69,7 @@ class Readers:
     def wake(self) -> None:
         """Look again for something to read: a run was queued, or one has ended and left room."""
         with self._changed:
+            self._num_wakes += 1
             self._blocked.clear()
             self._changed.notify_all()
 
@@ -129,9 +131,11 @@ class Readers:
         unread, store = run.unread, self._budget.store
         assert unread is not None and run.plan is not None
         needs = needs_of(run.plan, self._vae.config)
+        num_wakes = self._num_wakes
         if not self._budget.grant(run, needs):
             with self._changed:
-                self._blocked.add(run.id)
+                if num_wakes == self._num_wakes:  # else room may have come meanwhile
+                    self._blocked.add(run.id)
             self._tell(run, f"Waiting for room: it needs about {amount(max(needs))}.")
             return
         run.is_reading = True
