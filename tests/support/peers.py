@@ -29,21 +29,21 @@ class Alone(PeerMemory):
         self.rank, self.size = rank, size
         self.timed = False
         self.handle = Handle(size, places.num_words(size), device)
-        self._places = [Mailbox(self.handle, rank, size, sequence) for sequence in (0, 1)]
-        self._table = torch.zeros(1, dtype=torch.int32, device=device)
-        self._nothing = torch.zeros(2, 2, dtype=torch.int64, device=device)
+        self._mailboxes = [Mailbox(self.handle, rank, size, sequence) for sequence in (0, 1)]
+        self._first_frame = torch.zeros(1, dtype=torch.int32, device=device)
+        self._no_rows = torch.zeros(2, 2, dtype=torch.int64, device=device)
         self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._waited = torch.zeros(2, dtype=torch.int64, device=device)
         self._finished = torch.zeros(2, dtype=torch.int32, device=device)
 
     def hear(self, side: str, turns: list[Tensor]) -> None:
         for sequence, words in enumerate(turns):
-            pointers = self._places[sequence % 2].pointers
+            pointers = self._mailboxes[sequence % 2].pointers
             pointers[f"came_{side}"][: words.numel()] = words.flatten()
             pointers[f"came_{side}_flags"][:] = 1
 
     def told(self, side: str, sequence: int, count: int, programs: int = 0) -> Tensor:
-        pointers = self._places[sequence].pointers
+        pointers = self._mailboxes[sequence].pointers
         raised = programs or (count * 8 // UNIT + BLOCK - 1) // BLOCK
         assert pointers[f"out_{side}_flags"].tolist() == [1] * raised + [0] * (PROGRAMS - raised)
         assert pointers[f"came_{side}_flags"].tolist() == [0] * raised + [1] * (PROGRAMS - raised)

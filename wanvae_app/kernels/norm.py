@@ -2,7 +2,7 @@
 
 Where the picture is cut and ranks reach each other's memory, the same launch exchanges the edges, in the manner of
 `halo.py`: its first programs make and send them, some of its last take what has come meanwhile into the borders. The
-plain equal of that is `Shard.fill_borders` afterwards.
+plain equal of that is `Shard.fill_halo` afterwards.
 """
 
 from __future__ import annotations
