@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import save
 from support.fuzzing import WAN, fuzz, latents, one_sentence, try_checkpoint, try_latent
 from support.fuzzing import file as file
-from support.fuzzing import memory_stays_bounded as memory_stays_bounded
+from support.fuzzing import memory_and_time_stay_bounded as memory_and_time_stay_bounded
 from support.torch_files import as_bytes, save_legacy
 
 from wanvae_app.formats.checkpoint import check, external_state_dict, load_vae

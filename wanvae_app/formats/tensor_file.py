@@ -64,6 +64,10 @@ def lazy_tensors(path: Path) -> dict[str, LazyTensor]:
         return reader(path, size)
     except Refusal as refusal:
         raise ValueError(f"{path.name} {refusal}") from refusal
+    except MemoryError as error:
+        raise ValueError(
+            f"{path.name} needs more memory than a file of its size should; save it again, as .safetensors."
+        ) from error
     except Exception as error:  # a parser may raise anything on damaged input
         raise ValueError(f"{path.name} is damaged or cut off: {first_line(error)}.") from error
 

@@ -69,7 +69,9 @@ def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
         for storage in {view.storage for _, view in _views(value)}:
             entry = entries.get(f"{folder}data/{storage.key}")
             if entry is None:
-                raise Refusal(f"is damaged or cut off: the values of its storage {printable(storage.key)} are missing.")
+                raise Refusal(
+                    f"is damaged or cut off: the values of its storage {printable(storage.key)} are missing."
+                )
             ranges[storage] = ByteRange(_data_start(file, entry), entry.file_size)
     return _lazy_tensors(path, size, value, ranges)
 

@@ -1,0 +1,86 @@
+"""The listing of a stream's packets or frames that ffmpeg's muxer "framecrc" writes: lines of numbers only.
+
+    #tb 0: 1/12288
+    #dimensions 0: 64x48
+    #sar 0: 2/1
+    0,      -2048,          0,     1024,     1659, 0xe08dc39e
+
+A packet's line holds its stream, decoding time, showing time, duration, bytes, checksum, and flags unless it is a key
+frame without others. The times count ticks of "tb" seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import NamedTuple
+
+UNKNOWN_TIME = -(2**63)
+IS_DISCARDED = 4  # a flag: the frame is decoded and not shown, by the file's edit list
+FIELDS = re.compile(r"#(tb|dimensions|sar) 0: (\d+)[/x](\d+)")
+PACKET = re.compile(r"0, *(-?\d+), *(-?\d+), *(-?\d+), *\d+, 0x[0-9a-f]+(?:, F=0x([0-9A-F]+))?")
+MIN_RATE, MAX_RATE = Fraction(1, 1000), Fraction(1000)  # frames per second; others are a damaged clock's
+
+
+class Size(NamedTuple):
+    """Width and height of a picture in pixels; as text, "640x480"."""
+
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}"
+
+
+@dataclass
+class PacketListing:
+    """What a listing states; filled line by line by `add`."""
+
+    is_there: bool = False  # the stream exists
+    is_whole: bool = False  # it was listed to its end, without an error
+    is_hung: bool = False  # the listing did not end in time
+    size: Size = Size(0, 0)
+    pixel_aspect: Fraction = Fraction(0)  # a pixel's width / height; 0 if it is not stated
+    tick: Fraction = Fraction(0)  # seconds
+    starts: list[int] = field(default_factory=list)  # of each frame that is shown, in ticks
+    durations: list[int] = field(default_factory=list)  # the same; 0 if it is not stated
+
+    def add(self, line: str) -> None:
+        """Add a line of the listing. Other lines than those above are ignored."""
+        if packet := PACKET.match(line):
+            decoded, shown, duration = int(packet[1]), int(packet[2]), int(packet[3])
+            if not int(packet[4] or "0", 16) & IS_DISCARDED:
+                self.starts.append(decoded if shown == UNKNOWN_TIME else shown)
+                self.durations.append(max(duration, 0))
+        elif stated := FIELDS.match(line):
+            self.is_there = True
+            first, second = int(stated[2]), int(stated[3])
+            if stated[1] == "dimensions":
+                self.size = Size(first, second)
+            elif stated[1] == "sar":
+                self.pixel_aspect = Fraction(first, second or 1)
+            else:
+                self.tick = Fraction(first, second or 1)
+
+    def average_rate(self) -> float | None:
+        """Frames per second from the first frame to the end of the last; None if the times do not tell.
+
+        Clocks of some files are coarse: 1,000 ticks a second, or 100. A whole rate, or one of 1,000/1,001 of that, is
+        taken if it explains the times to a tick.
+        """
+        if not self.starts:
+            return None
+        num_frames, last = len(self.starts), max(self.starts)
+        ticks = last - min(self.starts)
+        durations = [d for start, d in zip(self.starts, self.durations, strict=True) if start == last and d]
+        if durations:
+            ticks += durations[0]
+        elif num_frames > 1:  # the last one is shown as long as the others
+            ticks += round(Fraction(ticks, num_frames - 1))
+        if ticks <= 0 or not MIN_RATE <= (rate := num_frames / (ticks * self.tick)) <= MAX_RATE:
+            return None
+        for usual in (Fraction(round(rate)), Fraction(round(rate * 1001 / 1000) * 1000, 1001)):
+            if usual and abs(num_frames / usual / self.tick - ticks) <= 1:
+                return float(usual)
+        return float(rate)
