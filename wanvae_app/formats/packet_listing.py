@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 UNKNOWN_TIME = -(2**63)
@@ -66,13 +67,14 @@ class PacketListing:
     def average_rate(self) -> float | None:
         """Frames per second from the first frame to the end of the last; None if the times do not tell.
 
-        Clocks of some files are coarse: 1,000 ticks a second, or 100. A whole rate, or one of 1,000/1,001 of that, is
-        taken if it explains the times to a tick.
+        Clocks of some files are coarse, 1,000 ticks a second, or 100, so that evenly timed frames seem uneven. A whole
+        rate, or one of 1,000/1,001 of that, is taken for those if it explains the times to a tick.
         """
-        if not self.starts:
+        if not self.starts or not self.tick:
             return None
-        num_frames, last = len(self.starts), max(self.starts)
-        ticks = last - min(self.starts)
+        starts = sorted(self.starts)
+        num_frames, last = len(starts), starts[-1]
+        ticks = last - starts[0]
         durations = [d for start, d in zip(self.starts, self.durations, strict=True) if start == last and d]
         if durations:
             ticks += durations[0]
@@ -80,6 +82,8 @@ class PacketListing:
             ticks += round(Fraction(ticks, num_frames - 1))
         if ticks <= 0 or not MIN_RATE <= (rate := num_frames / (ticks * self.tick)) <= MAX_RATE:
             return None
+        if len({after - before for before, after in pairwise(starts)}) == 1:
+            return float(rate)
         for usual in (Fraction(round(rate)), Fraction(round(rate * 1001 / 1000) * 1000, 1001)):
             if usual and abs(num_frames / usual / self.tick - ticks) <= 1:
                 return float(usual)

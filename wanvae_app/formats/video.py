@@ -151,7 +151,9 @@ class _Decoder:
                 yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
             status, errors = reader.wait(), reader.error_output()
         if reader.is_hung:
-            raise ValueError(f"{self.path.name} cannot be decoded: ffmpeg hangs after {num_frames} frames.")
+            raise ValueError(
+                f"{self.path.name} cannot be decoded: ffmpeg takes too long after {num_frames} frames."
+            )
         name = self.path.name
         if data or MISSING_FRAMES.search(errors):  # ffmpeg would go on without them
             raise ValueError(f"{name} is damaged or cut off after {num_frames} frames; save it again.")
