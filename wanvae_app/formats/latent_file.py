@@ -58,20 +58,27 @@ def parse_latent(path: Path, config: WanConfig) -> Tensor:
         z = tensors[name].read().float().reshape(shape)
     except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
         raise ValueError(f"{path.name}: {printable(name)} cannot be read: {first_line(error)}.") from error
-    not_finite = ~torch.isfinite(z)
-    if num_not_finite := int(not_finite.sum()):
-        what = "value that is no number" if num_not_finite == 1 else "values that are no numbers"
-        _, channel, t, row, column = np.unravel_index(int(not_finite.flatten().byte().argmax()), shape)
-        raise ValueError(
-            f"{path.name} holds {num_not_finite} {what} (NaN or infinity) in float32, the first in channel {channel}, "
-            f"latent frame {t}, row {row}, column {column}; generate or save it again."
-        )
-    if (largest := float(z.abs().max())) > MAX_ABS:
+    low, high = map(float, z.aminmax())  # without a copy; NaN and infinity show in the extremes
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise _not_finite(z, shape, path)
+    if (largest := max(-low, high)) > MAX_ABS:
         raise ValueError(
             f"{path.name} holds values up to {largest:.3g}; those of a latent are within 20 or so, and nothing can be "
             "seen in this; generate or save it again."
         )
     return z
+
+
+def _not_finite(z: Tensor, shape: LatentShape, path: Path) -> ValueError:
+    """The ValueError for a latent with values that are no numbers, which says where the first is."""
+    not_finite = ~torch.isfinite(z)
+    num_not_finite = int(not_finite.sum())
+    what = "value that is no number" if num_not_finite == 1 else "values that are no numbers"
+    _, channel, t, row, column = np.unravel_index(int(not_finite.flatten().byte().argmax()), shape)
+    return ValueError(
+        f"{path.name} holds {num_not_finite} {what} (NaN or infinity) in float32, the first in channel {channel}, "
+        f"latent frame {t}, row {row}, column {column}; generate or save it again."
+    )
 
 
 def stored_scaling(path: Path) -> str | None:

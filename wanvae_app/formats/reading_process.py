@@ -56,6 +56,8 @@ def read_latent(path: Path, num_channels: int) -> Tensor:
 
 def stored_scaling(path: Path) -> str | None:
     """The scaling that a file states; see `latents.stored_scaling`."""
+    if not path.is_file():
+        return None
     with _shared_file() as values:
         scaling: str | None = _ask({"task": "scaling"}, path, values).get("scaling")
         return scaling

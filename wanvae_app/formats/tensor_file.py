@@ -118,7 +118,9 @@ def _numpy(path: Path, size: int) -> dict[str, LazyTensor]:
     if dtype.hasobject:
         raise Refusal("holds Python objects, which are not read for safety; save array.astype('float32').")
     if len(shape) > MAX_DIMS or any(type(n) is not int or not 0 <= n < MAX_SIZE for n in shape):
-        raise Refusal(f"is damaged: its header states the shape {printable(str(shape))}.")
+        is_short = all(type(n) is int and abs(n) < MAX_SIZE for n in shape)
+        stated = f"the shape {printable(str(shape))}" if is_short else "an impossible shape"
+        raise Refusal(f"is damaged: its header states {stated}.")
     needed = math.prod(shape) * dtype.itemsize
     if offset + needed > size:
         raise Refusal(

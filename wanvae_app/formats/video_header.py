@@ -20,7 +20,7 @@ MAX_INPUT_SIDE = 8192  # pixels of a picture's width or height
 MAX_INPUT_PIXELS = 2**25  # of a picture; 7680x4320 has a little fewer
 HEADER_TIMEOUT = 60.0  # seconds
 FRAME_TIMEOUT = 10.0  # seconds for decoding one frame, which is done to learn how it is turned
-HEADER_LIMITS = Limits(cpu_seconds=60, memory_bytes=2**31)
+HEADER_LIMITS = Limits(cpu_seconds=20, memory_bytes=2**31)
 PIECE = 2**16  # bytes of a listing that are read at once
 MAX_LISTING = 2**21  # bytes of a listing; 1,001 packets take about 70 KB
 CONTAINERS_THAT_TURN = ("mov", "matroska")
@@ -88,6 +88,8 @@ def read_header(
         if sound.is_there:
             raise ValueError(f"{path.name} has sound but no pictures; give a video.")
         raise ValueError(f"{path.name} is damaged or cut off: no video was found in it.")
+    if packets.is_whole and not packets.starts:
+        raise ValueError(f"{path.name} has no frames; give a video with at least one.")
     size = packets.size
     limit = f"at most {MAX_INPUT_SIDE} on a side and {MAX_INPUT_PIXELS} in all are taken"
     if min(size) < 1:
