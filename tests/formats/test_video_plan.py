@@ -142,7 +142,8 @@ def test_more_frames_than_planned(tmp_path: Path) -> None:
         ("1/1000", [0, 83, 167, 250, 333], 83, 12.0),  # rounded to milliseconds
         ("1/1000", [0, 33, 67, 100, 133, 167], 33, 30.0),
         ("1001/30000", [0, 1, 2, 3], 1, 30000 / 1001),
-        ("1/100", [0, 50, 60, 110], 50, 2.5),  # uneven
+        ("1/100", [0, 50, 60, 110], 50, 2.5),  # uneven: the average
+        ("1/24", [-3, *range(100), 1000], 1, 24.0),  # even, but for a cut and a pause
         ("1/4", [0, 16], 16, 0.25),
         ("1/1000", [0, 40, 80], 0, 25.0),
         ("1/1000", [0], 0, None),
@@ -152,11 +153,11 @@ def test_more_frames_than_planned(tmp_path: Path) -> None:
         ("0/1", [0, 1], 1, None),
     ],
 )
-def test_average_rates(tick: str, starts: list[int], duration: int, expected: float | None) -> None:
+def test_rates(tick: str, starts: list[int], duration: int, expected: float | None) -> None:
     listing = PacketListing()
     for line in (f"#tb 0: {tick}", "#dimensions 0: 64x48", "#sar 0: 0/1", "#software: Lavf"):
         listing.add(line)
     for start in starts:
         listing.add(f"0, {start:10}, {start:10}, {duration:8}, {100:8}, 0x0123abcd, F=0x0")
     assert listing.is_there and listing.size == (64, 48)
-    assert listing.average_rate() == (None if expected is None else pytest.approx(expected))
+    assert listing.rate() == (None if expected is None else pytest.approx(expected))

@@ -21,6 +21,7 @@ UNKNOWN_TIME = -(2**63)
 IS_DISCARDED = 4  # a flag: the frame is decoded and not shown, by the file's edit list
 FIELDS = re.compile(r"#(tb|dimensions|sar) 0: (\d+)[/x](\d+)")
 PACKET = re.compile(r"0, *(-?\d+), *(-?\d+), *(-?\d+), *\d+, 0x[0-9a-f]+(?:, F=0x([0-9A-F]+))?")
+REGULAR = 0.9  # of the frames that give a clip its rate
 MIN_RATE, MAX_RATE = Fraction(1, 1000), Fraction(1000)  # frames per second; others are a damaged clock's
 
 
@@ -64,27 +65,32 @@ class PacketListing:
             else:
                 self.tick = Fraction(first, second or 1)
 
-    def average_rate(self) -> float | None:
-        """Frames per second from the first frame to the end of the last; None if the times do not tell.
+    def rate(self) -> float | None:
+        """Frames per second; None if the times do not tell.
 
-        Clocks of some files are coarse, 1,000 ticks a second, or 100, so that evenly timed frames seem uneven. A whole
-        rate, or one of 1,000/1,001 of that, is taken for those if it explains the times to a tick.
+        If nine of ten frames are shown equally long, to a tick, that is their rate: players that keep to one rate shall
+        not slow down for a pause, or for frames that were lost where a file was cut. Else it is the average.
         """
-        if not self.starts or not self.tick:
-            return None
         starts = sorted(self.starts)
-        num_frames, last = len(starts), starts[-1]
-        ticks = last - starts[0]
-        durations = [d for start, d in zip(self.starts, self.durations, strict=True) if start == last and d]
-        if durations:
-            ticks += durations[0]
-        elif num_frames > 1:  # the last one is shown as long as the others
-            ticks += round(Fraction(ticks, num_frames - 1))
-        if ticks <= 0 or not MIN_RATE <= (rate := num_frames / (ticks * self.tick)) <= MAX_RATE:
-            return None
-        if len({after - before for before, after in pairwise(starts)}) == 1:
-            return float(rate)
-        for usual in (Fraction(round(rate)), Fraction(round(rate * 1001 / 1000) * 1000, 1001)):
-            if usual and abs(num_frames / usual / self.tick - ticks) <= 1:
-                return float(usual)
-        return float(rate)
+        gaps = sorted(after - before for before, after in pairwise(starts))
+        median = gaps[len(gaps) // 2] if gaps else 0
+        regular = [gap for gap in gaps if abs(gap - median) <= 1]
+        if gaps and len(regular) >= REGULAR * len(gaps):
+            return _rate(len(regular), sum(regular), self.tick, is_exact=regular[0] == regular[-1])
+        shown = zip(self.starts, self.durations, strict=True)
+        last = max((duration for start, duration in shown if start == starts[-1]), default=0)
+        return _rate(len(gaps) + bool(last), sum(gaps) + last, self.tick)
+
+
+def _rate(num_frames: int, ticks: int, tick: Fraction, *, is_exact: bool = False) -> float | None:
+    """Frames per second, from the time that a number of frames takes; None for an impossible rate.
+
+    Clocks of some files are coarse, 1,000 ticks a second, or 100. A whole rate, or one of 1,000/1,001 of that, is taken
+    if it explains the time to a tick, unless that is exact.
+    """
+    if ticks <= 0 or not tick or not MIN_RATE <= (rate := num_frames / (ticks * tick)) <= MAX_RATE:
+        return None
+    for usual in (Fraction(round(rate)), Fraction(round(rate * 1001 / 1000) * 1000, 1001)):
+        if not is_exact and usual and abs(num_frames / usual / tick - ticks) <= 1:
+            return float(usual)
+    return float(rate)

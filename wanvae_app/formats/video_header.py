@@ -35,7 +35,7 @@ class VideoHeader:
     num_frames: (
         int | None
     )  # by its packets, at most about the limit that was asked for; None if they cannot be listed
-    fps: float | None  # the average
+    fps: float | None
 
     @property
     def seconds(self) -> float | None:
@@ -107,7 +107,7 @@ def read_header(
         size,
         _display_size(size, is_turned, packets.pixel_aspect),
         len(packets.starts) if packets.is_whole else None,
-        packets.average_rate(),
+        packets.rate(),
     )
 
 
