@@ -33,6 +33,7 @@ class SlowVideo:
         *_: Any,
         on_progress: Callable[[int, int], None],
         stopped: Callable[[], bool],
+        **__: Any,
     ) -> None:
         on_progress(3, 9)
         while not stopped():

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import guess_scaling, latent_shape, read_latent, stored_scaling, to_raw
-from wanvae_app.formats.video import describe_video, is_video, read_video, video_plan
+from wanvae_app.formats.video import describe_video, is_video, read_video
+from wanvae_app.formats.video_plan import VideoPlan, video_plan
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.latent_shape import LatentShape
@@ -86,9 +87,11 @@ class UploadedVideo:
         self.config = config
         self.run_input = run_input
         self.name = path.name
+        self._plan: VideoPlan | None = None
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
         found, config = video_plan(self.path, self.config, stopped=stopped), self.config
+        self._plan = found
         num_latents = 1 + (found.num_frames_bound - 1) // config.temporal_factor
         height, width = found.height // config.spatial_factor, found.width // config.spatial_factor
         shape = LatentShape(config.z_dim, num_latents, height, width)
@@ -106,7 +109,9 @@ class UploadedVideo:
                 on_progress(f"Reading {num_frames} of about {bound} frames.")
 
         self.run_input.digest = file_digest(self.path, stopped)
-        video = read_video(self.path, self.config, folder, on_progress=tell_frames, stopped=stopped)
+        video = read_video(
+            self.path, self.config, folder, plan=self._plan, on_progress=tell_frames, stopped=stopped
+        )
         self.run_input.note = video.note
         return ReadInput(None, video.frames, video.fps)
 
