@@ -59,7 +59,7 @@ def test_reading_is_told_and_stopped(server: Server, tmp_path: Path, monkeypatch
         runs = [run for run in server.jobs.runs() if run.name == path.name]
         return [server.visitor.get(f"/live/{run.id}/state").json() for run in runs]
 
-    wait_for(lambda: [state for state in states() if state["reading"]], 20)
+    wait_for(lambda: [state for state in states() if state.get("reading")], 20)
     (state,) = states()
     assert (state["state"], state["message"]) == ("queued", "Reading 3 of about 9 frames.")
     assert (state["num_frames"], state["width"], state["height"], state["source"]) == (9, 48, 32, False)
