@@ -26,6 +26,7 @@ from wanvae_app.cli.processes import (
     give_up,
     is_first_start,
     leave_reason,
+    torchrun_logs,
 )
 from wanvae_app.device import DEVICES, choose_dtype
 from wanvae_app.formats.checkpoint import load_vae
@@ -96,14 +97,17 @@ def follow_rank_0(group: Group, vae: WanVAE) -> None:
 
 
 def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
-    """Rank 0: serve the page until SIGTERM, Ctrl-C or the loss of the other ranks, then exit."""
+    """Rank 0: serve the page until a signal or the loss of the other ranks ends this rank."""
     from wanvae_app.jobs.private_folder import private_folder
 
-    # The folder of finished runs is named after torchrun, which lives on when the ranks are restarted.
+    # The folder of finished runs is that of torchrun, which lives on when the ranks are restarted.
     owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
-    folder = private_folder(owner, keep=group.restarts > 0)
+    try:
+        folder = private_folder(owner, keep=group.restarts > 0, logs=torchrun_logs())
+    except OSError as error:  # the disk is full, for instance
+        give_up(error)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # otherwise Gradio calls home, even while it is imported
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(folder / "uploads"))  # uploads are deleted with the folder
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")  # uploads are deleted with the folder
     from gradio.tunneling import CURRENT_TUNNELS
 
     from wanvae_app.jobs.service import JobService

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from support.app_runner import wait_for
 
+from wanvae_app import frame_log
 from wanvae_app.frame_log import FrameLog
 
 
@@ -54,6 +55,25 @@ def test_a_full_disk_costs_memory_and_no_frame(tmp_path: Path, monkeypatch: pyte
     assert np.array_equal(log.read(0, 9), frames)
     assert np.array_equal(log.read(4, 8), frames[4:8])
     assert np.array_equal(log.read(6, 7), frames[6:7])
+
+
+def test_memory_takes_a_limited_number_of_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame_log, "MAX_KEPT", 3 * 6 * 10 * 3)
+    log = FrameLog(6, 10, tmp_path / "gone")
+    log.append(some_frames(3))
+    with pytest.raises(OSError, match=r"cannot be written to a file, and 0\.0 GB of memory hold no more"):
+        log.append(some_frames(1))
+    assert np.array_equal(log.read(0, len(log)), some_frames(3))
+
+
+def test_a_log_gets_its_size_when_it_is_known(tmp_path: Path) -> None:
+    log = FrameLog()
+    assert (log.height, log.width, len(log), log.num_bytes) == (0, 0, 0, 0)
+    log.open(6, 10, tmp_path)
+    log.append(some_frames(2))
+    assert np.array_equal(log.read(0, 2), some_frames(2)) and log.num_bytes == 2 * 6 * 10 * 3
+    log.close()
+    assert log.num_bytes == 0
 
 
 def test_a_missing_folder_costs_memory_and_no_frame(tmp_path: Path) -> None:

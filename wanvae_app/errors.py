@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 
@@ -16,6 +17,23 @@ def describe(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     text = GLOO_ADVICE.sub("", GLOO_POSITION.sub("", text))[:MAX_LENGTH].rstrip(" .")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def tell(error: Exception, name: str) -> str:
+    """An exception about the file `name` as a sentence for the user. No path of the server stands in it.
+
+    ValueErrors, and OSErrors of our own, hold a sentence already.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"{name} needs more disk than the server has left; try again when there is room."
+        return f"{name} cannot be used, because of a fault of the server: {error.strerror}."
+    if isinstance(error, (ValueError, OSError)):
+        text = str(error)
+        return text if text.endswith(".") else f"{text[:1].upper()}{text[1:]}."
+    if isinstance(error, MemoryError):
+        return f"{name} needs more memory than the server has left; try again when there is room."
+    return f"{name} could not be read ({type(error).__name__}); the log says more."
 
 
 def forget(error: BaseException | None) -> None:

@@ -12,21 +12,24 @@ from pathlib import Path
 
 import numpy as np
 
+MAX_KEPT = 2**30  # bytes of one clip's frames in memory, where they cannot be written to a file
+
 
 class FrameLog:
     """Append-only log of one clip's frames, uint8 RGB [H, W, 3].
 
     The frames lie in a file of `folder`. Memory stays flat for a long clip, and the file is unlinked as soon as
     it is open: nothing of it remains when the process dies. Without a folder, or once the file cannot be written,
-    new frames are kept in memory. `warning` says why the file cannot be written.
+    new frames are kept in memory, MAX_KEPT bytes at most. `warning` says why the file cannot be written.
+
+    The log of a clip whose size is not known yet has height and width 0. `open` sets the size before the first frame.
 
     Thread-safe for one writer and many readers.
     """
 
-    def __init__(self, height: int, width: int, folder: Path | None = None) -> None:
-        assert height > 0 and width > 0, (height, width)
-        self.height = height
-        self.width = width
+    def __init__(self, height: int = 0, width: int = 0, folder: Path | None = None) -> None:
+        self.height = 0
+        self.width = 0
         self.times: list[float] = []  # time.monotonic() at which each frame was appended
         self.finished = False  # no frame will follow
         self.closed = False  # the frames are deleted
@@ -36,6 +39,15 @@ class FrameLog:
         self._fd: int | None = None
         self._num_filed = 0  # frames in the file; all later ones are in _kept
         self._kept: list[np.ndarray] = []
+        if height or width:
+            self.open(height, width, folder)
+
+    def open(self, height: int, width: int, folder: Path | None) -> None:
+        """Set the size, and the folder of the file, or None for frames in memory. Call it before the first frame."""
+        assert height > 0 and width > 0 and not self.times and not self.finished, (height, width)
+        assert self._fd is None, "the log is open"
+        self.height = height
+        self.width = width
         if folder is not None:
             try:
                 with tempfile.TemporaryFile(dir=folder, prefix="frames-") as file:
@@ -48,14 +60,26 @@ class FrameLog:
         """Bytes of one frame."""
         return self.height * self.width * 3
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the frames that the log holds, in its file and in memory; 0 once it is closed."""
+        return 0 if self.closed else len(self.times) * self.frame_bytes
+
     def __len__(self) -> int:
         return len(self.times)
 
     def append(self, frames: np.ndarray) -> None:
-        """Add a copy of `frames`, uint8 [n, H, W, 3]. Only one thread may append, and not after `finish`."""
+        """Add a copy of `frames`, uint8 [n, H, W, 3]. Only one thread may append, and not after `finish`.
+
+        Raises OSError, with a sentence, if they fit neither into the file nor into MAX_KEPT bytes of memory.
+        """
         assert frames.dtype == np.uint8 and frames.shape[1:] == (self.height, self.width, 3), frames.shape
         assert not self.finished, "the log is finished"
         num_filed = self._write(np.ascontiguousarray(frames))
+        if (len(self._kept) + len(frames) - num_filed) * self.frame_bytes > MAX_KEPT:
+            raise OSError(
+                f"the frames cannot be written to a file, and {MAX_KEPT / 1e9:.1f} GB of memory hold no more of them"
+            )
         now = time.monotonic()
         with self._lock:
             if self.closed:  # by another thread, while the frames were written

@@ -149,7 +149,7 @@ export class Follower {
     this.run = run;
     this.#numActivities += run.activity.length;
     // A run that waits has no frames yet. A browser has six connections to a server, which its tabs share.
-    if (this.player.decoded === null && run.state !== "queued") this.#play(run);
+    if (this.player.decoded === null && run.state !== "queued" && run.num_frames) this.#play(run);
     if (run.kind === "roundtrip" && run.phase === "encode") {
       const newest = FRAMES_PER_LATENT * (run.phases.encode[0] - 1);
       this.player.showPreview(Math.min(run.num_frames - 1, Math.max(0, newest)));

@@ -65,7 +65,7 @@ export class Panel {
     const share = numLatents ? ENCODE_SHARE : 0;
     this.#progress(
       numLatents ? (share * encoded) / numLatents : 0,
-      ((1 - share) * run.frames) / run.num_frames,
+      ((1 - share) * run.frames) / (run.num_frames || 1),
     );
     this.timeline.add(run.activity, run.elapsed, Math.max(run.ranks, run.peak.length));
     this.downloads.update(run);
@@ -84,7 +84,7 @@ export class Panel {
       rate: formatNumber(run.rate),
       first: formatSeconds(run.first),
       elapsed: run.state === "queued" ? "–" : formatSeconds(run.elapsed),
-      size: `${run.width} × ${run.height}, ${Number(run.fps.toFixed(2))} fps`,
+      size: run.width ? `${run.width} × ${run.height}, ${Number(run.fps.toFixed(2))} fps` : "–",
     };
     if (run.psnr != null) stats.psnr = formatDecibel(run.psnr);
     for (const [name, text] of Object.entries(stats)) this.find(`[data-stat=${name}]`).textContent = text;

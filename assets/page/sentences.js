@@ -40,7 +40,7 @@ export function describe(run) {
   const where = run.parallel ? plural(run.ranks, "rank") : "rank 0 alone";
   switch (run.state) {
     case "queued":
-      return { title: "Waiting", text: queued(run) };
+      return { title: run.reading ? "Reading" : "Waiting", text: queued(run) };
     case "running":
       return running(run, where);
     case "writing": {
@@ -54,12 +54,14 @@ export function describe(run) {
       return { title: "Stopped", text: run.message.replace(/^Stopped /, "") + watchable };
     }
     default:
-      return { title: "Failed", text: run.message, tone: "bad" };
+      return { title: run.refused ? "Not run" : "Failed", text: run.message, tone: "bad" };
   }
 }
 
 function queued(run) {
-  if (run.place) return `${plural(run.place, "run")} before this one.`;
+  const before = run.place ? `${plural(run.place, "run")} before this one.` : "";
+  if (run.reading) return [run.message.replace(/^Reading /, ""), before].filter(Boolean).join(" ");
+  if (before) return before;
   return run.message === "Waiting." ? "Next in line." : run.message;
 }
 

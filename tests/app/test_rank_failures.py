@@ -212,7 +212,7 @@ def end_by_signal(client: Client, number: int) -> None:
     client.order("hold-1-2")
     client.start(latents=5)
     wait_for((client.rig / "held-1-2").exists, 20, client.app)
-    folder = Path(tempfile.gettempdir()) / f"wanvae-{os.getuid()}-{client.app.process.pid}"
+    (folder,) = Path(tempfile.gettempdir()).glob(f"wanvae-{os.getuid()}-{client.app.process.pid}-*")
     given = httpx.post(
         f"{client.app.url}/gradio_api/upload", files={"files": ("private.pt", b"a latent")}
     ).json()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save
 from support.fuzzing import WAN, fuzz, latents, one_sentence, try_checkpoint, try_latent
 from support.fuzzing import file as file
-from support.fuzzing import memory_stays_bounded as memory_stays_bounded
+from support.fuzzing import memory_and_time_stay_bounded as memory_and_time_stay_bounded
 from support.torch_files import as_bytes, save_legacy
 
 from wanvae_app.formats.checkpoint import check, external_state_dict, load_vae
@@ -194,3 +195,42 @@ def test_configurations(file: Path, known: Any) -> None:
         one_sentence(lambda: check(file))
     finally:
         config.unlink()
+
+
+def of_safetensors(header: bytes, num_bytes: int = 4) -> bytes:
+    return struct.pack("<Q", len(header)) + header + bytes(num_bytes)
+
+
+def of_numpy(shape: str, version: bytes = b"\x01\x00", padding: int = 0) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}{' ' * padding}".encode()
+    return b"\x93NUMPY" + version + struct.pack("<H" if version[0] == 1 else "<I", len(header)) + header
+
+
+ONE = b'"z":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
+LONG_HEADERS = {
+    "dimensions": of_safetensors(ONE.replace(b"[1]", b"[" + b"1," * 400_000 + b"1]").join((b"{", b"}"))),
+    "tensors": of_safetensors(
+        b"{"
+        + b",".join(b'"%d":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}' % i for i in range(18_000))
+        + b"}",
+        0,
+    ),
+    "a name": of_safetensors(ONE.replace(b"z", b"z" * 900_000).join((b"{", b"}"))),
+    "one name again": of_safetensors(b"{" + b",".join([ONE] * 18_000) + b"}"),
+    "texts": of_safetensors(b'{"__metadata__":{' + b",".join(b'"%d":""' % i for i in range(90_000)) + b"}}"),
+    "nesting": of_safetensors(b'{"a":' * 200_000),
+    "an array's": of_numpy("(1,)", b"\x02\x00", 3_000_000),
+    "digits": of_numpy("(" + "9" * 4000 + ",)"),
+    "hexadecimal digits": of_numpy("(0x" + "f" * 9000 + ",)"),
+    "large dimensions": of_numpy("(" + "0xffffffffffffffff," * 450 + ")"),
+    "brackets": of_numpy("(" * 9000),
+    "operators": of_numpy("-" * 9000 + "1"),
+}
+
+
+@pytest.mark.parametrize("kind", LONG_HEADERS)
+def test_headers_that_would_be_large_or_slow(kind: str, file: Path) -> None:
+    start = time.process_time()
+    try_latent(file, LONG_HEADERS[kind])
+    try_checkpoint(file, LONG_HEADERS[kind])
+    assert time.process_time() - start < 5

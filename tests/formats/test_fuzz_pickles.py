@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
-import struct
 import time
 import zipfile
 from pathlib import Path
@@ -13,21 +11,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fuzzing import WAN, fuzz, latents, one_sentence, try_checkpoint, try_latent
+from support.fuzzing import WAN, fuzz, one_sentence, try_checkpoint, try_latent
 from support.fuzzing import file as file
-from support.fuzzing import memory_stays_bounded as memory_stays_bounded
-from support.torch_files import AllocatesWhenUnpickled, as_bytes
+from support.fuzzing import memory_and_time_stay_bounded as memory_and_time_stay_bounded
+from support.torch_files import (
+    AllocatesWhenUnpickled,
+    archive,
+    as_bytes,
+    legacy_file,
+    pickled_int,
+    pickled_text,
+    tensor_pickle,
+)
 
-from wanvae_app.formats.latents import read_latent
-
-
-def pickled_int(value: int) -> bytes:
-    return b"\x8a\x08" + struct.pack("<q", value)
-
-
-def pickled_text(text: str) -> bytes:
-    return b"X" + struct.pack("<I", len(text)) + text.encode()
-
+from wanvae_app.formats.latent_file import parse_latent
 
 GLOBALS = (
     "torch._utils _rebuild_tensor_v2",
@@ -65,34 +62,6 @@ parts = st.one_of(
 )
 
 
-def tensor_pickle(storage: int, offset: int, shape: list[int], stride: list[int]) -> bytes:
-    """A pickle of {"latent": tensor}: values in its storage, then the tensor's offset, shape and stride."""
-    persistent_id = (
-        pickled_text("storage") + b"ctorch\nFloatStorage\n" + pickled_text("0") + pickled_text("cpu")
-    )
-    sizes = b"".join(b"(" + b"".join(map(pickled_int, values)) + b"t" for values in (shape, stride))
-    tensor = b"((" + persistent_id + pickled_int(storage) + b"tQ" + pickled_int(offset) + sizes + b"\x89N"
-    call = b"ctorch._utils\n_rebuild_tensor_v2\n" + tensor + b"tR"
-    return b"\x80\x02}" + pickled_text("latent") + call + b"s."
-
-
-def archive(data: bytes) -> bytes:
-    """The pickle in an archive, with a storage of 256 bytes, as torch.save writes it."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in {"data.pkl": data, "data/0": bytes(256), "version": b"3\n"}.items():
-            file.writestr(f"archive/{name}", content)
-    return buffer.getvalue()
-
-
-def legacy_file(data: bytes) -> bytes:
-    """The pickle in a file as PyTorch wrote it before 1.6, with a storage of 64 floats."""
-    start = latents()["legacy"]
-    magic = start[: start.index(b".") + 1]
-    rest = pickle.dumps(1001, 2) + pickle.dumps({"little_endian": True}, 2)
-    return magic + rest + data + pickle.dumps(["0"], 2) + struct.pack("<q", 64) + bytes(256)
-
-
 numbers = st.integers(0, 2**62) | st.integers(-2, 20)
 
 
@@ -115,7 +84,7 @@ def test_tensors_in_pickles(
 def test_strides(file: Path, stride: list[int]) -> None:
     """`tensor_pickle` is read if its tensor fits: what the fuzz tests see refused is refused for its numbers."""
     file.write_bytes(archive(tensor_pickle(64, 0, [1, 16, 1, 2, 2], stride)))
-    z = one_sentence(lambda: read_latent(file, WAN))
+    z = one_sentence(lambda: parse_latent(file, WAN))
     assert (z is not None) == (stride in ([0] * 5, [64, 4, 4, 2, 1]))
 
 

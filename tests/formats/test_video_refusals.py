@@ -26,10 +26,10 @@ def overwrite(path: Path, after: bytes, data: bytes) -> None:
 
 
 def long(path: Path, rate: int = 25) -> None:
-    """A video whose header states a length of 100,000 frames."""
-    ffmpeg("-f", "lavfi", "-i", f"color=s=16x16:r={rate}", "-frames:v", "300", "-c:v", "libvpx", path)
+    """A video of one frame more than are taken, whose header states a length of a second."""
+    ffmpeg("-f", "lavfi", "-i", f"color=s=16x16:r={rate}", "-frames:v", "1002", "-c:v", "libvpx", path)
     # The duration, a float64 in milliseconds
-    overwrite(path, b"\x44\x89\x88", struct.pack(">d", 100_000 / rate * 1000))
+    overwrite(path, b"\x44\x89\x88", struct.pack(">d", 1000))
 
 
 def no_frames(path: Path) -> None:

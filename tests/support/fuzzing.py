@@ -1,9 +1,15 @@
-"""What the fuzz tests share: the number of examples, the accepted outcomes, and the bound on memory."""
+"""What the fuzz tests share: the number of examples, the accepted outcomes, and the bounds on memory and time.
+
+They read files in the tests' own process. What bounds them there is the readers alone, not the limits of the process
+that the app reads files in.
+"""
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,11 +24,12 @@ from support.torch_files import as_bytes, save_legacy
 
 from wanvae_app.config import PRESETS
 from wanvae_app.formats.checkpoint import check
-from wanvae_app.formats.latents import read_latent
+from wanvae_app.formats.latent_file import parse_latent
 
 WAN = PRESETS["wan2.1"]
 MAX_GROWTH = 300 * 2**20  # bytes by which a test may raise this process's memory
 EXAMPLES = os.environ.get("FUZZ_EXAMPLES")
+MAX_SECONDS = 3600 if EXAMPLES else 120  # for a test
 
 
 def fuzz(num_examples: int) -> settings:
@@ -45,10 +52,13 @@ def resident_bytes(key: str) -> int:
 
 
 @pytest.fixture(autouse=True)
-def memory_stays_bounded() -> Iterator[None]:
+def memory_and_time_stay_bounded() -> Iterator[None]:
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident_bytes("VmRSS")
+    # What takes exponential time holds the interpreter's lock. This ends all tests, with a traceback.
+    faulthandler.dump_traceback_later(MAX_SECONDS, exit=True, file=sys.__stderr__)
     yield
+    faulthandler.cancel_dump_traceback_later()
     growth = resident_bytes("VmHWM") - before
     assert growth < MAX_GROWTH, f"{growth / 2**20:.0f} MiB more than before"
 
@@ -72,7 +82,7 @@ def one_sentence(read: Callable[[], Any]) -> Any:
 def try_latent(file: Path, content: bytes) -> None:
     """Read `content` as a latent: it is valid, or refused in one sentence."""
     file.write_bytes(content)
-    z = one_sentence(lambda: read_latent(file, WAN))
+    z = one_sentence(lambda: parse_latent(file, WAN))
     if z is not None:
         assert z.ndim == 5 and z.shape[:2] == (1, 16) and z.dtype == torch.float32 and z.isfinite().all()
         assert z.numel() <= len(content), "a value takes a byte at least"

@@ -6,8 +6,10 @@ import contextlib
 import ctypes
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -24,16 +26,20 @@ log = logging.getLogger("wanvae_app")
 
 
 class Ending:
-    """What rank 0's main thread waits for: SIGTERM, Ctrl-C, or the loss of the other ranks."""
+    """What rank 0's main thread waits for: SIGTERM, Ctrl-C, a closed terminal, or the loss of the other ranks."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
         self._signal: int | None = None  # the last one received
 
     def listen(self) -> None:
-        """Wait for SIGTERM and SIGINT from now on. Only the main thread may call this."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        """Wait for signals that end the app from now on. Only the main thread may call this.
+
+        A SIGHUP that nohup has made ignored stays ignored.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
 
     def ranks_lost(self) -> None:
         """The other ranks are gone: end soon, once open pages have heard of it. Any thread may call this."""
@@ -103,6 +109,17 @@ def give_up(error: Exception) -> NoReturn:
     os._exit(1)
 
 
+def torchrun_logs() -> Path | None:
+    """The folder below the temporary one that torchrun made for this rank's error file; None without torchrun.
+
+    torchrun does not delete it.
+    """
+    for folder in Path(os.environ.get("TORCHELASTIC_ERROR_FILE", "")).parents:
+        if folder.name.startswith("torchelastic_") and folder.parent == Path(tempfile.gettempdir()):
+            return folder
+    return None
+
+
 def end_torchrun() -> None:
     """Kill torchrun, then end its ranks. Otherwise torchrun restarts the ranks many times and hides the reason."""
     # Several ranks may do this at once. If the first one's SIGTERM ended this rank before it kills torchrun, and
@@ -123,3 +140,5 @@ def end_torchrun() -> None:
         if pid != os.getpid():  # a rank that still imports has not called `end_with_parent`
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+    if (logs := torchrun_logs()) is not None:
+        shutil.rmtree(logs, ignore_errors=True)

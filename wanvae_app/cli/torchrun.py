@@ -1,14 +1,16 @@
-"""torchrun for `launch.py`: starts ranks as torch's own does, but lets no stranger in, and ends quietly.
+"""torchrun for `launch.py`: starts ranks as torch's own does, but lets no stranger in, ends quietly, leaves no folder.
 
 Torch's own store listens on every address of the machine, without a password. Here it listens on the master's
-address alone, which is loopback on one machine. On Ctrl-C or SIGTERM torch prints a traceback of its own code, and a
-warning for each rank that it signals.
+address alone, which is loopback on one machine. On a signal torch prints a traceback of its own code, and a warning
+for each rank that it signals. It leaves the folder of its logs behind, and it ends with the terminal even under nohup.
 """
 
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import tempfile
 
 from torch.distributed.elastic.agent.server import api as agent
 from torch.distributed.elastic.multiprocessing import api as processes
@@ -54,9 +56,13 @@ def main() -> None:
     do."""
     for module in (agent, processes):
         logging.getLogger(module.__name__).setLevel(logging.ERROR)
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        sys.argv[1:1] = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"]
     rendezvous_handler_registry.register(RENDEZVOUS, make_rendezvous)
     try:
-        torchrun()
+        with tempfile.TemporaryDirectory(prefix="torchelastic_", ignore_cleanup_errors=True) as logs:
+            sys.argv[1:1] = ["--log-dir", logs]
+            torchrun()
     except processes.SignalException as end:
         sys.exit(128 + end.sigval)
     except ValueError as error:  # the store's address or port

@@ -1,19 +1,32 @@
-"""ffmpeg as a child process: started with pipes, ended after a time limit, its error output kept."""
+"""ffmpeg as a child process: started with pipes and limits, ended after a time limit, its error output kept."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import select
+import shutil
 import subprocess
 import threading
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import imageio_ffmpeg
 
+from wanvae_app.formats.limits import Limits
+
 FILE_TIMEOUT = 900.0  # seconds for reading or writing a whole file
+SILENCE_TIMEOUT = 60.0  # seconds without a byte of output, for one that is read
+POLL_INTERVAL = 0.1  # seconds between two looks at whether to stop
 DISK_FULL = "No space left on device"
 MAX_LINES = 20  # of error output that are kept
+
+StopCheck = Callable[[], bool]
+
+
+class ReadingStopped(Exception):
+    """Reading was stopped, because who wanted it no longer does."""
 
 
 class Ffmpeg:
@@ -21,10 +34,44 @@ class Ffmpeg:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
+        self.is_hung = False  # it was silent, or at work, for too long
         self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
         # A thread reads the error output, because ffmpeg stops when that pipe is full.
         self._reader = threading.Thread(target=self._lines.extend, args=(process.stderr,), daemon=True)
         self._reader.start()
+
+    def read(self, num_bytes: int, is_stopped: StopCheck | None = None) -> bytes:
+        """`num_bytes` bytes of its output, fewer only at the end.
+
+        Ends, and `is_hung` is true, after SILENCE_TIMEOUT seconds without a byte. Raises ReadingStopped as soon as
+        `is_stopped` returns true, which any thread may cause.
+        """
+        pipe = self.process.stdout
+        assert pipe is not None
+        poll = select.poll()  # select.select is limited to descriptors below 1,024
+        poll.register(pipe, select.POLLIN)
+        parts: list[bytes] = []
+        last_byte = time.monotonic()
+        while num_bytes:
+            if is_stopped is not None and is_stopped():
+                raise ReadingStopped("The reading was stopped.")
+            if not poll.poll(POLL_INTERVAL * 1000):
+                if time.monotonic() - last_byte < SILENCE_TIMEOUT:
+                    continue
+                self.give_up()
+                break
+            part = pipe.read(num_bytes)
+            if not part:
+                break
+            parts.append(part)
+            num_bytes -= len(part)
+            last_byte = time.monotonic()
+        return b"".join(parts)
+
+    def give_up(self) -> None:
+        """Kill ffmpeg because it takes too long."""
+        self.is_hung = True
+        self.process.kill()
 
     def wait(self) -> int:
         """Wait for ffmpeg to end, and return its exit status."""
@@ -59,18 +106,29 @@ def running(
     *,
     stdin: int | None = None,
     stdout: int | None = None,
+    limits: Limits | None = None,
+    timeout: float = FILE_TIMEOUT,
 ) -> Iterator[Ffmpeg]:
-    """Run a command line during the block; it is killed at the end of the block or after FILE_TIMEOUT seconds.
+    """Run a command line during the block; it is killed at the end of the block or after `timeout` seconds.
 
-    `stdin` and `stdout` are as for subprocess.Popen. Raises OSError if the command cannot be started.
+    `stdin` and `stdout` are as for subprocess.Popen. With a pipe it also ends when this process does, because the pipe
+    breaks. Raises OSError if the command cannot be started.
     """
+    if shutil.which(arguments[0]) is None:
+        raise _missing()
     try:
-        process = subprocess.Popen(arguments, stdin=stdin, stdout=stdout, stderr=subprocess.PIPE, bufsize=0)
+        process = subprocess.Popen(
+            limits.command(arguments) if limits else arguments,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+        )
     except OSError as error:
         raise _missing() from error
-    timer = threading.Timer(FILE_TIMEOUT, process.kill)
-    timer.start()
     ffmpeg = Ffmpeg(process)
+    timer = threading.Timer(timeout, ffmpeg.give_up)
+    timer.start()
     try:
         yield ffmpeg
     finally:
@@ -81,18 +139,6 @@ def running(
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()
-
-
-def error_output(arguments: list[str], timeout: float) -> str:
-    """Run a command line to its end, and return its error output, where ffmpeg describes its input.
-
-    Raises OSError if the command cannot be started, TimeoutExpired after `timeout` seconds.
-    """
-    try:
-        finished = subprocess.run(arguments, capture_output=True, timeout=timeout, check=False)
-    except OSError as error:
-        raise _missing() from error
-    return finished.stderr.decode(errors="replace")
 
 
 def _missing() -> OSError:

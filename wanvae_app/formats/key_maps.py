@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
 from wanvae_app.config import MEAN_2_1, MEAN_2_2, STD_2_1, STD_2_2, WanConfig
+from wanvae_app.formats.untrusted_text import printable
 
 # A naming scheme: that of Wan2.1_VAE.pth and files derived from it, or that of diffusers' AutoencoderKLWan.
 Naming = Literal["official", "diffusers"]
@@ -92,7 +93,7 @@ def recognise(shapes: Shapes) -> tuple[Naming, WanConfig]:
     naming = next((naming for naming, name in FIRST_DECODER_WEIGHT.items() if name in shapes), None)
     accepted = "a Wan 2.1 or 2.2 VAE, named as in Wan2.1_VAE.pth or as in diffusers' AutoencoderKLWan"
     if naming is None:
-        some = ", ".join(sorted(shapes)[:3])
+        some = ", ".join(map(printable, sorted(shapes)[:3]))
         raise ValueError(
             f"This is not a Wan VAE: its {len(shapes)} tensors are named {some or 'nothing'}...; "
             f"accepted is {accepted}."

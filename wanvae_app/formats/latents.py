@@ -6,43 +6,22 @@ VAE's family subtracted and are divided by its standard deviation, per channel.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.formats.lazy_tensor import LazyTensor
-from wanvae_app.formats.tensor_file import lazy_tensors
-from wanvae_app.formats.untrusted_text import first_line, printable
+from wanvae_app.config import WanConfig
+from wanvae_app.formats import reading_process
+from wanvae_app.formats.untrusted_text import first_line
 
-ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
-# Preferred where several tensors of a file could be the latent.
-USUAL_NAMES = ("latent", "latent_tensor", "latents", "samples", "z")
-MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
-MAX_NUM_LATENTS = 1024  # latent frames; 4,093 frames
-MAX_LATENT_SIDE = 512  # latent rows or columns; 4,096 pixels (8,192 with patches)
-MAX_ABS = 1000.0  # of a value; those of Wan's models are within 20 or so
-SCALINGS = ("normalised", "raw")
 # Nats by which one hypothesis must beat the other. With less, "normalised" is assumed, which most programs write.
 # Latents of Wan's models give 10 to 80.
 CLEAR_EVIDENCE = 8.0
 UNCLEAR_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
-
-
-class LatentShape(NamedTuple):
-    """The shape [1, C, T, H, W] of one clip's latent."""
-
-    batch: int
-    channels: int
-    num_latents: int
-    height: int
-    width: int
 
 
 class ScalingGuess(NamedTuple):
@@ -55,45 +34,21 @@ class ScalingGuess(NamedTuple):
 def read_latent(path: Path, config: WanConfig) -> Tensor:
     """Read the latent of one clip: float32 [1, C, T, H, W] on the CPU, finite, in the scaling of the file.
 
-    The format is told by the file's content, not its name. Shapes are checked before values are read, and nothing in
-    the file is executed. Raises ValueError, with one sentence, for a damaged file and for one that holds no latent of
-    this VAE, or several.
+    The format is told by the file's content, not its name. A process of its own reads it, with limits on time and
+    memory, and nothing in the file is executed. Raises ValueError, with one sentence, for a damaged file and for one
+    that holds no latent of this VAE, or several; OSError if the file or the process is missing.
     """
-    try:
-        tensors = lazy_tensors(path)
-    except TypeError as error:
-        raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.") from error
-    if not tensors:
-        raise ValueError(f"{path.name} holds no tensor; a latent [1, {config.z_dim}, T, H, W] is needed.")
-    name, shape = _choose_latent(tensors, config, path)
-    try:
-        z = tensors[name].read().float().reshape(shape)
-    except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
-        raise ValueError(f"{path.name}: {printable(name)} cannot be read: {first_line(error)}.") from error
-    not_finite = ~torch.isfinite(z)
-    if num_not_finite := int(not_finite.sum()):
-        what = "value that is no number" if num_not_finite == 1 else "values that are no numbers"
-        _, channel, t, row, column = np.unravel_index(int(not_finite.flatten().byte().argmax()), shape)
-        raise ValueError(
-            f"{path.name} holds {num_not_finite} {what} (NaN or infinity) in float32, the first in channel {channel}, "
-            f"latent frame {t}, row {row}, column {column}; generate or save it again."
-        )
-    if (largest := float(z.abs().max())) > MAX_ABS:
-        raise ValueError(
-            f"{path.name} holds values up to {largest:.3g}; those of a latent are within 20 or so, and nothing can be "
-            "seen in this; generate or save it again."
-        )
-    return z
+    return reading_process.read_latent(path, config.z_dim)
+
+
+def latent_shape(path: Path, config: WanConfig) -> tuple[int, ...]:
+    """The shape [1, C, T, H, W] of a file's latent, by its header alone. Raises as read_latent does."""
+    return tuple(reading_process.latent_shape(path, config.z_dim))
 
 
 def stored_scaling(path: Path) -> str | None:
     """The scaling that a safetensors file states, as `write_latent` does; None if it states none."""
-    try:
-        with safe_open(path, "pt") as file:
-            scaling = (file.metadata() or {}).get("scaling")
-    except (SafetensorError, OSError):
-        return None
-    return scaling if scaling in SCALINGS else None
+    return reading_process.stored_scaling(path)
 
 
 def guess_scaling(z: Tensor, config: WanConfig) -> ScalingGuess:
@@ -163,73 +118,3 @@ def _statistics(z: Tensor, config: WanConfig) -> tuple[Tensor, Tensor]:
         z.new_tensor(values).view(-1, 1, 1, 1) for values in (config.latents_mean, config.latents_std)
     )
     return mean, std
-
-
-def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> LatentShape | None:
-    """The shape of a latent that may lack its batch dimension, or as a picture its time dimension; None for others."""
-    channels = config.z_dim
-    if len(shape) == 5 and shape[:2] == (1, channels):
-        return LatentShape(*shape)
-    if len(shape) == 4 and shape[0] == channels:
-        return LatentShape(1, *shape)
-    if len(shape) == 4 and shape[:2] == (1, channels):
-        return LatentShape(1, channels, 1, *shape[2:])
-    if len(shape) == 3 and shape[0] == channels:
-        return LatentShape(1, channels, 1, *shape[1:])
-    return None
-
-
-def _choose_latent(tensors: dict[str, LazyTensor], config: WanConfig, path: Path) -> tuple[str, LatentShape]:
-    """Name and shape of the one tensor that can be the latent. Raises ValueError, which says what there is instead."""
-    shapes = {name: shape for name, tensor in tensors.items() if (shape := _clip_shape(tensor.shape, config))}
-    if not shapes:
-        raise ValueError(f"{path.name}: {_describe_mismatch(tensors, config)}.")
-    by_usual_name = ([name for name in shapes if name.rpartition(".")[2] == usual] for usual in USUAL_NAMES)
-    candidates = next(filter(None, by_usual_name), list(shapes))
-    if len(candidates) > 1:
-        raise ValueError(
-            f"{path.name} holds {len(candidates)} latents ({', '.join(map(printable, candidates[:4]))}); "
-            "save one per file."
-        )
-    name = candidates[0]
-    shape = shapes[name]
-    if 0 in shape:
-        raise ValueError(
-            f"{path.name}: a latent of shape {list(shape)} is empty; every dimension must be 1 or more."
-        )
-    side = max(shape.height, shape.width)
-    if math.prod(shape) > MAX_VALUES or shape.num_latents > MAX_NUM_LATENTS or side > MAX_LATENT_SIDE:
-        raise ValueError(
-            f"{path.name}: a latent of shape {list(shape)} is too large; at most {MAX_NUM_LATENTS} latent frames, "
-            f"{MAX_LATENT_SIDE} rows and columns and {MAX_VALUES} values are taken."
-        )
-    if not tensors[name].is_floating_point:
-        raise ValueError(
-            f"{path.name} holds numbers of type {tensors[name].dtype}; a latent has floating point numbers, "
-            "as latent.float() makes them."
-        )
-    return name, shape
-
-
-def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str:
-    """Why the largest of the tensors is no latent of this VAE, as the end of a sentence."""
-    name, tensor = max(tensors.items(), key=lambda item: math.prod(item[1].shape))
-    shape, channels = tensor.shape, config.z_dim
-    subject = (
-        f"its tensor {printable(name)} has"
-        if len(tensors) == 1
-        else f"the largest of its {len(tensors)} tensors has"
-    )
-    states_shape = f"{subject} shape {printable(str(list(shape)))}"
-    if len(shape) == 5 and shape[1] == channels:
-        return f"it holds a batch of {shape[0]}; save one clip per file, such as latent[0:1]"
-    if len(shape) >= 3 and shape[-3] == channels:
-        return f"{states_shape}, with channels and frames exchanged; save latent.transpose(-4, -3)"
-    other = {preset.z_dim: f"Wan {name[3:]}" for name, preset in PRESETS.items() if preset.z_dim != channels}
-    num_channels = (
-        shape[0] if len(shape) == 4 and shape[0] != 1 else shape[1] if len(shape) in (4, 5) else None
-    )
-    if num_channels in other:
-        vae = f"a {other[num_channels]} VAE, which --vae loads"
-        return f"it has {num_channels} channels where this VAE has {channels}; it would fit {vae}"
-    return f"{states_shape}; a latent for this VAE has [1, {channels}, T, H, W]"

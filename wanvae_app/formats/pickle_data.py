@@ -5,15 +5,25 @@ from __future__ import annotations
 import pickletools
 from typing import IO, Any, TypeVar
 
-from wanvae_app.formats.torch_globals import CALLABLES, find_global, object_refusal, storage_of
+from wanvae_app.formats.torch_globals import (
+    CALLABLES,
+    MAX_KEY,
+    Global,
+    find_global,
+    object_refusal,
+    storage_of,
+)
 
+MAX_MEMO = 2**17  # values that a pickle can refer back to; a whole checkpoint's has some thousand
+MAX_ARGUMENTS = 16  # of a call
 T = TypeVar("T")
 
 
 def unpickle(file: IO[bytes]) -> Any:
     """The next pickle in a file: dicts, lists, tuples, numbers, text, and a View for each tensor.
 
-    Takes time and memory in proportion to the pickle's length.
+    Takes time and memory in proportion to the pickle's length. A pickle can refer to one value many times, so a few
+    bytes can state a tree of any size. Nothing but text and numbers is therefore hashed, compared, copied or printed.
 
     Raises:
         Refusal: the pickle holds anything else.
@@ -58,10 +68,11 @@ def unpickle(file: IO[bytes]) -> Any:
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 size = int(opcode.name[-1])
                 stack[-size:] = [tuple(stack[-size:])]
-            case "BINPUT" | "LONG_BINPUT":
-                memo[arg] = stack[-1]
-            case "MEMOIZE":
-                memo[len(memo)] = stack[-1]
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                slot = len(memo) if arg is None else arg
+                if slot >= MAX_MEMO:
+                    raise ValueError(f"its pickle refers to more than {MAX_MEMO} values")
+                memo[slot] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(memo[arg])
             case "APPEND":
@@ -76,13 +87,15 @@ def unpickle(file: IO[bytes]) -> Any:
             case "GLOBAL":
                 stack.append(find_global(arg))
             case "STACK_GLOBAL":
-                name = stack.pop()
-                stack.append(find_global(f"{stack.pop()} {name}"))
+                name, module = _expect(stack.pop(), str), _expect(stack.pop(), str)
+                stack.append(find_global(f"{module[:MAX_KEY]} {name[:MAX_KEY]}"))
             case "BINPERSID":
                 stack.append(storage_of(stack.pop()))
             case "REDUCE":
-                args = stack.pop()
-                stack.append(CALLABLES[stack.pop().name](*args))
+                arguments = _expect(stack.pop(), tuple)
+                if len(arguments) > MAX_ARGUMENTS:
+                    raise ValueError(f"its pickle calls with {len(arguments)} arguments")
+                stack.append(CALLABLES[_expect(stack.pop(), Global).name](*arguments))
             case "BUILD":  # the attributes of an OrderedDict or a Parameter
                 stack.pop()
             case name:

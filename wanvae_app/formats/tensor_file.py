@@ -17,6 +17,9 @@ from wanvae_app.formats.torch_file import read_archive, read_legacy
 from wanvae_app.formats.untrusted_text import Refusal, first_line, printable
 
 MAX_HEADER = 2**20  # bytes of a safetensors header; a whole checkpoint's has about 30 KB
+MAX_NUMPY_HEADER = 10_000  # bytes; a plain array's has about 120
+MAX_DIMS = 64  # of an array; NumPy's limit
+MAX_SIZE = 2**60  # of a dimension
 SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 SUFFIXES = ".safetensors, .latent, .pt, .pth or .npy"
 # First bytes of files that are not read, and the advice that the refusal gives.
@@ -61,6 +64,10 @@ def lazy_tensors(path: Path) -> dict[str, LazyTensor]:
         return reader(path, size)
     except Refusal as refusal:
         raise ValueError(f"{path.name} {refusal}") from refusal
+    except MemoryError as error:
+        raise ValueError(
+            f"{path.name} needs more memory than a file of its size should; save it again, as .safetensors."
+        ) from error
     except Exception as error:  # a parser may raise anything on damaged input
         raise ValueError(f"{path.name} is damaged or cut off: {first_line(error)}.") from error
 
@@ -100,13 +107,20 @@ def _numpy(path: Path, size: int) -> dict[str, LazyTensor]:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):  # 3.0 has named fields
             raise Refusal("holds a NumPy table; save a plain array of floating point numbers.")
+        start = file.tell()
+        length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+        if length > MAX_NUMPY_HEADER:
+            raise Refusal(f"has a header of {length} bytes; at most {MAX_NUMPY_HEADER} are read.")
+        file.seek(start)
         headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, is_fortran, dtype = headers[version](file)
         offset = file.tell()
     if dtype.hasobject:
         raise Refusal("holds Python objects, which are not read for safety; save array.astype('float32').")
-    if any(type(n) is not int or n < 0 for n in shape):
-        raise Refusal(f"is damaged: its header states the shape {printable(str(shape))}.")
+    if len(shape) > MAX_DIMS or any(type(n) is not int or not 0 <= n < MAX_SIZE for n in shape):
+        is_short = all(type(n) is int and abs(n) < MAX_SIZE for n in shape)
+        stated = f"the shape {printable(str(shape))}" if is_short else "an impossible shape"
+        raise Refusal(f"is damaged: its header states {stated}.")
     needed = math.prod(shape) * dtype.itemsize
     if offset + needed > size:
         raise Refusal(

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.pickle_data import unpickle
-from wanvae_app.formats.torch_globals import Storage, View
+from wanvae_app.formats.torch_globals import Storage, View, storage_key
 from wanvae_app.formats.untrusted_text import Refusal, printable
 
 MAX_PICKLE = 2**19  # bytes; a whole checkpoint's has about 60 KB
 MAX_DIRECTORY = 2**20  # bytes of a zip archive's directory; a whole checkpoint's has about 60 KB
 MAX_OBJECTS = 10_000  # in a pickle: tensors, numbers, lists
+MAX_DEPTH = 64  # of lists in lists
+MAX_NAME = 1000  # characters of an archive's folder, which is called after the file
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."  # a number, pickled
 ADVICE = "save plain tensors with torch.save(tensor, file), or as .safetensors."
 
@@ -54,6 +56,8 @@ def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
         if entries[pickles[0]].file_size > MAX_PICKLE:
             raise Refusal(f"holds more than a file of tensors does; {ADVICE}")
         folder = pickles[0].removesuffix("data.pkl")
+        if len(folder) > MAX_NAME:
+            raise Refusal(f"is an archive, but not one that torch.save wrote; {ADVICE}")
         byte_order = entries.get(f"{folder}byteorder")
         if byte_order is not None:
             file.seek(_data_start(file, byte_order))
@@ -63,7 +67,11 @@ def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
         value = unpickle(io.BytesIO(file.read(entries[pickles[0]].file_size)))
         ranges = {}
         for storage in {view.storage for _, view in _views(value)}:
-            entry = entries[f"{folder}data/{storage.key}"]
+            entry = entries.get(f"{folder}data/{storage.key}")
+            if entry is None:
+                raise Refusal(
+                    f"is damaged or cut off: the values of its storage {printable(storage.key)} are missing."
+                )
             ranges[storage] = ByteRange(_data_start(file, entry), entry.file_size)
     return _lazy_tensors(path, size, value, ranges)
 
@@ -80,12 +88,14 @@ def read_legacy(path: Path, size: int) -> dict[str, LazyTensor]:
             unpickle(pickles)  # raises Refusal with the name of a Python object, if there is one
             raise Refusal(f"is a pickle, but not one that torch.save wrote; {ADVICE}")
         _, _, system, value, keys = (unpickle(pickles) for _ in range(5))
+        if type(system) is not dict or type(keys) is not list or len(keys) > MAX_OBJECTS:
+            raise Refusal(f"is a pickle, but not one that torch.save wrote; {ADVICE}")
         if not system.get("little_endian", True):
             raise Refusal(f"comes from a big-endian machine; {ADVICE}")
         storages = {view.storage.key: view.storage for _, view in _views(value)}
         ranges, position = {}, pickles.tell()
         for key in keys:
-            storage = storages.get(key)
+            storage = storages.get(storage_key(key))
             if storage is None:
                 raise Refusal(f"holds numbers that belong to no tensor; {ADVICE}")
             file.seek(position)
@@ -155,7 +165,10 @@ def _read(path: Path, start: int, view: View) -> Tensor:
 
 
 def _views(value: Any) -> Iterator[tuple[str, View]]:
-    """The views in nested dicts, lists and tuples, with dotted names. Refusal after MAX_OBJECTS objects."""
+    """The views in nested dicts, lists and tuples, with dotted names.
+
+    Raises Refusal after MAX_OBJECTS objects, or where they are nested more than MAX_DEPTH deep.
+    """
     levels: list[Iterator[tuple[str, Any]]] = [iter([("", value)])]
     for _ in range(MAX_OBJECTS):  # a pickle can contain one list in itself many times
         name, value = next(levels[-1], (None, None))
@@ -167,6 +180,8 @@ def _views(value: Any) -> Iterator[tuple[str, View]]:
             yield name or "tensor", value
         elif isinstance(value, dict | list | tuple):
             items = value.items() if isinstance(value, dict) else enumerate(value)
+            if len(levels) > MAX_DEPTH:
+                raise Refusal(f"holds things nested more than {MAX_DEPTH} deep; {ADVICE}")
             levels.append(_with_dotted_names(name, items))
     raise Refusal(f"holds more than {MAX_OBJECTS} things; {ADVICE}")
 

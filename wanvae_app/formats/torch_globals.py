@@ -18,6 +18,7 @@ from wanvae_app.formats.untrusted_text import Refusal, printable
 
 MAX_DIMS = 16
 MAX_SIZE = 2**60  # of a dimension, a stride, an offset or a storage
+MAX_KEY = 200  # characters of a storage's key, or of a global's name
 STORAGES = {
     "torch DoubleStorage": torch.float64,
     "torch FloatStorage": torch.float32,
@@ -82,6 +83,18 @@ def object_refusal(what: str) -> Refusal:
     )
 
 
+def storage_key(key: Any) -> str:
+    """The key of a storage as text, from text or a whole number. Raises ValueError for anything else.
+
+    Nothing else is hashed or printed: the hash of nested tuples takes time exponential in their depth.
+    """
+    if type(key) is int and 0 <= key < 2**64:  # an address, in files of old versions
+        return str(key)
+    if type(key) is not str or not 0 < len(key) <= MAX_KEY:
+        raise ValueError("a storage whose key is no short text")
+    return key
+
+
 def find_global(name: str) -> Global:
     """The global "module name". Raises Refusal unless the pickles of tensors need it."""
     if name in CALLABLES or name in STORAGES or name in DTYPES:
@@ -93,14 +106,19 @@ def storage_of(persistent_id: Any) -> Storage:
     """The storage of a persistent id: ("storage", type, key, device, number of values).
 
     PyTorch before 1.6 appends None for a storage that is no view of another. Raises Refusal for other ids,
-    ValueError for an impossible number of values.
+    ValueError for an impossible key or number of values.
     """
-    kind, storage_type, key, _, num_values, *views = persistent_id
-    if kind != "storage" or views not in ([], [None]) or storage_type.name not in STORAGES:
-        raise object_refusal(str(kind) if isinstance(kind, str) else "")
+    if type(persistent_id) is not tuple or len(persistent_id) not in (5, 6):
+        raise object_refusal("a reference to something else than a storage")
+    kind, storage_type, key, _, num_values = persistent_id[:5]
+    is_view = len(persistent_id) == 6 and persistent_id[5] is not None
+    if type(kind) is not str or type(storage_type) is not Global:
+        raise object_refusal("a reference to something else than a storage")
+    if kind != "storage" or is_view or storage_type.name not in STORAGES:
+        raise object_refusal(kind)
     if type(num_values) is not int or not 0 <= num_values < MAX_SIZE:
         raise ValueError("a storage of impossible size")
-    return Storage(key, STORAGES[storage_type.name], num_values)
+    return Storage(storage_key(key), STORAGES[storage_type.name], num_values)
 
 
 def _rebuild_tensor(
@@ -113,7 +131,7 @@ def _rebuild_tensor(
     metadata: Any = None,
 ) -> View:
     """The View for the arguments of torch._utils._rebuild_tensor_v2."""
-    return _view(storage, offset, shape, stride, storage.dtype, metadata)
+    return _view(storage, offset, shape, stride, None, metadata)
 
 
 def _rebuild_typed_tensor(
@@ -127,6 +145,8 @@ def _rebuild_typed_tensor(
     metadata: Any = None,
 ) -> View:
     """The View for the arguments of torch._utils._rebuild_tensor_v3, whose storage is untyped bytes."""
+    if type(dtype) is not Global:
+        raise ValueError("a tensor whose dtype is none")
     return _view(storage, offset, shape, stride, DTYPES[dtype.name], metadata)
 
 
@@ -135,17 +155,25 @@ def _view(
     offset: int,
     shape: tuple[int, ...],
     stride: tuple[int, ...],
-    dtype: torch.dtype,
+    dtype: torch.dtype | None,
     metadata: Any,
 ) -> View:
-    """A View with plausible numbers. Raises Refusal for a lazily negated tensor, ValueError for impossible sizes."""
+    """A View with plausible numbers, in the storage's dtype or another.
+
+    The arguments can be anything that a pickle holds: types are checked before anything is compared. Raises Refusal
+    for a lazily negated tensor, ValueError for impossible sizes.
+    """
     if metadata:  # conjugated or negated, lazily
         raise object_refusal("a lazily negated tensor")
+    if type(storage) is not Storage:
+        raise ValueError("a tensor without a storage")
+    if type(shape) not in (tuple, list) or type(stride) not in (tuple, list):
+        raise ValueError("a tensor without a shape")
     if not len(shape) == len(stride) <= MAX_DIMS:
         raise ValueError(f"a tensor of {len(shape)} dimensions and {len(stride)} strides")
     if any(type(n) is not int or not 0 <= n < MAX_SIZE for n in (offset, *shape, *stride)):
         raise ValueError("a tensor of impossible size")
-    return View(storage, offset, tuple(shape), tuple(stride), dtype)
+    return View(storage, offset, tuple(shape), tuple(stride), dtype or storage.dtype)
 
 
 def _ordered_dict(*items: Any) -> dict[str, Any]:

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from wanvae_app.config import WanConfig
+from wanvae_app.device import num_cores
 from wanvae_app.formats import ffmpeg
+from wanvae_app.formats.ffmpeg import StopCheck
+from wanvae_app.formats.limits import Limits
 from wanvae_app.formats.untrusted_text import MAX_ERROR_LENGTH, printable
-from wanvae_app.formats.video_header import (
-    MAX_INPUT_PIXELS,
-    Size,
-    VideoHeader,
-    find_container,
-    input_command,
-    read_header,
-    too_long,
-)
+from wanvae_app.formats.video_header import MAX_INPUT_PIXELS, find_container, input_command, too_long
+from wanvae_app.formats.video_plan import MAX_FRAMES, VideoPlan, video_plan
 from wanvae_app.frame_log import FrameLog
 
-MAX_FRAMES = 1001
-MAX_PIXELS = 1920 * 1088  # of a picture; larger ones are scaled down
 MIN_FPS, MAX_FPS = 0.1, 1000.0
-DEFAULT_FPS = 16.0  # of a file that states neither rate nor length
+DEFAULT_FPS = 16.0  # of a file that states no times
+MAX_THREADS = 8  # of ffmpeg's decoder; each keeps pictures of its own
+CPU_SECONDS = 2 * int(ffmpeg.FILE_TIMEOUT)
+ADDRESS_SPACE = 2**31  # bytes of ffmpeg's code and its threads' stacks and heaps, besides pictures
 # ffmpeg's errors where frames are missing, and where it guessed parts of them.
 MISSING_FRAMES = re.compile(
     r"partial file|ended prematurely|Decoding error|Error submitting packet|LZW decode"
@@ -48,26 +45,6 @@ class Video:
     note: str
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """How pictures are fitted to the VAE: first scaled, then cropped in the middle."""
-
-    size: Size
-    scaled: Size
-    cropped: Size
-
-    def changes(self) -> list[str]:
-        """The steps that change the size, in words."""
-        steps = (("scaled", self.size, self.scaled), ("cropped", self.scaled, self.cropped))
-        return [f"{step} from {before} to {after}" for step, before, after in steps if before != after]
-
-    def filters(self) -> str:
-        """The steps as ffmpeg's filters. Even an unchanged size is given, because sizes may change within a file."""
-        return (
-            f"scale={self.scaled.width}:{self.scaled.height},crop={self.cropped.width}:{self.cropped.height}"
-        )
-
-
 def is_video(path: Path) -> bool:
     """Whether the file is MP4, QuickTime, WebM, Matroska, GIF or AVI, by its first bytes."""
     return find_container(path) is not None
@@ -78,98 +55,105 @@ def describe_video(path: Path, config: WanConfig) -> str:
 
     Raises ValueError and OSError as read_video does.
     """
-    header = read_header(path, config.spatial_factor, MAX_FRAMES)
+    plan = video_plan(path, config)
+    header = plan.header
     details = [f"{header.size} pixels"]
-    if header.fps:
-        details.append(f"{header.fps:.4g} frames per second")
-    if header.seconds:
-        details.append(f"{header.seconds:.1f} s")
-    fit = _fit(header, config.spatial_factor)
-    done = ", ".join([*fit.changes(), "encoded to a latent"])
+    if header.fps and header.seconds:
+        details += [f"{header.fps:.4g} frames per second", f"{header.seconds:.1f} s"]
+    done = ", ".join([*plan.changes(), "encoded to a latent"])
     return f"Video, {', '.join(details)}: it will be {done}, then decoded again."
 
 
-def read_video(path: Path, config: WanConfig, folder: Path | None, max_frames: int = MAX_FRAMES) -> Video:
+def read_video(
+    path: Path,
+    config: WanConfig,
+    folder: Path | None,
+    max_frames: int = MAX_FRAMES,
+    *,
+    plan: VideoPlan | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+    stopped: StopCheck | None = None,
+) -> Video:
     """Read a video file as a clip of 1 + 4 k frames, scaled down and cropped to the VAE's multiples.
 
     The frames are kept in a file of `folder`, or in memory if it is None. Sizes are checked before anything is
-    decoded.
+    decoded. `plan` is what `video_plan` returned for the file, if that was called already. After each frame
+    `on_progress` is called with the number of frames so far and the plan's bound. `stopped` is asked ten times a second
+    whether to stop, also while ffmpeg is silent.
 
     Raises:
         ValueError: the file cannot be read, or is too small, too large or too long; the message is one sentence.
         OSError: there is no ffmpeg.
+        ReadingStopped: `stopped` returned true; ffmpeg has ended, and nothing is kept.
     """
-    header = read_header(path, config.spatial_factor, max_frames)
-    fit = _fit(header, config.spatial_factor)
-    log = FrameLog(fit.cropped.height, fit.cropped.width, folder)
-    decoder = _Decoder(path, fit, max_frames + 1)
+    plan = plan or video_plan(path, config, max_frames, stopped=stopped)
+    log = FrameLog(plan.height, plan.width, folder)
+    decoder = _Decoder(path, plan, stopped)
     pending: list[np.ndarray] = []
     num_read = 0
     try:
-        for frame in decoder.frames():
-            num_read += 1
-            if num_read > max_frames:
-                raise too_long(path, max_frames)
-            pending.append(frame)
-            if len(pending) == (config.temporal_factor if len(log) else 1):
-                log.append(np.stack(pending))  # 1 + 4 k frames so far
-                pending.clear()
+        with contextlib.closing(decoder.frames()) as frames:  # ends ffmpeg at once after an error here
+            for frame in frames:
+                num_read += 1
+                if num_read > plan.num_frames_bound:
+                    raise _beyond_plan(path, plan, max_frames)
+                pending.append(frame)
+                if len(pending) == (config.temporal_factor if len(log) else 1):
+                    log.append(np.stack(pending))  # 1 + 4 k frames so far
+                    pending.clear()
+                if on_progress is not None:
+                    on_progress(num_read, plan.num_frames_bound)
         if not len(log):
             raise ValueError(f"{path.name} has no frames; give a video with at least one.")
     except BaseException:
         log.close()
         raise
     log.finish()
-    changes = fit.changes()
+    changes = plan.changes()
     if num_read != len(log):
         changes.append(f"cut from {num_read} to {len(log)} frames")
     notes = [f"The video was {' and '.join(changes)}, as the VAE needs."] if changes else []
     if decoder.concealed_damage:
         notes.append("The file is damaged, and parts of its pictures are guessed.")
-    fps = header.fps or (num_read / header.seconds if header.seconds else DEFAULT_FPS)
+    fps = plan.header.fps or DEFAULT_FPS
     return Video(log, min(max(fps, MIN_FPS), MAX_FPS), " ".join(notes))
 
 
-def _fit(header: VideoHeader, factor: int) -> _Fit:
-    """Fit pictures to multiples of `factor` and at most MAX_PIXELS pixels, each side at least `factor`."""
-    scaled = Size(max(header.display_size.width, factor), max(header.display_size.height, factor))
-    num_pixels = scaled.width * scaled.height
-    if num_pixels > MAX_PIXELS:
-        shrink = (MAX_PIXELS / num_pixels) ** 0.5
-        scaled = Size(max(factor, round(scaled.width * shrink)), max(factor, round(scaled.height * shrink)))
-    cropped = Size(scaled.width // factor * factor, scaled.height // factor * factor)
-    return _Fit(header.size, scaled, cropped)
+def _beyond_plan(path: Path, plan: VideoPlan, max_frames: int) -> ValueError:
+    """The ValueError for a video of more frames than its plan states."""
+    if plan.num_frames_bound >= max_frames:
+        return too_long(path, max_frames)
+    return ValueError(
+        f"{path.name} is damaged: it holds more frames than the {plan.num_frames_bound} that it lists; save it again."
+    )
 
 
 class _Decoder:
-    """Decodes at most `max_frames` frames of a file. `concealed_damage` is valid after the last frame."""
+    """Decodes a file's frames, at most one more than its plan states. `concealed_damage` is valid after the last."""
 
-    def __init__(self, path: Path, fit: _Fit, max_frames: int) -> None:
+    def __init__(self, path: Path, plan: VideoPlan, stopped: StopCheck | None) -> None:
         self.path = path
-        self.fit = fit
-        self.max_frames = max_frames
+        self.plan = plan
+        self.stopped = stopped
         self.concealed_damage = False
 
-    def frames(self) -> Iterator[np.ndarray]:
+    def frames(self) -> Generator[np.ndarray]:
         """The frames, uint8 [H, W, 3], each once, however unevenly they are timed.
 
-        Raises ValueError, with one sentence, if frames are missing or cannot be decoded.
+        Raises ValueError, with one sentence, if frames are missing or cannot be decoded; ReadingStopped.
         """
-        # A picture may turn out larger than the header says.
-        command = input_command(self.path, "-max_pixels", str(MAX_INPUT_PIXELS))
-        command += ["-map", "0:v:0", "-frames:v", str(self.max_frames), "-fps_mode", "passthrough"]
-        command += ["-vf", self.fit.filters(), "-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
-        command += ["-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
-        width, height = self.fit.cropped
+        width, height = self.plan.cropped
         num_bytes = height * width * 3
-        with ffmpeg.running(command, stdout=subprocess.PIPE) as reader:
-            pipe = reader.process.stdout
-            assert pipe is not None
+        with ffmpeg.running(self._command(), stdout=subprocess.PIPE, limits=self._limits()) as reader:
             num_frames = 0
-            while len(data := _read_fully(pipe, num_bytes)) == num_bytes:
+            while len(data := reader.read(num_bytes, self.stopped)) == num_bytes:
                 num_frames += 1
                 yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
             status, errors = reader.wait(), reader.error_output()
+        if reader.is_hung:
+            raise ValueError(
+                f"{self.path.name} cannot be decoded: ffmpeg takes too long after {num_frames} frames."
+            )
         name = self.path.name
         if data or MISSING_FRAMES.search(errors):  # ffmpeg would go on without them
             raise ValueError(f"{name} is damaged or cut off after {num_frames} frames; save it again.")
@@ -177,11 +161,20 @@ class _Decoder:
             raise ValueError(f"{name} cannot be decoded: {printable(reader.last_error(), MAX_ERROR_LENGTH)}.")
         self.concealed_damage = CONCEALED_DAMAGE.search(errors) is not None
 
+    def _command(self) -> list[str]:
+        """ffmpeg's command line, which writes the frames to its output."""
+        threads = ("-threads", str(min(num_cores(), MAX_THREADS)), "-filter_threads", "4")
+        # A picture may turn out larger than the header says.
+        command = input_command(self.path, *threads, "-max_pixels", str(MAX_INPUT_PIXELS))
+        command += ["-map", "0:v:0", "-frames:v", str(self.plan.num_frames_bound + 1)]
+        command += ["-fps_mode", "passthrough", "-vf", self._filters()]
+        command += ["-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
+        return [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
 
-def _read_fully(pipe: IO[bytes], num_bytes: int) -> bytes:
-    """`num_bytes` bytes from an unbuffered pipe, fewer only at its end."""
-    parts = []
-    while num_bytes and (part := pipe.read(num_bytes)):
-        parts.append(part)
-        num_bytes -= len(part)
-    return b"".join(parts)
+    def _filters(self) -> str:
+        """The plan's steps as ffmpeg's filters. An unchanged size is given too, as sizes may change within a file."""
+        scaled, cropped = self.plan.scaled, self.plan.cropped
+        return f"scale={scaled.width}:{scaled.height},crop={cropped.width}:{cropped.height}"
+
+    def _limits(self) -> Limits:
+        return Limits(CPU_SECONDS, ADDRESS_SPACE + self.plan.num_memory_bytes_bound)

@@ -9,7 +9,8 @@ class FairQueue:
     """Every owner's first waiting run comes before any owner's second one, and so on.
 
     Of two first runs, that of the owner who was served less recently comes first, and then the older one; likewise of
-    two second runs. `current` is the run that is being worked on. Not thread-safe: its user holds a lock.
+    two second runs. A run whose input is not read yet is overtaken. `current` is the run that is being worked on. Not
+    thread-safe: its user holds a lock.
     """
 
     def __init__(self) -> None:
@@ -19,6 +20,15 @@ class FairQueue:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def waiting(self) -> list[JobState]:
+        """Return the runs that wait, the next one first."""
+        return list(self._waiting)
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether a waiting run can start: its input is read."""
+        return any(run.is_read for run in self._waiting)
 
     def add(self, run: JobState) -> None:
         """Queue a run."""
@@ -34,8 +44,9 @@ class FairQueue:
         return True
 
     def start_next(self) -> JobState:
-        """Take the first run out of the queue, make it the current one, and return it."""
-        self.current = self._waiting.pop(0)
+        """Take the first run whose input is read out of the queue, make it the current one, and return it."""
+        self.current = next(run for run in self._waiting if run.is_read)
+        self._waiting.remove(self.current)
         self._served = [owner for owner in self._served if owner != self.current.owner] + [self.current.owner]
         self._sort()
         return self.current

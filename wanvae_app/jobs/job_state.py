@@ -11,12 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import Job, Phase
+from wanvae_app.jobs.unread_input import InputPlan, UnreadInput
 
 
 class Status(StrEnum):
@@ -47,6 +48,13 @@ class Activity:
     wait_seconds: float  # that the rank stood in exchanges with other ranks
 
 
+class Needs(NamedTuple):
+    """Bytes that a run takes at most."""
+
+    disk: int
+    memory: int
+
+
 class JobState:
     """One job on rank 0: its input, its progress and its results.
 
@@ -75,6 +83,12 @@ class JobState:
         self.frames = frames  # decoded so far
         self.num_frames = num_frames  # when all are decoded
         self.source = source  # a roundtrip's input
+        self.size = frames.height, frames.width  # of a decoded frame, once the input's header is read
+        self.unread: UnreadInput | None = None  # the input, until it is read
+        self.plan: InputPlan | None = None  # of an unread input, once its header is read
+        self.is_reading = False  # whether the input is being read now
+        self.refused = False  # whether the run failed because its input cannot be used
+        self.needs = Needs(0, 0)  # what the budget granted
         self.fps = fps
         self.latent = latent  # raw [1 C T H W] on the CPU; a roundtrip fills it chunk by chunk
         self.status = Status.QUEUED
@@ -94,6 +108,7 @@ class JobState:
         self.peak_bytes: list[int] = []  # memory, by rank
         self.video_path: Path | None = None  # of the MP4, once it is written
         self.latent_path: Path | None = None  # of a roundtrip's latent, once it is written
+        self.published: Path | None = None  # folder with links to these files, which programs fetch
         self.stop_requested = False
         self.stop_reason = ""  # empty if the user asked for it
         self.last_seen = time.monotonic()  # when a page last asked for this run
@@ -106,6 +121,11 @@ class JobState:
     def ended(self) -> bool:
         """Whether nothing will change any more."""
         return self.status.ended
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the input is there, so that the run can start."""
+        return self.unread is None
 
     def queue_place(self) -> int:
         """Return how many runs must end before this one starts; 0 unless it is queued."""
@@ -146,12 +166,14 @@ class JobState:
 
     def summary(self) -> str:
         """Describe the job and how it ended, in one line for the log."""
+        if not self.is_read:
+            return f"{self.job.kind}, not started: {self.status}: {self.message}"
         c, t, h, w = self.job.shape
         seconds = self.finished - self.started if self.finished and self.started else 0.0
         rate = f", {len(self.frames) / seconds:.1f} fps" if seconds else ""
         who = f"{self.num_ranks} ranks" if self.num_ranks > 1 else "1 rank"
         what = f"{self.job.kind} of {c}x{t}x{h}x{w} to {len(self.frames)} of {self.num_frames} frames"
-        size = f"{self.frames.width}x{self.frames.height}"
+        size = "{1}x{0}".format(*self.size)
         outcome = self.status if self.status == Status.FINISHED else f"{self.status}: {self.message}"
         return f"{what} {size}, {who}, chunk {self.job.chunk}, {seconds:.2f} s{rate}: {outcome}"
 

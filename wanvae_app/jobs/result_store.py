@@ -92,9 +92,17 @@ class ResultStore:
         for run in surplus:
             self.discard(run)
 
+    def delete(self, run: JobState) -> None:
+        """Delete a run, whether or not it is watched."""
+        with self._lock:
+            self._runs.pop(run.id, None)
+        self.discard(run)
+
     def discard(self, run: JobState) -> None:
-        """Free a run's frames and delete its folder."""
+        """Free a run's frames and delete its folders."""
         run.close()
+        if run.published is not None:
+            shutil.rmtree(run.published, ignore_errors=True)
         if run.folder != self.folder:  # it is if the run got no folder of its own
             shutil.rmtree(run.folder, ignore_errors=True)
 

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from wanvae_app.errors import describe
 from wanvae_app.frame_log import FrameLog
+from wanvae_app.jobs.budget import Budget
 from wanvae_app.jobs.fair_queue import FairQueue
 from wanvae_app.jobs.follower import get_ready
-from wanvae_app.jobs.job import Job, JobKind
+from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState, Status
-from wanvae_app.jobs.latent_shape import shape_of_encoded, shape_of_latent
+from wanvae_app.jobs.readers import Readers
 from wanvae_app.jobs.report import Verdict
 from wanvae_app.jobs.result_store import ResultStore, save_run
+from wanvae_app.jobs.run_setup import new_state, set_input
+from wanvae_app.jobs.unread_input import ReadInput, UnreadInput
 from wanvae_app.jobs.worker import run_job
 from wanvae_app.jobs.writer import Writer
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group, GroupLost
-from wanvae_app.parallel.shard import Shard
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,9 @@ class JobService:
         self._getting_ready = group.device.type == "cuda"  # a CPU has nothing to compile
         self._writer = Writer(vae.config)
         self._thread: threading.Thread | None = None
+        budget = Budget(self.store)
+        ends = self._refuse, self._waiting_message
+        self._readers = Readers(self._changed, self._queue, budget, vae, group.size, *ends)
 
     @property
     def folder(self) -> Path:
@@ -83,45 +87,35 @@ class JobService:
         owner: str = "",
         name: str = "",
         fps: float = 16.0,
-        folder: Path | None = None,
     ) -> JobState:
         """Make a run, to be queued with `submit`.
 
         It decodes the raw `latent` [1 C T H W], or encodes and decodes the frames of `source`; give one of both.
-        `chunk` is in latent frames, `fps` goes into the MP4. Without a `folder` of its own, the run gets a new one.
-        Raises ValueError if this VAE cannot take the input.
+        `chunk` is in latent frames, `fps` goes into the MP4. Raises ValueError if this VAE cannot take the input.
         """
+        kind = JobKind.DECODE if source is None else JobKind.ROUNDTRIP
         config = self.vae.config
-        if chunk < 1:
-            raise ValueError(f"{chunk} latent frames per chunk is impossible; give 1 or more.")
-        if source is not None:
-            shape = shape_of_encoded(source, config)
-            latent = torch.zeros(1, *shape, dtype=torch.promote_types(self.vae.dtype, torch.float32))
-        else:
-            assert latent is not None, "a run needs a latent or a source"
-            shape = shape_of_latent(latent, config)
-        job = Job(
-            id=secrets.token_urlsafe(16),
-            kind=JobKind.DECODE if source is None else JobKind.ROUNDTRIP,
-            shape=shape,
-            chunk=min(chunk, shape.num_latents),
-            parallel=parallel,
-        )
-        folder = folder or self.store.folder_or_none()
-        factor = config.output_factor
-        run = JobState(
-            job,
-            folder=folder or self.folder,
-            frames=FrameLog(shape.height * factor, shape.width * factor, folder or self.folder),
-            num_frames=config.num_frames(shape.num_latents),
-            owner=owner,
-            name=name,
-            fps=fps,
-            latent=latent,
-            source=source,
-        )
-        shard = Shard.plan(shape.height, shape.width, self.group.size if parallel else 1, 0)
-        run.num_ranks = shard.num_ranks if shard is not None else 1
+        run = new_state(kind, self.folder, config, chunk=chunk, parallel=parallel, owner=owner, name=name)
+        folder = self.store.folder_or_none()
+        try:
+            found = ReadInput(latent, source, fps)
+            set_input(run, found, folder or self.folder, self.vae, self.group.size)
+        except BaseException:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return run
+
+    def new_unread_run(
+        self, unread: UnreadInput, kind: JobKind, *, chunk: int, parallel: bool, owner: str
+    ) -> JobState:
+        """Make a run, to be queued with `submit`, whose input is read when its turn comes near.
+
+        What cannot be used ends it as failed, with `refused` set. For the other arguments see `new_run`.
+        """
+        name, config = unread.name, self.vae.config
+        run = new_state(kind, self.folder, config, chunk=chunk, parallel=parallel, owner=owner, name=name)
+        run.unread = unread
         return run
 
     def start(self) -> None:
@@ -142,11 +136,12 @@ class JobService:
                 )
             self.start()
             run.on_stop = self._on_stop
-            if self._getting_ready:
-                run.change(message="The GPUs are being got ready, once after a start; it begins by itself.")
+            run.change(message=self._waiting_message())
             self.store.add(run)
             self._queue.add(run)
-            self._changed.notify_all()
+            if not run.is_read:
+                self._readers.start()
+        self._readers.wake()
         self.store.delete_old()
 
     def get(self, run_id: str) -> JobState | None:
@@ -165,6 +160,7 @@ class JobService:
             self._changed.notify_all()
         for run in self.runs():
             run.stop()
+        self._readers.close()
         if self._thread is not None:
             self._thread.join()
         if not self.broken:
@@ -193,7 +189,7 @@ class JobService:
     def _wait_for_next(self) -> JobState | None:
         """Wait for the next run; return None when the app closes."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._queue) or self._closing)
+            self._changed.wait_for(lambda: self._queue.has_ready or self._closing)
             return None if self._closing else self._queue.start_next()
 
     def _do(self, run: JobState) -> None:
@@ -222,6 +218,20 @@ class JobService:
             self._end(run, Status.FAILED, self.broken)
         self.on_lost()
 
+    def _waiting_message(self) -> str:
+        """What a queued run says whose input is read."""
+        if self._getting_ready:
+            return "The GPUs are being got ready, once after a start; it begins by itself."
+        return "Waiting."
+
+    def _refuse(self, run: JobState, message: str) -> None:
+        """End a queued run whose input cannot be used."""
+        with self._changed:
+            if not self._queue.remove(run):
+                return
+        run.refused = True
+        self._end(run, Status.FAILED, message)
+
     def _on_written(self, run: JobState, message: str) -> None:
         save_run(run)
         self._end(run, Status.FINISHED, message)
@@ -239,5 +249,8 @@ class JobService:
 
     def _end(self, run: JobState, status: Status, message: str) -> None:
         run.frames.finish()
+        if run.job.kind == JobKind.DECODE:
+            run.latent = None  # which may take a gigabyte
         run.change(status=status, message=message, finished=run.finished or time.monotonic())
         log.info("job %s: %s", run.id[:8], run.summary())
+        self._readers.wake()

@@ -62,7 +62,7 @@ class Writer:
             run.video_path = path
         except Exception as error:  # any: this thread must live on for the next run
             log.exception("job %s: no MP4", run.id[:8])
-            problems.append(f"The MP4 could not be written: {error}")
+            problems.append(f"The MP4 could not be written: {_reason(error)}")
         try:
             if run.job.kind == JobKind.ROUNDTRIP:
                 path = run.folder / f"{run.id[:8]}.safetensors"
@@ -71,5 +71,10 @@ class Writer:
                 run.latent_path = path
         except Exception as error:
             log.exception("job %s: no latent", run.id[:8])
-            problems.append(f"The latent could not be written: {error}")
+            problems.append(f"The latent could not be written: {_reason(error)}")
         return ". ".join(["Finished", *problems]).removesuffix(".") + "."
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without a path of the server."""
+    return (isinstance(error, OSError) and error.strerror) or str(error)

@@ -15,12 +15,14 @@ from starlette.middleware import Middleware
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import PageMiddleware
+from wanvae_app.page.file_components import without_empty_files
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html
 from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.routes import make_routes
 from wanvae_app.page.scripts import head, load_module
 from wanvae_app.page.upload import MAX_CHUNK, SCALINGS
+from wanvae_app.page.upload_room import UploadRoom
 
 HOUR = 3600  # seconds
 DAY = 24 * HOUR
@@ -56,7 +58,9 @@ def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
 
 def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> gr.Blocks:
     """Build the page for these jobs. `samples` is a folder of latents and videos, each with a .jpg beside it."""
+    UploadRoom(jobs).install()
     handlers = EventHandlers(jobs, history, find_samples(samples, jobs.vae.config))
+    gr.set_static_paths(handlers.samples)  # else Gradio copies a sample when it is chosen
     num_ranks = jobs.group.size
     # Every hour Gradio deletes uploads older than a day: a page may run an upload again.
     page = gr.Blocks(title="Wan VAE", fill_width=True, delete_cache=(HOUR, DAY))
@@ -72,6 +76,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 )
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
                 file = refuse_addresses(gr.File(label="Latent or video", height=108, elem_id="file"))
+                file = without_empty_files(file)
                 about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
                 parallel = gr.Checkbox(
                     num_ranks > 1,

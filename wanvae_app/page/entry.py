@@ -8,9 +8,12 @@ from typing import Any
 from wanvae_app.jobs.job_state import JobState
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunInput:
-    """What a run was started with. Runs of equal `digest` had the same input, so they are compared."""
+    """What a run was started with. Runs of equal `digest` had the same input, so they are compared.
+
+    Of an upload, all is empty until the file is read.
+    """
 
     digest: str  # of the file's content; for a latent also its scaling
     scaling: str = ""  # "normalised" or "raw"; empty for a video

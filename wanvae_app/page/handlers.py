@@ -6,16 +6,19 @@ import html
 import json
 import logging
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from wanvae_app.jobs.job_state import Status
+from wanvae_app.errors import tell
+from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import owner_of
 from wanvae_app.page.entry import HistoryEntry
+from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
@@ -24,6 +27,7 @@ from wanvae_app.page.upload import describe_upload, make_run
 log = logging.getLogger(__name__)
 
 UPLOAD_HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
+CHECK_SECONDS = 1.0  # that a click waits for a refusal; what is refused later is told by the run
 UPDATE_INTERVAL = 0.25  # seconds between two updates of an API call, at most
 
 
@@ -47,7 +51,7 @@ class EventHandlers:
         try:
             return f"<p>{html.escape(describe_upload(Path(file), self.jobs.vae.config))}</p>"
         except (ValueError, OSError) as error:
-            return f"<p class='bad'>{html.escape(str(error))}</p>"
+            return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
     def start(
         self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
@@ -56,6 +60,10 @@ class EventHandlers:
         yield player_message(reading=Path(file).name if file else "")
         try:
             entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
+            wait_until_checked(entry.run)
+            if entry.run.refused:
+                self.history.delete(entry)
+                raise gr.Error(entry.run.message, print_exception=False)
         except gr.Error as error:
             yield player_message(error=error.message)  # stays in the player when Gradio's toast has gone
             raise
@@ -83,7 +91,11 @@ class EventHandlers:
             if run.status == Status.FAILED:
                 raise gr.Error(run.message, print_exception=False)
             state = state_json(entry) | {"rows": self.history.rows(entry)}
-            yield state, _string(run.video_path), _string(run.latent_path)
+            try:
+                video, latent = publish(run)
+            except OSError as error:
+                raise gr.Error(tell(error, run.name), print_exception=False) from error
+            yield state, video, latent
         finally:
             if not run.ended:
                 run.stop()
@@ -99,24 +111,23 @@ class EventHandlers:
             run, run_input = make_run(
                 self.jobs, path, parallel=parallel, chunk=round(chunk), scaling=scaling, owner=owner
             )
-            try:
-                return self.history.submit(run, run_input)
-            except ValueError:
-                self.jobs.store.discard(run)
-                raise
-        except (ValueError, OSError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            return self.history.submit(run, run_input)
         except Exception as error:
-            log.exception("%s was not accepted", path.name)
-            raise gr.Error(
-                f"{path.name} could not be read ({type(error).__name__}); the log says more."
-            ) from error
+            if not isinstance(error, (ValueError, OSError)):
+                log.exception("%s was not accepted", path.name)
+            raise gr.Error(tell(error, path.name), print_exception=False) from error
+
+
+def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
+    """Wait, for `seconds` at most, until it is known whether the input can be used: by a video's header, or by all of a
+    latent."""
+    end, version = time.monotonic() + seconds, None
+    while not (run.ended or run.is_read or (run.plan is not None and run.plan.source_bytes)):
+        if (remaining := end - time.monotonic()) <= 0:
+            break
+        version = run.wait(remaining, version)
 
 
 def player_message(**content: str) -> str:
     """Return JSON for the player. A random number makes each message differ: Gradio passes on changes only."""
     return json.dumps({**content, "nonce": secrets.token_hex(4)})
-
-
-def _string(path: Path | None) -> str | None:
-    return str(path) if path is not None else None

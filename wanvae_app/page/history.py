@@ -62,6 +62,12 @@ class History:
             entry = self._entries.get(run_id)
         return entry if entry is not None and self.jobs.get(run_id) is not None else None
 
+    def delete(self, entry: HistoryEntry) -> None:
+        """Forget an ended run that no page has heard of."""
+        with self._lock:
+            self._entries.pop(entry.run.id, None)
+        self.jobs.store.delete(entry.run)
+
     def rows(self, entry: HistoryEntry) -> list[dict[str, Any]]:
         """The ended runs of the entry's owner and input as rows of the page's table, oldest first."""
         with self._lock:
@@ -69,6 +75,10 @@ class History:
 
     def _follow(self, entry: HistoryEntry) -> None:
         follow_until_end(entry.run, self.unwatched_seconds)
+        if not entry.run.is_read:  # so there is nothing to tell or to compare
+            self._forget_number(entry)
+            entry.settled = True
+            return
         with self._lock:
             rows = [*self._tables.get(entry.key, ()), row_json(entry)]
             _put(self._tables, entry.key, rows[-MAX_ROWS:], MAX_TABLES)
@@ -79,6 +89,12 @@ class History:
             log.warning("job %s was not compared: %s", entry.run.id[:8], error)
         finally:
             entry.settled = True
+
+    def _forget_number(self, entry: HistoryEntry) -> None:
+        """Let the owner's next run have the number of this one, if none has come after it."""
+        with self._lock:
+            if self._num_runs.get(entry.run.owner) == entry.number:
+                self._num_runs[entry.run.owner] -= 1
 
     def _compare(self, entry: HistoryEntry) -> None:
         """Compare a finished run with its source, and with the newest finished run before it of the same key."""

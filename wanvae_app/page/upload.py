@@ -1,31 +1,39 @@
-"""From an uploaded file to a run. What can be refused is refused here, before the run is queued."""
+"""From an uploaded file to a run, whose input the readers of jobs/ then read."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
-from wanvae_app.formats.latents import guess_scaling, read_latent, stored_scaling, to_raw
+from wanvae_app.formats.latents import guess_scaling, latent_shape, read_latent, stored_scaling, to_raw
 from wanvae_app.formats.video import describe_video, is_video, read_video
+from wanvae_app.formats.video_plan import VideoPlan, video_plan
+from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
+from wanvae_app.jobs.latent_shape import LatentShape
 from wanvae_app.jobs.service import JobService
+from wanvae_app.jobs.unread_input import InputPlan, ReadInput
 from wanvae_app.page.entry import RunInput
 
 SCALINGS = ("Auto", "Normalised", "Raw")
 MAX_CHUNK = 16  # latent frames; more only takes memory
+PROGRESS_INTERVAL = 0.1  # seconds between two sentences about how far reading is
+HASH_BYTES = 2**22  # that are hashed at a time
 
 
 def make_run(
     jobs: JobService, path: Path, *, parallel: bool, chunk: int, scaling: str, owner: str
 ) -> tuple[JobState, RunInput]:
-    """Make a run for the latent or video in `path`, ready to be submitted.
+    """Make a run for the latent or video in `path`, ready to be submitted. Only the file's first bytes are read here.
 
-    `chunk` is 1 to MAX_CHUNK latent frames, `scaling` one of SCALINGS; a video ignores the scaling. Raises ValueError,
-    in one sentence, for a file or an argument that cannot be used; OSError if ffmpeg or disk space is missing.
+    `chunk` is 1 to MAX_CHUNK latent frames, `scaling` one of SCALINGS; a video ignores the scaling. The RunInput is
+    filled in when the file is read. Raises ValueError, in one sentence, for an argument that cannot be used.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"Unknown latent scaling {scaling!r}; choose one of {', '.join(SCALINGS)}.")
@@ -33,42 +41,83 @@ def make_run(
         raise ValueError(f"{chunk} latent frames per chunk is impossible; choose 1 to {MAX_CHUNK}.")
     if not path.is_file():
         raise ValueError("The uploaded file is no longer on the server; upload it again.")
-    config = jobs.vae.config
-    if not is_video(path):
-        z = read_latent(path, config)
-        scaling, reason = choose_scaling(path, z, config, scaling)
-        run_input = RunInput(f"{file_digest(path)} {scaling}", scaling, reason)
-        run = jobs.new_run(
-            latent=to_raw(z, config, scaling),
-            chunk=chunk,
-            parallel=parallel,
-            owner=owner,
-            name=path.name,
-            fps=native_fps(config),
-        )
-        return run, run_input
-    folder = jobs.store.folder_or_none()
-    try:
-        video = read_video(path, config, folder)
-        run_input = RunInput(file_digest(path), note=video.note)
-        run = jobs.new_run(
-            source=video.frames,
-            fps=video.fps,
-            chunk=chunk,
-            parallel=parallel,
-            owner=owner,
-            name=path.name,
-            folder=folder,
-        )
-    except BaseException:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    run_input, config = RunInput(""), jobs.vae.config
+    unread: UploadedVideo | UploadedLatent
+    if is_video(path):
+        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, config, run_input)
+    else:
+        kind, unread = JobKind.DECODE, UploadedLatent(path, config, run_input, scaling)
+    run = jobs.new_unread_run(unread, kind, chunk=chunk, parallel=parallel, owner=owner)
     return run, run_input
 
 
+class UploadedLatent:
+    """A file with a latent: an UnreadInput. Reading fills in `run_input`."""
+
+    def __init__(self, path: Path, config: WanConfig, run_input: RunInput, scaling: str) -> None:
+        self.path = path
+        self.config = config
+        self.run_input = run_input
+        self.scaling = scaling  # one of SCALINGS
+        self.name = path.name
+
+    def plan(self, stopped: Callable[[], bool]) -> InputPlan:
+        shape = LatentShape(*latent_shape(self.path, self.config)[1:])
+        num_bytes = 4 * math.prod(shape)  # in float32
+        return InputPlan(
+            shape, 0, num_bytes, reading_bytes=num_bytes
+        )  # as it is scaled, and as it is in the file
+
+    def read(
+        self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]
+    ) -> ReadInput:
+        on_progress("Reading the latent.")
+        z = read_latent(self.path, self.config)
+        scaling, reason = choose_scaling(self.path, z, self.config, self.scaling)
+        self.run_input.digest = f"{file_digest(self.path, stopped)} {scaling}"
+        self.run_input.scaling, self.run_input.note = scaling, reason
+        return ReadInput(to_raw(z, self.config, scaling), None, native_fps(self.config))
+
+
+class UploadedVideo:
+    """A video file: an UnreadInput. Reading fills in `run_input`."""
+
+    def __init__(self, path: Path, config: WanConfig, run_input: RunInput) -> None:
+        self.path = path
+        self.config = config
+        self.run_input = run_input
+        self.name = path.name
+        self._plan: VideoPlan | None = None
+
+    def plan(self, stopped: Callable[[], bool]) -> InputPlan:
+        found, config = video_plan(self.path, self.config, stopped=stopped), self.config
+        self._plan = found
+        num_latents = 1 + (found.num_frames_bound - 1) // config.temporal_factor
+        height, width = found.height // config.spatial_factor, found.width // config.spatial_factor
+        shape = LatentShape(config.z_dim, num_latents, height, width)
+        return InputPlan(shape, found.num_bytes_bound, 4 * math.prod(shape), found.num_memory_bytes_bound)
+
+    def read(
+        self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]
+    ) -> ReadInput:
+        told = 0.0
+
+        def tell_frames(num_frames: int, bound: int) -> None:
+            nonlocal told
+            if time.monotonic() - told >= PROGRESS_INTERVAL:
+                told = time.monotonic()
+                on_progress(f"Reading {num_frames} of about {bound} frames.")
+
+        self.run_input.digest = file_digest(self.path, stopped)
+        video = read_video(
+            self.path, self.config, folder, plan=self._plan, on_progress=tell_frames, stopped=stopped
+        )
+        self.run_input.note = video.note
+        return ReadInput(None, video.frames, video.fps)
+
+
 def describe_upload(path: Path, config: WanConfig) -> str:
-    """Say in a line for the page what an upload is. Raises ValueError and OSError as `make_run` does."""
+    """Say in a line for the page what an upload is. Raises ValueError and OSError for what cannot be run."""
     if is_video(path):
         return describe_video(path, config)
     z = read_latent(path, config)
@@ -98,7 +147,12 @@ def native_fps(config: WanConfig) -> float:
     return 24.0 if config.residual else 16.0
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+def file_digest(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
+    """SHA-256 of a file's content, in hexadecimal. Raises InterruptedError once `stopped()`."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while data := file.read(HASH_BYTES):
+            if stopped():
+                raise InterruptedError(f"reading {path.name} was stopped")
+            digest.update(data)
+    return digest.hexdigest()

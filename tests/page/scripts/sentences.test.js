@@ -32,6 +32,25 @@ const WAITING = { ...DECODE, state: "queued", message: "Waiting.", frames: 0 };
 const STATES = [
   ["queued behind one run", { ...WAITING, place: 1 }, "Waiting", "1 run before this one."],
   ["queued behind three runs", { ...WAITING, place: 3 }, "Waiting", "3 runs before this one."],
+  [
+    "reading the input",
+    { ...WAITING, reading: true, message: "Reading 120 of about 480 frames." },
+    "Reading",
+    "120 of about 480 frames.",
+  ],
+  [
+    "reading the input behind a run",
+    { ...WAITING, reading: true, place: 1, message: "Reading the latent." },
+    "Reading",
+    "the latent. 1 run before this one.",
+  ],
+  [
+    "an input that is refused late",
+    { ...WAITING, state: "failed", refused: true, message: "a.mp4 is damaged." },
+    "Not run",
+    "a.mp4 is damaged.",
+    "bad",
+  ],
   ["next in line", WAITING, "Waiting", "Next in line."],
   [
     "queued until the GPUs are ready",

@@ -1,0 +1,51 @@
+"""Gradio's file components without the copies and the empty files that they make.
+
+Methods are set on the objects: for a subclass, Gradio would write a .pyi file beside this one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import gradio as gr
+from gradio.data_classes import FileData, ListFiles
+from gradio.utils import get_upload_folder
+
+from wanvae_app.jobs.job_state import JobState
+
+PUBLISHED_PREFIX = "files-"  # of folders with links to a run's files
+
+
+def without_empty_files(file: gr.File) -> gr.File:
+    """Let an input of one file make no temporary file at each call."""
+
+    def preprocess(payload: ListFiles | FileData | None) -> str | None:
+        assert not isinstance(payload, ListFiles)
+        return None if payload is None else payload.path
+
+    file.preprocess = preprocess  # type: ignore[method-assign]
+    return file
+
+
+def publish(run: JobState) -> list[str | None]:
+    """Link the run's MP4 and latent into Gradio's folder, from where a program fetches them; return the links' paths.
+
+    Gradio would copy them there otherwise. The links go when the run is deleted. Raises OSError on a full disk.
+    """
+    files = [run.video_path, run.latent_path]
+    if run.published is None and any(files):
+        folder = Path(get_upload_folder()) / f"{PUBLISHED_PREFIX}{secrets.token_urlsafe(24)}"
+        folder.mkdir(mode=0o700, parents=True)
+        run.published = folder
+    links: list[str | None] = []
+    for path in files:
+        if path is None or run.published is None:
+            links.append(None)
+            continue
+        link = run.published / path.name
+        if not link.exists():
+            os.link(path, link)
+        links.append(str(link))
+    return links
