@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.cli.options import add_shared_options, check_auth
@@ -109,6 +110,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
     from wanvae_app.jobs.service import JobService
     from wanvae_app.page.blocks import build_page, launch_arguments
     from wanvae_app.page.history import History
+    from wanvae_app.page.hosts import AllowedHosts
 
     if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
@@ -119,6 +121,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
     ending.listen()
     history = History(jobs)
     page = build_page(jobs, history)
+    hosts = AllowedHosts(options.host, options.allow_host)
     try:
         page.queue(max_size=8).launch(
             prevent_thread_lock=True,
@@ -127,10 +130,12 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
             share=options.share,
             auth=tuple(options.auth.split(":", 1)) if options.auth else None,
             quiet=True,
-            **launch_arguments(jobs, history),
+            **launch_arguments(jobs, history, hosts),
         )
     except Exception as error:  # another program took the port, or Gradio's servers give no public address
         give_up(error)
+    if page.share_url:
+        hosts.allow(urlsplit(page.share_url).netloc)
     if jobs.notice:
         log.warning("%s", jobs.notice)
     print(f"Ready: {page.local_url}{f' and {page.share_url}' if page.share_url else ''}", flush=True)

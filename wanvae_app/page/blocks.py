@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import PageMiddleware
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html
+from wanvae_app.page.gradio_requests import refuse_content
 from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
 from wanvae_app.page.history import History
+from wanvae_app.page.hosts import AllowedHosts
+from wanvae_app.page.middleware import PageMiddleware, host_lifespan
 from wanvae_app.page.routes import make_routes
 from wanvae_app.page.scripts import head, load_module
 from wanvae_app.page.upload import MAX_CHUNK, SCALINGS
@@ -26,8 +29,12 @@ HOUR = 3600  # seconds
 DAY = 24 * HOUR
 
 
-def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
-    """Arguments of `Blocks.launch` for this page. The routes are among them: requests may come at once."""
+def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | None = None) -> dict[str, Any]:
+    """Arguments of `Blocks.launch` for this page. The routes are among them: requests may come at once.
+
+    Without `hosts`, only this machine is answered.
+    """
+    routes = make_routes(jobs, history)
     font = ("ui-sans-serif", "system-ui", "sans-serif")
     theme = gr.themes.Base(
         primary_hue="teal",
@@ -41,8 +48,10 @@ def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
         "css_paths": [PAGE / "page.css", PAGE / "player.css"],
         "head": head(),
         "app_kwargs": {
-            "routes": make_routes(jobs, history),
-            "middleware": [Middleware(PageMiddleware)],
+            "routes": routes,
+            "middleware": [Middleware(PageMiddleware, routes=routes)],
+            "lifespan": host_lifespan(hosts or AllowedHosts()),
+            "exception_handlers": {RequestValidationError: refuse_content},
             "openapi_url": None,  # FastAPI would serve its description of the routes without a password
         },
         "max_file_size": "4gb",
