@@ -18,6 +18,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from wanvae_app.assets import DEMO_VAE
+from wanvae_app.cli import page_watch
 from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
 from wanvae_app.cli.processes import (
@@ -109,11 +110,13 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
 
     from wanvae_app.jobs.service import JobService
     from wanvae_app.page.blocks import build_page, launch_arguments
+    from wanvae_app.page.connections import limit_connections, raise_file_limit
     from wanvae_app.page.history import History
     from wanvae_app.page.hosts import AllowedHosts
 
     if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
+    raise_file_limit()
     jobs = JobService(group, vae, folder)
     ending = Ending()
     jobs.on_lost = ending.ranks_lost
@@ -134,6 +137,9 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
         )
     except Exception as error:  # another program took the port, or Gradio's servers give no public address
         give_up(error)
+    limit_connections(page.server)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # without torchrun nobody would restart this rank
+        page_watch.start(options.host, options.port)
     if page.share_url:
         hosts.allow(urlsplit(page.share_url).netloc)
     if jobs.notice:

@@ -80,7 +80,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     apply_default_css=False,
                 )
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
-                file = refuse_addresses(gr.File(label="Latent or video", height=108, elem_id="file"))
+                file = for_uploads(gr.File(label="Latent or video", height=108, elem_id="file"))
                 about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
                 parallel = gr.Checkbox(
                     num_ranks > 1,
@@ -127,10 +127,11 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
     return page
 
 
-def refuse_addresses(file: gr.File) -> gr.File:
-    """Let the component take uploads only. Gradio would download any address that a client names, of any size.
+def for_uploads(file: gr.File) -> gr.File:
+    """Let the component take uploads only, and the API's examples show one.
 
-    The method is set on the object: for a subclass, Gradio would write a .pyi file beside this one.
+    Gradio would download any address that a client names, of any size, and its examples name one. The methods are set
+    on the object: for a subclass, Gradio would write a .pyi file beside this one.
     """
     original = file.async_move_resource_to_block_cache
 
@@ -139,5 +140,8 @@ def refuse_addresses(file: gr.File) -> gr.File:
             raise gr.Error("Upload the file itself: addresses are not fetched.", print_exception=False)
         return await original(path)
 
+    name = "latent.safetensors"
+    example = {"path": name, "url": name, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
     file.async_move_resource_to_block_cache = move_upload  # type: ignore[assignment, method-assign]
+    file.example_payload = lambda: example  # type: ignore[method-assign]
     return file
