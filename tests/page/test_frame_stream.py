@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -143,6 +144,34 @@ def test_a_run_counts_as_watched_while_no_frame_comes(run: JobState, monkeypatch
     asyncio.run(watch())
 
 
+def test_a_run_counts_as_watched_while_a_frame_is_taken(
+    run: JobState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a viewer on a slow line; but not for ever by one who takes nothing, and not by one who has left."""
+    monkeypatch.setattr(frame_stream, "SEEN_INTERVAL", 0.01)
+    monkeypatch.setattr(frame_stream, "TAKING_SECONDS", 0.3)
+
+    async def is_seen() -> bool:
+        run.last_seen = 0.0
+        await asyncio.sleep(0.1)
+        return run.last_seen != 0.0
+
+    async def watch() -> None:
+        records = stream_records(run.frames, 0, run)
+        for _ in range(2):
+            await anext(records)
+            assert await is_seen() and await is_seen()
+        await asyncio.sleep(0.3)
+        assert not await is_seen()
+        await anext(records)
+        assert await is_seen()
+        await records.aclose()  # type: ignore[attr-defined]
+        assert not await is_seen()
+
+    run.frames.append(frames(4))
+    asyncio.run(watch())
+
+
 def test_frames_that_come_with_the_end_are_not_missed(run: JobState) -> None:
     """The last frames and the end come just after the stream has asked for the length."""
 
@@ -230,6 +259,28 @@ def test_a_run_is_stopped_when_its_last_viewer_leaves(
         assert frame_indices(next(parts)) == [0]
     wait_for(lambda: run.stop_requested, TIMEOUT)
     assert run.stop_reason == "no page had asked for it for 2 s"
+    run.frames.finish()
+    run.change(status=Status.STOPPED)
+
+
+def test_a_run_goes_on_while_its_viewer_is_slow(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One frame takes this viewer longer than a run goes on unwatched; then the viewer leaves."""
+    monkeypatch.setattr(frame_stream, "SEEN_INTERVAL", 0.1)
+    monkeypatch.setattr(server.history, "unwatched_seconds", 1.0)
+    run = start_endless(server, monkeypatch).run
+    big = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
+    record = RECORD_HEADER.pack(0, big.nbytes, 0.0) + big.tobytes()  # more than all buffers on its way hold
+    monkeypatch.setattr(frame_stream, "encode_record", lambda *_: record)
+    run.frames.append(np.zeros((1, run.frames.height, run.frames.width, 3), np.uint8))
+    with socket.create_connection(("127.0.0.1", server.page.server_port)) as viewer:
+        cookies = "; ".join(f"{name}={value}" for name, value in server.visitor.cookies.items())
+        viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        request = f"GET /live/{run.id} HTTP/1.1\r\nHost: localhost\r\nCookie: {cookies}\r\n\r\n"
+        viewer.sendall(request.encode())
+        assert viewer.recv(100).startswith(b"HTTP/1.1 200")
+        time.sleep(2.0)
+        assert not run.stop_requested
+    wait_for(lambda: run.stop_requested, TIMEOUT)
     run.frames.finish()
     run.change(status=Status.STOPPED)
 

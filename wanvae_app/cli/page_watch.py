@@ -64,7 +64,10 @@ def is_answered(host: str, port: int, timeout: float) -> bool:
     try:
         connection.request("GET", "/health", headers={"Host": "localhost"})
         connection.getresponse()
-    except (ConnectionResetError, http.client.HTTPException):  # closed by a server that has too many connections
+    except (
+        ConnectionResetError,
+        http.client.HTTPException,
+    ):  # closed by a server that has too many connections
         return True
     except OSError:  # a time-out, or nobody listens
         return False

@@ -83,7 +83,9 @@ class LimitedProtocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _is_one_too_many(self) -> bool:
-        others = [other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self]
+        others = [
+            other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self
+        ]
         address = self.client[0] if self.client else ""
         if not _is_own_address(address):
             num_same = sum(other.client is not None and other.client[0] == address for other in others)
