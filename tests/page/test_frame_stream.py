@@ -271,7 +271,7 @@ def test_a_run_goes_on_while_its_viewer_is_slow(server: Server, monkeypatch: pyt
     big = np.random.default_rng(0).integers(0, 256, (2000, 2000, 3), np.uint8)
     record = RECORD_HEADER.pack(0, big.nbytes, 0.0) + big.tobytes()  # more than all buffers on its way hold
     monkeypatch.setattr(frame_stream, "encode_record", lambda *_: record)
-    run.frames.append(np.zeros((1, run.frames.height, run.frames.width, 3), np.uint8))
+    run.frames.append(np.zeros((3, run.frames.height, run.frames.width, 3), np.uint8))
     with socket.create_connection(("127.0.0.1", server.page.server_port)) as viewer:
         cookies = "; ".join(f"{name}={value}" for name, value in server.visitor.cookies.items())
         viewer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
