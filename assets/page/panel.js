@@ -59,7 +59,8 @@ export class Panel {
   /** Show a run's state. The server sends each activity once, so each state is to be shown once. */
   update(run) {
     this.say(describe(run));
-    this.#note([run.note, run.warning && `${run.warning}.`].filter(Boolean).join(" "));
+    const warning = run.warning && !run.message.includes(run.warning) && `${run.warning}.`; // else it is in the status
+    this.#note([run.note, warning].filter(Boolean).join(" "));
     this.#stats(run);
     const [encoded, numLatents] = run.phases.encode ?? [0, 0];
     const share = numLatents ? ENCODE_SHARE : 0;

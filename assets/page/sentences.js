@@ -4,6 +4,7 @@ const MIB = 2 ** 20;
 const NONE = "–"; // where there is no number
 
 export const CONNECTION_LOST = "Connection lost, reconnecting…";
+export const NO_ANSWER = "The server does not answer, waiting…";
 export const LOGGED_OUT = "You have been logged out: reload the page to log in.";
 
 /** @param {number | null} value */
