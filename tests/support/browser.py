@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from support.app_runner import App, wait_for
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+STRANGER = "stranger.example"  # a name that is not this server's, though it leads to this machine
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -21,6 +22,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    f"--host-resolver-rules=MAP {STRANGER} 127.0.0.1",
 )
 SAMPLE = "Rolling marbles"  # 5 latent frames
 NUM_FRAMES = 17  # of the sample

@@ -27,7 +27,7 @@ JOIN = "/gradio_api/queue/join"
 SERVED = {
     "GET": re.compile(
         r"/|/config/?|/(favicon\.ico|manifest\.json|robots\.txt|theme\.css)|/(assets|static|svelte)/.+"
-        r"|/gradio_api/(info/?|theme\.css|startup-events|login_check/?|heartbeat/[^/]+|queue/data|upload_progress)"
+        r"|/gradio_api/(info/?|theme\.css|startup-events|app_id|login_check/?|heartbeat/[^/]+|queue/data|upload_progress)"
         r"|/gradio_api/(file=.+|call/(v2/)?run/[^/]+)"
     ),
     "POST": re.compile(rf"/login/?|{UPLOAD}|{JOIN}|/gradio_api/(call/(v2/)?run/?|cancel|reset/?)"),
