@@ -125,7 +125,7 @@ def test_busy_connections_are_left_alone(server: Server) -> None:
 
 def test_one_address_does_not_get_all_places(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "MAX_PER_ADDRESS", 3)
-    monkeypatch.setattr(connections, "_is_own_address", lambda address: False)
+    monkeypatch.setattr(connections, "is_own_address", lambda address: False)
     with ExitStack() as stack:
         few = [stack.enter_context(connect(server)) for _ in range(3)]
         with connect(server) as another:

@@ -13,6 +13,8 @@ import gradio as gr
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from wanvae_app.page.hosts import is_own_address
+
 COOKIE = "wanvae"
 COOKIE_SECONDS = 365 * 24 * 3600
 SESSION_PREFIX = "session "  # of owners that are programs; no cookie of ours begins like this
@@ -27,6 +29,12 @@ LOGIN_PREFIX = "access-token-"  # of Gradio's cookies
 def owner_of(request: gr.Request) -> str:
     """The owner of runs that this call starts: the browser's cookie, or the session of a program."""
     return request.cookies.get(COOKIE) or f"{SESSION_PREFIX}{request.session_hash}"
+
+
+def address_of(request: gr.Request) -> str:
+    """Return the address that a call comes from; "" for this machine's own, which may be a proxy's for all visitors."""
+    address = request.client.host if request.client is not None else ""
+    return "" if is_own_address(address) else address
 
 
 def may_use(request: Request, owner: str) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import resource
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from wanvae_app.page.hosts import is_own_address
 
 MAX_FILES = 65536  # descriptors that this process asks for
 MAX_CONNECTIONS = 1000  # and half of the descriptors at most
@@ -87,7 +88,7 @@ class LimitedProtocol(H11Protocol):
             other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self
         ]
         address = self.client[0] if self.client else ""
-        if not _is_own_address(address):
+        if not is_own_address(address):
             num_same = sum(other.client is not None and other.client[0] == address for other in others)
             if num_same >= MAX_PER_ADDRESS:
                 return True
@@ -115,10 +116,3 @@ class LimitedProtocol(H11Protocol):
             self.transport.abort()
         else:
             self._look_task = self.loop.call_later(LOOK_INTERVAL, self._look)
-
-
-def _is_own_address(address: str) -> bool:
-    try:
-        return ip_address(address).is_loopback
-    except ValueError:  # not known
-        return True

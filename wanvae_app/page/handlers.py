@@ -14,7 +14,7 @@ import gradio as gr
 
 from wanvae_app.jobs.job_state import Status
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import owner_of
+from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
 from wanvae_app.page.history import History
@@ -55,7 +55,7 @@ class EventHandlers:
         """Submit a run. The player gets its id, and follows it by the routes of routes.py."""
         yield player_message(reading=Path(file).name if file else "")
         try:
-            entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
+            entry = self._submit(file, parallel, chunk, scaling, request)
         except gr.Error as error:
             yield player_message(error=error.message)  # stays in the player when Gradio's toast has gone
             raise
@@ -70,7 +70,7 @@ class EventHandlers:
         elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
         a video the latent. Ending the call stops the run.
         """
-        entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
+        entry = self._submit(file, parallel, chunk, scaling, request)
         run, version, num_known = entry.run, None, 0
         try:
             while not entry.settled:
@@ -89,7 +89,7 @@ class EventHandlers:
                 run.stop()
 
     def _submit(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, owner: str
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
     ) -> HistoryEntry:
         """Make a run and queue it. Raises gr.Error, in one sentence, for whatever cannot be run."""
         if file is None:
@@ -97,8 +97,14 @@ class EventHandlers:
         path = Path(file)
         try:
             run, run_input = make_run(
-                self.jobs, path, parallel=parallel, chunk=round(chunk), scaling=scaling, owner=owner
+                self.jobs,
+                path,
+                parallel=parallel,
+                chunk=round(chunk),
+                scaling=scaling,
+                owner=owner_of(request),
             )
+            run.address = address_of(request)
             try:
                 return self.history.submit(run, run_input)
             except ValueError:

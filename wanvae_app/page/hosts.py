@@ -97,6 +97,14 @@ def frame_ancestors(host: str) -> str:
     return " ".join(["'self'", *sources])
 
 
+def is_own_address(address: str) -> bool:
+    """Whether a client's address is one of this machine's own, or not known."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return True
+
+
 def _is_loopback(name: str) -> bool:
     try:
         return name == LOCALHOST or ip_address(name).is_loopback
