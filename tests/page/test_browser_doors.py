@@ -133,3 +133,20 @@ def test_a_server_that_hangs_is_not_called_ready(rigged: Rigged, browser: Browse
     page.wait_for_selector("#health:has-text('ready')")
     page.wait_for_selector(".banner", state="hidden")
     context.close()
+
+
+def test_markup_that_gets_into_the_page_runs_nothing(visitor: Visitor) -> None:
+    page = visitor.page
+    page.evaluate("""async () => {
+        document.querySelector("#about").insertAdjacentHTML(
+            "beforeend", "<img src='data:,' onerror='window.caught = 1'><a href='javascript:window.caught = 2'>x</a>");
+        const script = document.createElement("script");
+        script.textContent = "window.caught = 3";
+        document.head.append(script);
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        document.querySelector("#about a").click();
+    }""")
+    page.wait_for_timeout(100)
+    assert page.evaluate("window.caught") is None
+    assert any("inline" in error for error in visitor.errors)
+    visitor.errors.clear()  # the policy's refusals

@@ -160,6 +160,9 @@ def test_every_answer_says_what_a_browser_may_do_with_it(server: Server) -> None
             assert headers["referrer-policy"] == "same-origin"
             policy = headers["content-security-policy"]
             assert "default-src 'self'" in policy and "connect-src 'self' data: blob:" in policy
+            scripts = re.search(r"script-src (.*?);", policy)
+            assert scripts is not None and "unsafe-inline" not in scripts[1]
+            assert ("'sha256-" in scripts[1]) == (path == "/")
             assert policy.endswith(
                 "frame-ancestors 'self' http://localhost:* https://localhost:* http://127.0.0.1:* https://127.0.0.1:*"
             )

@@ -24,17 +24,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wanvae_app.page.auth import COOKIE, PUBLIC_PATHS, browser_cookie, is_logged_in, login_cookie
 from wanvae_app.page.gradio_requests import EVENTS, LOGIN, answer_to, checked, is_served
-from wanvae_app.page.hosts import AllowedHosts, frame_ancestors
+from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.logins import LoginThrottle
+from wanvae_app.page.policy import POLICY, PageSender, policy
 
 STREAM_TYPES = ("text/event-stream", "application/octet-stream")
-# Gradio's page has inline scripts, and makes functions of texts. The player's clock is a worker made of a text.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
-    "worker-src 'self' blob:; frame-src 'none'; object-src 'none'; base-uri 'self'; form-action 'self'; "
-    "frame-ancestors "
-)
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -104,6 +98,8 @@ class PageMiddleware:
 
         request = Request(scope, receive)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path == "/":
+            send = PageSender(send, request.headers.get("host", "")).send
         try:
             self._check(request, path)
             if not self._is_own(scope, path):
@@ -156,9 +152,7 @@ def _complete(headers: MutableHeaders, request: Request, is_refusal: bool) -> No
     is_secure = request.url.scheme == "https"
     for name, value in HEADERS.items():
         headers[name] = value
-    # What is refused may have no host that a policy could name.
-    ancestors = "'none'" if is_refusal else frame_ancestors(request.headers.get("host", ""))
-    headers["Content-Security-Policy"] = POLICY + ancestors
+    headers.setdefault(POLICY, policy(None if is_refusal else request.headers.get("host", "")))
     content_type = headers.get("content-type", "")
     if content_type.startswith(STREAM_TYPES):
         headers["X-Accel-Buffering"] = "no"
