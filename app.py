@@ -81,7 +81,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def is_open(options: argparse.Namespace) -> bool:
     """Whether the page can be reached from other machines without a password."""
-    return options.auth is None and (options.share or options.host not in LOOPBACK)
+    return options.auth is None and (
+        options.share or bool(options.allow_host) or options.host not in LOOPBACK
+    )
 
 
 def follow_rank_0(group: Group, vae: WanVAE) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from io import BytesIO
 
 import httpx
+import numpy as np
 import pytest
 from support.page_server import AUTH, HIDDEN, Server, running_server
+from support.tiny import some_latent
 
 from wanvae_app.cli.options import split_authority
 from wanvae_app.page.hosts import AllowedHosts, frame_ancestors
@@ -147,6 +150,23 @@ def test_the_servers_own_page_is_served(server: Server) -> None:
     assert server.visitor.get("/config", headers=own).status_code == 200
     uploaded = server.visitor.post("/gradio_api/upload", headers=own, files={"files": ("clip.pt", b"x")})
     assert uploaded.status_code == 200 and len(uploaded.json()) == 1
+
+
+def test_a_run_knows_the_address_that_it_came_from(server: Server) -> None:
+    """A proxy on this machine names it. Calls of the API without a cookie are told apart by nothing else."""
+    headers = {"X-Forwarded-For": "10.0.0.7"}
+    for told in (headers, {}):
+        latent = BytesIO()
+        np.save(latent, some_latent(1).numpy())
+        files = {"files": ("clip.npy", latent.getvalue())}
+        (path,) = server.visitor.post("/gradio_api/upload", files=files).json()
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        call = server.visitor.post(
+            "/gradio_api/call/run", json={"data": [file, True, 1, "Raw"]}, headers=told
+        )
+        answer = server.visitor.get(f"/gradio_api/call/run/{call.json()['event_id']}")
+        assert "event: complete" in answer.text, answer.text
+        assert server.jobs.runs()[-1].address == told.get("X-Forwarded-For", "")
 
 
 # Headers

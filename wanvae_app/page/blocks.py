@@ -20,6 +20,7 @@ from wanvae_app.page.gradio_requests import refuse_content
 from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.hosts import AllowedHosts
+from wanvae_app.page.logins import ATTEMPT_SECONDS, MAX_ATTEMPTS
 from wanvae_app.page.middleware import PageMiddleware, host_lifespan
 from wanvae_app.page.routes import make_routes
 from wanvae_app.page.scripts import head, load_module
@@ -55,6 +56,7 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
             "openapi_url": None,  # FastAPI would serve its description of the routes without a password
         },
         "max_file_size": "4gb",
+        "auth_message": f"After {MAX_ATTEMPTS} attempts, one more is allowed every {ATTEMPT_SECONDS:.0f} seconds.",
         "footer_links": ["api"],
         "show_error": True,
         "ssr_mode": False,
