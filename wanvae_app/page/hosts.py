@@ -17,7 +17,10 @@ WILDCARDS = ("0.0.0.0", "::", "")  # addresses to listen on that stand for all o
 LOCALHOST = "localhost"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_SITES = ("same-origin", "none")  # values of Sec-Fetch-Site; "none": the user typed the address
-FOREIGN_PAGE = "Pages of another address may not use this server."
+FOREIGN_PAGE = (
+    "Pages of another address may not use this server: if a proxy shows its page there, start it with --allow-host "
+    "and that name."
+)
 
 
 class AllowedHosts:
