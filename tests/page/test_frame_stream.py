@@ -6,8 +6,10 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -23,8 +25,15 @@ from wanvae_app.page import frame_stream
 from wanvae_app.page.entry import HistoryEntry, RunInput
 from wanvae_app.page.frame_stream import RECORD_HEADER, stream_records, wait_for_frame
 
+T = TypeVar("T")
 NUM_VIEWERS = 50
 TIMEOUT = 20.0  # seconds; only a failing test waits so long
+
+
+def in_a_loop(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end, in a thread: the browser of other tests keeps a loop in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture
@@ -67,7 +76,7 @@ def test_many_viewers_get_every_frame_as_it_is_made(run: JobState) -> None:
             assert await viewer == list(range(start, NUM_VIEWERS + 3))
 
     num_threads = threading.active_count()
-    asyncio.run(watch())
+    in_a_loop(watch())
     assert run.frames._listeners == []
 
 
@@ -84,7 +93,7 @@ def test_a_frame_wakes_its_viewer_at_once(run: JobState, monkeypatch: pytest.Mon
         await asyncio.to_thread(run.frames.finish)
         assert await viewer == [0, 1, 2, 3, 4, 5]
 
-    asyncio.run(watch())
+    in_a_loop(watch())
 
 
 def test_a_log_that_finishes_without_frames_ends_the_stream(run: JobState) -> None:
@@ -95,7 +104,7 @@ def test_a_log_that_finishes_without_frames_ends_the_stream(run: JobState) -> No
         assert await viewer == []
         assert await collect(run) == []  # one who comes later
 
-    asyncio.run(watch())
+    in_a_loop(watch())
 
 
 def test_a_log_that_is_closed_ends_the_stream(run: JobState) -> None:
@@ -109,7 +118,7 @@ def test_a_log_that_is_closed_ends_the_stream(run: JobState) -> None:
         assert await waiting == [0, 1]
         assert frame_indices(first) == [0] and [record async for record in behind] == []
 
-    asyncio.run(watch())
+    in_a_loop(watch())
     assert run.frames._listeners == []
 
 
@@ -124,7 +133,7 @@ def test_a_viewer_who_leaves_is_no_longer_told(run: JobState) -> None:
         run.frames.finish()
         assert [await viewers[0], await viewers[2]] == [[0], [0]]
 
-    asyncio.run(watch())
+    in_a_loop(watch())
     assert run.frames._listeners == []
 
 
@@ -141,7 +150,7 @@ def test_a_run_counts_as_watched_while_no_frame_comes(run: JobState, monkeypatch
         run.frames.finish()
         assert await viewer == []
 
-    asyncio.run(watch())
+    in_a_loop(watch())
 
 
 def test_a_run_counts_as_watched_while_a_frame_is_taken(
@@ -183,18 +192,19 @@ def test_frames_that_come_with_the_end_are_not_missed(run: JobState) -> None:
                 self.finish()
             return length
 
-    assert asyncio.run(collect(run, log=LateLog(8, 8))) == [0, 1]
+    assert in_a_loop(collect(run, log=LateLog(8, 8))) == [0, 1]
 
 
 def test_a_frame_that_came_before_the_wait_ends_it_at_once(run: JobState) -> None:
     run.frames.append(frames(1))
-    asyncio.run(asyncio.wait_for(wait_for_frame(run.frames, 0, timeout=3600.0), TIMEOUT))
+    in_a_loop(asyncio.wait_for(wait_for_frame(run.frames, 0, timeout=3600.0), TIMEOUT))
 
 
 def test_a_server_that_has_ended_does_not_disturb_the_writer(run: JobState) -> None:
     loop = asyncio.new_event_loop()
     waiting = loop.create_task(wait_for_frame(run.frames, 0, TIMEOUT))
-    loop.run_until_complete(until_all_wait(run.frames, 1))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(loop.run_until_complete, until_all_wait(run.frames, 1)).result()
     loop.close()
     run.frames.append(frames(1))
     assert len(run.frames) == 1 and not waiting.done()
@@ -211,9 +221,9 @@ def test_times_count_from_the_start_of_the_run(run: JobState) -> None:
     run.frames.finish()
     run.frames.times[:] = [100.0, 102.5]
     run.started = 98.0
-    assert asyncio.run(times()) == [2.0, 4.5]
+    assert in_a_loop(times()) == [2.0, 4.5]
     run.started = None  # a video's own frames exist before the run starts
-    assert asyncio.run(times()) == [0.0, 0.0]
+    assert in_a_loop(times()) == [0.0, 0.0]
 
 
 # Over HTTP
