@@ -178,7 +178,7 @@ def test_a_run_counts_as_watched_while_a_frame_is_taken(
         assert not await is_seen()
 
     run.frames.append(frames(4))
-    asyncio.run(watch())
+    in_a_loop(watch())
 
 
 def test_frames_that_come_with_the_end_are_not_missed(run: JobState) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_BODY = 2**20  # bytes of a request that is not an upload
 NOT_UNDERSTOOD = "The request could not be understood: gradio_api/info says what can be called, and how."
-LOGIN = ("/login", "/login/")
+LOGIN_PATHS = ("/login", "/login/")
 UPLOAD = "/gradio_api/upload"
 JOIN = "/gradio_api/queue/join"
 SERVED = {
@@ -60,7 +60,7 @@ async def checked(request: Request, path: str, receive: Receive) -> Receive:
                 413, f"This request is too large: {MAX_BODY} bytes are allowed without a file."
             )
     body = b"".join(parts)
-    if path not in LOGIN:
+    if path not in LOGIN_PATHS:
         _check_call(request, path, body)
     given = False
 
@@ -103,7 +103,7 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, str] | Non
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         log.warning("%s %s: %s", method, path, error.strerror)
         return 507, "The server's disk is full: try again when there is room."
-    if method == "POST" and not isinstance(error, OSError):
+    if method == "POST" and not isinstance(error, (OSError, MemoryError)):
         log.warning("%s %s was not understood: %s: %.200s", method, path, type(error).__name__, error)
         if path == UPLOAD:
             return (

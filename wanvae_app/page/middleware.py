@@ -10,6 +10,7 @@ Both are plain ASGI: Starlette's BaseHTTPMiddleware would not tell a stream that
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -23,10 +24,12 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wanvae_app.page.auth import COOKIE, PUBLIC_PATHS, browser_cookie, is_logged_in, login_cookie
-from wanvae_app.page.gradio_requests import EVENTS, LOGIN, answer_to, checked, is_served
+from wanvae_app.page.gradio_requests import EVENTS, LOGIN_PATHS, answer_to, checked, is_served
 from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.logins import LoginThrottle
 from wanvae_app.page.policy import POLICY, PageSender, policy
+
+log = logging.getLogger(__name__)
 
 STREAM_TYPES = ("text/event-stream", "application/octet-stream")
 HEADERS = {
@@ -105,7 +108,7 @@ class PageMiddleware:
             if not self._is_own(scope, path):
                 receive = await checked(request, path, receive)
             await self.app(scope, receive, send_noted)
-            if path in LOGIN and status == 200:
+            if path in LOGIN_PATHS and status == 200:
                 self.throttle.forget(_address(request))
         except HTTPException as refusal:
             await _refusal(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, send)
@@ -114,6 +117,7 @@ class PageMiddleware:
                 if (answer := answer_to(error, request.method, path)) is not None:
                     await _refusal(*answer)(scope, receive, send)
             elif EVENTS.fullmatch(path):
+                log.info("%s ended: %s: %.200s", path, type(error).__name__, error)
                 await send({"type": "http.response.body", "body": b""})
             else:
                 raise  # cuts the answer off, so that its reader notices
@@ -123,7 +127,7 @@ class PageMiddleware:
         # Gradio's own check leaves out some of its routes.
         if not PUBLIC_PATHS.fullmatch(path) and not is_logged_in(request):
             raise HTTPException(401, "Log in first.")
-        if path in LOGIN and request.method == "POST":
+        if path in LOGIN_PATHS and request.method == "POST":
             seconds = math.ceil(self.throttle.attempt(_address(request)))
             if seconds:
                 sentence = f"Too many attempts to log in from your address: try again in {seconds} s."
