@@ -59,6 +59,12 @@ export function describe(run) {
   }
 }
 
+/** Say how the input was read, and what went wrong meanwhile unless the state's message says it already. */
+export function notes(run) {
+  const warning = run.warning && !run.message.includes(run.warning) ? `${run.warning}.` : "";
+  return [run.note, warning].filter(Boolean).join(" ");
+}
+
 function queued(run) {
   if (run.place) return `${plural(run.place, "run")} before this one.`;
   return run.message === "Waiting." ? "Next in line." : run.message;

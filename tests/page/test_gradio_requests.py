@@ -35,6 +35,14 @@ def test_a_run_knows_the_address_that_it_came_from(server: Server) -> None:
         assert server.jobs.runs()[-1].address == told.get("X-Forwarded-For", "")
 
 
+def test_the_api_is_shown_by_an_example_that_works(server: Server) -> None:
+    """An upload: an address, as in Gradio's own examples, is refused."""
+    described = server.visitor.get("/gradio_api/info").json()["named_endpoints"]["/run"]
+    file, *_ = described["parameters"]
+    assert file["parameter_name"] == "file" and file["example_input"]["path"] == "latent.safetensors"
+    assert "http" not in str(file["example_input"])
+
+
 def test_what_the_page_does_not_need_is_not_served(server: Server) -> None:
     for method, path in (
         ("POST", "/gradio_api/process_recording"),
