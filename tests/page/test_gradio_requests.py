@@ -139,3 +139,46 @@ def test_events_of_nothing_end_in_an_event(
     assert answer.status_code in (200, 404) and "Traceback" not in caplog.text + capfd.readouterr().err
     if answer.status_code == 200:
         assert "unexpected_error" in answer.text or "event: error" in answer.text
+
+
+META = {"_type": "gradio.FileData"}
+GONE = "The uploaded file is no longer on the server; upload it again."
+NOT_UNDERSTOOD = "The request could not be understood: gradio_api/info says what can be called, and how."
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ([{"path": "/tmp/gradio/0123/clip.npy", "meta": META}, True, 1, "Auto"], GONE),  # after a restart
+        ([{"path": "/etc/hostname", "meta": META}, True, 1, "Auto"], GONE),
+        ([{"path": "a\0", "meta": META}, True, 1, "Auto"], NOT_UNDERSTOOD),
+        ([{"path": "x" * 5000, "meta": META}, True, 1, "Auto"], NOT_UNDERSTOOD),
+        ([{"path": 5}, True, 1, "Auto"], NOT_UNDERSTOOD),
+        ([5, True, 1, "Auto"], NOT_UNDERSTOOD),
+        ([], NOT_UNDERSTOOD),
+        ([None, "x", "y", "Auto"], NOT_UNDERSTOOD),
+        ([None, True, 1, {"b": 2}], "is not in the list of choices"),
+    ],
+)
+def test_malformed_inputs_end_in_a_sentence(
+    server: Server,
+    data: list[object],
+    expected: str,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    call = server.visitor.post(CALL, json={"data": data})
+    answer = server.visitor.get(f"{CALL}/{call.json()['event_id']}").text
+    assert "event: error" in answer and expected in answer
+    said = answer + caplog.text + "".join(capfd.readouterr())
+    assert "Traceback" not in said and "/tmp/" not in answer and "/etc/" not in answer, said
+
+
+def test_a_click_on_no_sample_ends_in_a_sentence(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
+    (index,) = [i for i, function in server.page.fns.items() if function.name == "choose_sample"]
+    for event_data in (None, 5, {}, {"index": "0"}, {"index": 1.5}):
+        body = {"data": [], "fn_index": index, "session_hash": "click", "event_data": event_data}
+        assert server.visitor.post("/gradio_api/queue/join", json=body).status_code == 200
+        answer = server.visitor.get("/gradio_api/queue/data?session_hash=click").text
+        assert "Click one of the samples to choose it." in answer
+    assert "Traceback" not in "".join(capfd.readouterr())

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html
-from wanvae_app.page.gradio_requests import refuse_content
+from wanvae_app.page.gradio_requests import refuse_content, tell_bad_inputs
 from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.hosts import AllowedHosts
@@ -71,6 +71,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
     num_ranks = jobs.group.size
     # Every hour Gradio deletes uploads older than a day: a page may run an upload again.
     page = gr.Blocks(title="Wan VAE", fill_width=True, delete_cache=(HOUR, DAY))
+    tell_bad_inputs(page)
     with page:
         gr.HTML(header_html(jobs), elem_id="header", apply_default_css=False)
         with gr.Row(elem_id="columns"):

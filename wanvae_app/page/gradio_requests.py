@@ -12,15 +12,22 @@ import logging
 import re
 from typing import Any
 
+import gradio as gr
+from gradio.exceptions import InvalidPathError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import Message, Receive
 
+from wanvae_app.errors import describe
+
 log = logging.getLogger(__name__)
 
 MAX_BODY = 2**20  # bytes of a request that is not an upload
 NOT_UNDERSTOOD = "The request could not be understood: gradio_api/info says what can be called, and how."
+UPLOAD_IS_GONE = "The uploaded file is no longer on the server; upload it again."
+FULL = "The server's disk is full: try again when there is room."
+DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 LOGIN_PATHS = ("/login", "/login/")
 UPLOAD = "/gradio_api/upload"
 JOIN = "/gradio_api/queue/join"
@@ -81,8 +88,11 @@ def _check_call(request: Request, path: str, body: bytes) -> None:
         content = None
     if not isinstance(content, dict):
         raise HTTPException(400, "The request's body must be a JSON object.")
+    if path != JOIN:
+        return
     index = content.get("fn_index")
-    if path == JOIN and (type(index) is not int or index not in request.app.get_blocks().fns):
+    function = request.app.get_blocks().fns.get(index) if type(index) is int else None
+    if function is None or function.fn is None:  # one without `fn` is a script of the page
         raise HTTPException(
             400, f"There is no function {str(index)[:40]!r}: gradio_api/info lists what can be called."
         )
@@ -93,6 +103,30 @@ async def refuse_content(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": NOT_UNDERSTOOD}, 422)
 
 
+def tell_bad_inputs(page: gr.Blocks) -> None:
+    """Let the page answer a call whose inputs it cannot take in one sentence.
+
+    Gradio would print a traceback, and tell the client a path of this server when an upload is no longer there. The
+    method is set on the object: Gradio calls it for every event.
+    """
+    original = page.preprocess_data
+
+    async def preprocess_data(*args: Any, **kwargs: Any) -> list[Any]:
+        try:
+            return await original(*args, **kwargs)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except InvalidPathError as error:
+            raise gr.Error(UPLOAD_IS_GONE, print_exception=False) from error
+        except Exception as error:
+            log.warning("inputs were not understood: %s", describe(error))
+            is_full = isinstance(error, OSError) and error.errno in DISK_IS_FULL
+            raise gr.Error(FULL if is_full else NOT_UNDERSTOOD, print_exception=False) from error
+
+    page.preprocess_data = preprocess_data  # type: ignore[method-assign]
+
+
 def answer_to(error: Exception, method: str, path: str) -> tuple[int, str] | None:
     """Return a status and a sentence for an exception that Gradio let out; None if nobody waits for an answer.
 
@@ -100,11 +134,11 @@ def answer_to(error: Exception, method: str, path: str) -> tuple[int, str] | Non
     """
     if isinstance(error, ClientDisconnect):
         return None
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in DISK_IS_FULL:
         log.warning("%s %s: %s", method, path, error.strerror)
-        return 507, "The server's disk is full: try again when there is room."
+        return 507, FULL
     if method == "POST" and not isinstance(error, (OSError, MemoryError)):
-        log.warning("%s %s was not understood: %s: %.200s", method, path, type(error).__name__, error)
+        log.warning("%s %s was not understood: %s", method, path, describe(error))
         if path == UPLOAD:
             return (
                 400,

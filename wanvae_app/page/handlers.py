@@ -37,7 +37,9 @@ class EventHandlers:
 
     def choose_sample(self, event: gr.EventData) -> str:
         """Return the path of the clicked sample. The page sends its index, never a path."""
-        index = event._data["index"]
+        index = event._data.get("index") if isinstance(event._data, dict) else None
+        if type(index) is not int:
+            raise gr.Error("Click one of the samples to choose it.", print_exception=False)
         return str(self.samples[index % len(self.samples)])
 
     def describe(self, file: str | None) -> str:

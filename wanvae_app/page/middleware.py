@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from wanvae_app.errors import describe
 from wanvae_app.page.auth import COOKIE, PUBLIC_PATHS, browser_cookie, is_logged_in, login_cookie
 from wanvae_app.page.gradio_requests import EVENTS, LOGIN_PATHS, answer_to, checked, is_served
 from wanvae_app.page.hosts import AllowedHosts
@@ -117,7 +118,7 @@ class PageMiddleware:
                 if (answer := answer_to(error, request.method, path)) is not None:
                     await _refusal(*answer)(scope, receive, send)
             elif EVENTS.fullmatch(path):
-                log.info("%s ended: %s: %.200s", path, type(error).__name__, error)
+                log.info("%s ended: %s", path, describe(error))
                 await send({"type": "http.response.body", "body": b""})
             else:
                 raise  # cuts the answer off, so that its reader notices
