@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.app_runner import App, running_app, surroundings, wait_for
+from support.app_runner import surroundings, wait_for
+from support.browser import Rigged
 
 from wanvae_app.cli.ports import free_port
 
@@ -76,24 +77,17 @@ def test_a_page_that_refuses_or_pauses_is_left_alone(page: subprocess.Popen[str]
     assert page.poll() is None
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with running_app(tmp_path_factory.mktemp("app") / "log", num_ranks=1) as app:
-        yield app
+def test_rank_0_has_a_watcher(rigged: Rigged) -> None:
+    """Ctrl-C does not end it: rank 0 decides. test_rank_failures.py holds that it ends with the app."""
 
-
-def test_rank_0_has_a_watcher_which_ends_with_it(app: App) -> None:
     def watchers() -> list[int]:
-        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in app.pids()}
+        commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in rigged.app.pids()}
         return [pid for pid, command in commands.items() if b"page_watch" in command]
 
-    app.wait_log("Ready: ")
-    wait_for(watchers, 20, app)
+    wait_for(watchers, 20, rigged.app)
     (watcher,) = watchers()
+    parent = int(Path(f"/proc/{watcher}/stat").read_text().rpartition(")")[2].split()[1])
+    assert parent == rigged.app.rank_pid(0)
     os.kill(watcher, signal.SIGINT)
-    rank = app.rank_pid(0)
+    time.sleep(0.2)
     assert watchers() == [watcher]
-    os.kill(rank, signal.SIGKILL)
-    wait_for(lambda: watcher not in app.pids(), 20, app)
-    wait_for(lambda: app.log().count("Ready: ") == 2, 60, app)  # the ranks are restarted
-    wait_for(watchers, 20, app)
