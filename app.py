@@ -15,8 +15,10 @@ import os
 import shutil
 import signal
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from wanvae_app.assets import DEMO_VAE
+from wanvae_app.cli import page_watch
 from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
 from wanvae_app.cli.processes import (
@@ -80,7 +82,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def is_open(options: argparse.Namespace) -> bool:
     """Whether the page can be reached from other machines without a password."""
-    return options.auth is None and (options.share or options.host not in LOOPBACK)
+    return options.auth is None and (
+        options.share or bool(options.allow_host) or options.host not in LOOPBACK
+    )
 
 
 def follow_rank_0(group: Group, vae: WanVAE) -> None:
@@ -112,10 +116,13 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
 
     from wanvae_app.jobs.service import JobService
     from wanvae_app.page.blocks import build_page, launch_arguments
+    from wanvae_app.page.connections import limit_connections, raise_file_limit
     from wanvae_app.page.history import History
+    from wanvae_app.page.hosts import AllowedHosts
 
     if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
+    raise_file_limit()
     jobs = JobService(group, vae, folder)
     ending = Ending()
     jobs.on_lost = ending.ranks_lost
@@ -123,6 +130,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
     ending.listen()
     history = History(jobs)
     page = build_page(jobs, history)
+    hosts = AllowedHosts(options.host, options.allow_host)
     try:
         page.queue(max_size=8).launch(
             prevent_thread_lock=True,
@@ -131,10 +139,15 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
             share=options.share,
             auth=tuple(options.auth.split(":", 1)) if options.auth else None,
             quiet=True,
-            **launch_arguments(jobs, history),
+            **launch_arguments(jobs, history, hosts),
         )
     except Exception as error:  # another program took the port, or Gradio's servers give no public address
         give_up(error)
+    limit_connections(page.server)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # without torchrun nobody would restart this rank
+        page_watch.start(options.host, options.port)
+    if page.share_url:
+        hosts.allow(urlsplit(page.share_url).netloc)
     if jobs.notice:
         log.warning("%s", jobs.notice)
     print(f"Ready: {page.local_url}{f' and {page.share_url}' if page.share_url else ''}", flush=True)

@@ -14,6 +14,7 @@ import app
         (["--host", "localhost"], False),
         (["--host", "0.0.0.0"], True),
         (["--share"], True),
+        (["--allow-host", "box.example.org"], True),
         (["--share", "--host", "0.0.0.0", "--auth", "ann:secret:with:colons"], False),
     ],
 )
@@ -22,7 +23,8 @@ def test_a_page_without_a_password_is_open_beyond_this_machine(arguments: list[s
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--auth", "ann"], ["--auth", ":x"], ["--dtype", "int8"], ["--port", "x"]]
+    "arguments",
+    [["--auth", "ann"], ["--auth", ":x"], ["--dtype", "int8"], ["--port", "x"], ["--allow-host", "a/b"]],
 )
 def test_a_wrong_option_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

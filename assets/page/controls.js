@@ -1,6 +1,12 @@
 // Controls: the parts of the page outside the player that show how the server is.
 
-const HEALTH = { ready: "ready", busy: "busy", broken: "restarting", lost: "no connection" };
+const HEALTH = {
+  ready: "ready",
+  busy: "busy",
+  broken: "restarting",
+  lost: "no connection",
+  silent: "no answer",
+};
 
 /** The badge in the header, and the buttons Run and Stop. Gradio may draw them anew at any time. */
 export class Controls {

@@ -1,6 +1,7 @@
 // Downloads: the links to a run's files.
 
 const MAX_HELD_BYTES = 200e6; // of a file that the page keeps
+const HOLD_TIMEOUT = 120_000; // milliseconds to fetch it
 
 /** Shows a link for each file as soon as it exists. */
 export class Downloads {
@@ -41,7 +42,7 @@ export class Downloads {
   /** Fetch the file at once: it can then be downloaded though the server has gone away. */
   async #hold(link) {
     const { href } = link;
-    const response = await fetch(href).catch(() => null);
+    const response = await fetch(href, { signal: AbortSignal.timeout(HOLD_TIMEOUT) }).catch(() => null);
     if (!response?.ok || Number(response.headers.get("content-length")) > MAX_HELD_BYTES) return;
     const file = await response.blob().catch(() => null);
     if (file && link.href === href) link.href = URL.createObjectURL(file);

@@ -9,6 +9,7 @@ const MAX_BYTES = 300e6; // of JPEGs
 const MAX_DECODING = 4; // frames at once
 const MIN_DELAY = 200; // milliseconds until a stream that was cut off is asked for again
 const MAX_DELAY = 2000;
+const STALLED = 10_000; // milliseconds in which a stream must bring something of what the server has
 
 /**
  * The frames of one clip.
@@ -27,6 +28,8 @@ export class Feed {
   #closed = false;
   #reading = false;
   #abort = new AbortController();
+  #behindSince = null; // when the server was first known to have more, if nothing has come since; on performance.now's clock
+  #isFull = false; // whether the stream waits for room
   #resume = () => {}; // lets a stream that waits for room go on
 
   /** @param {(start: number) => string} addressFrom returns the address of the records from a frame on */
@@ -61,6 +64,21 @@ export class Feed {
       if (this.#decoding.size >= MAX_DECODING) break;
       if (!this.bitmaps.has(frame) && !this.#decoding.has(frame)) this.#decode(frame);
     }
+  }
+
+  /**
+   * Take how many frames the server has, and whether no more will come.
+   *
+   * A stream may be silent for any time while nothing is decoded. One that brings nothing though the server has more is
+   * dead, as after a change of networks, and is asked for again.
+   */
+  expect(numFrames, ended) {
+    const isBehind = this.#reading && !this.#isFull && (this.#next < numFrames || ended);
+    const now = performance.now();
+    this.#behindSince = isBehind ? (this.#behindSince ?? now) : null;
+    if (!isBehind || now - this.#behindSince < STALLED) return;
+    this.#behindSince = null;
+    this.#abort.abort();
   }
 
   /** Stop fetching and free everything. */
@@ -108,6 +126,7 @@ export class Feed {
     const parser = new RecordParser();
     for (;;) {
       const { done, value } = await reader.read();
+      this.#behindSince = null;
       if (done) break;
       for (const record of parser.push(value)) {
         signal.throwIfAborted(); // `#next` is another stream's now
@@ -129,10 +148,12 @@ export class Feed {
   /** Wait until the cache takes more. Nothing is read meanwhile, which slows the server down for this page alone. */
   async #room(signal) {
     while (this.#cache.isFull && this.#next > this.#playhead + AHEAD && !signal.aborted) {
+      this.#isFull = true;
       await new Promise((resolve) => {
         this.#resume = resolve;
       });
     }
+    this.#isFull = false;
   }
 
   async #decode(frame) {

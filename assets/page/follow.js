@@ -1,7 +1,7 @@
 // Follow: joins the page to a run, through reloads and restarts of the server.
 
 import { Feed } from "./feed.js";
-import { CONNECTION_LOST, describeLost, LOGGED_OUT } from "./sentences.js";
+import { CONNECTION_LOST, describeLost, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
 
 const ENDED = ["finished", "stopped", "failed", "gone"];
 const JOB_KEY = "wanvae-job";
@@ -34,7 +34,7 @@ export class Follower {
     this.job = null; // id of the run that is followed
     this.run = null; // its state, as last heard; "gone": the server that had it is gone
     this.reading = false; // whether the server is looking at an input
-    this.lost = false; // whether the server does not answer
+    this.lost = false; // whether the server does not answer; then "lost" or "silent", as Controls names it
     this.boot = session.get(BOOT_KEY); // names the server that answered last
   }
 
@@ -91,9 +91,10 @@ export class Follower {
     this.#enable();
   }
 
-  /** Ask if it is time to. To be called often. */
+  /** Ask if it is time to, and look after the streams. To be called often. */
   beat() {
     this.#enable();
+    if (this.run !== null && !this.lost) this.player.expect(this.run.frames, this.#ended);
     if (performance.now() - this.#lastAsked >= this.#pause()) this.#ask();
   }
 
@@ -179,11 +180,12 @@ export class Follower {
   }
 
   #lose(error) {
-    if (this.lost) return;
+    const lost = error.name === "TimeoutError" ? "silent" : "lost";
+    if (this.lost === lost) return;
     console.warn(error);
-    this.lost = true;
-    this.panel.alert(CONNECTION_LOST);
-    this.controls.showHealth("lost");
+    this.lost = lost;
+    this.panel.alert(lost === "silent" ? NO_ANSWER : CONNECTION_LOST);
+    this.controls.showHealth(lost);
   }
 
   #found() {

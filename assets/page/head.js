@@ -11,5 +11,6 @@
   const theme = read(() => localStorage, "wanvae-theme");
   if (theme) document.body.classList.toggle("dark", theme === "dark");
   const job = read(() => sessionStorage, "wanvae-job");
-  if (job) fetch(new URL(`live/${job}/state`, document.baseURI)).catch(() => null);
+  const signal = AbortSignal.timeout(8000);
+  if (job) fetch(new URL(`live/${job}/state`, document.baseURI), { signal }).catch(() => null);
 })();

@@ -49,7 +49,7 @@ export function start({ element, props, watch }) {
       return {
         job,
         run,
-        lost,
+        lost: Boolean(lost),
         reading,
         boot,
         active,

@@ -8,6 +8,7 @@ import {
   formatNumber,
   formatPeaks,
   formatSeconds,
+  notes,
 } from "./sentences.js";
 import { Timeline } from "./timeline.js";
 
@@ -59,7 +60,7 @@ export class Panel {
   /** Show a run's state. The server sends each activity once, so each state is to be shown once. */
   update(run) {
     this.say(describe(run));
-    this.#note([run.note, run.warning && `${run.warning}.`].filter(Boolean).join(" "));
+    this.#note(notes(run));
     this.#stats(run);
     const [encoded, numLatents] = run.phases.encode ?? [0, 0];
     const share = numLatents ? ENCODE_SHARE : 0;

@@ -80,6 +80,12 @@ export class Player {
     );
   }
 
+  /** Take how many frames the server has decoded, and whether no more will come: see `Feed.expect`. */
+  expect(numDecoded, ended) {
+    this.decoded?.expect(numDecoded, ended);
+    this.source?.expect(0, ended);
+  }
+
   /** Look, once before the next repaint, whether there is something to draw. */
   wake() {
     if (this.#scheduled) return;

@@ -4,6 +4,7 @@ const MIB = 2 ** 20;
 const NONE = "–"; // where there is no number
 
 export const CONNECTION_LOST = "Connection lost, reconnecting…";
+export const NO_ANSWER = "The server does not answer, waiting…";
 export const LOGGED_OUT = "You have been logged out: reload the page to log in.";
 
 /** @param {number | null} value */
@@ -56,6 +57,12 @@ export function describe(run) {
     default:
       return { title: run.refused ? "Not run" : "Failed", text: run.message, tone: "bad" };
   }
+}
+
+/** Say how the input was read, and what went wrong meanwhile unless the state's message says it already. */
+export function notes(run) {
+  const warning = run.warning && !run.message.includes(run.warning) ? `${run.warning}.` : "";
+  return [run.note, warning].filter(Boolean).join(" ");
 }
 
 function queued(run) {

@@ -1,6 +1,11 @@
 // The server's routes, as addresses and questions. wanvae_app/page/routes.py documents the answers.
 
-/** The app's server. Every method that asks rejects if the server does not answer. */
+const ANSWER_TIMEOUT = 8000; // milliseconds for a whole answer, which is short
+
+/**
+ * The app's server. Every method that asks rejects if the server does not answer: with a TimeoutError if it takes the
+ * question and says nothing, as one that hangs.
+ */
 export class Server {
   /** @param {string} base the page's own address, which may lie below a sub-path */
   constructor(base) {
@@ -19,18 +24,22 @@ export class Server {
 
   /** Ask for a run's state, with its activities from number `since` on. Returns the Response, whatever its status. */
   askState(job, since) {
-    return fetch(this.address(`live/${job}/state?activity=${since}`), { cache: "no-store" });
+    return this.#ask(`live/${job}/state?activity=${since}`, { cache: "no-store" });
   }
 
   /** Ask how the app is: { state, boot, last_words }. Rejects unless the status is 200 to 299. */
   async askHealth() {
-    const response = await fetch(this.address("health"), { cache: "no-store" });
+    const response = await this.#ask("health", { cache: "no-store" });
     if (!response.ok) throw new Error(response.statusText);
     return response.json();
   }
 
   /** End a run on all ranks. */
   stop(job) {
-    return fetch(this.address(`live/${job}/stop`), { method: "POST" });
+    return this.#ask(`live/${job}/stop`, { method: "POST" });
+  }
+
+  #ask(path, options) {
+    return fetch(this.address(path), { ...options, signal: AbortSignal.timeout(ANSWER_TIMEOUT) });
   }
 }

@@ -16,8 +16,8 @@ import app
 from wanvae_app.cli import launch
 from wanvae_app.cli.ports import free_port
 
-OPTIONS = ["--gpus", "--cpu", "--port", "--host", "--vae", "--dtype", "--share", "--auth", "--nnodes", "--node-rank",
-           "--master-addr", "--master-port", "--test"]  # fmt: skip
+OPTIONS = ["--gpus", "--cpu", "--port", "--host", "--allow-host", "--vae", "--dtype", "--share", "--auth", "--nnodes",
+           "--node-rank", "--master-addr", "--master-port", "--test"]  # fmt: skip
 
 
 def launch_sh(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +40,7 @@ REFUSED = {  # options, and the end of the last line on stderr
     "both": (["--cpu", "2", "--gpus", "1"], "not allowed with argument"),
     "port": (["--port", "99999"], "a port is a number from 1 to 65535"),
     "dtype": (["--dtype", "int8"], "invalid choice: 'int8'"),
+    "address": (["--allow-host", "http://box"], "'http://box' is not the name of a host"),
     "auth": (["--auth", "me"], "--auth takes USER:PASSWORD"),
     "node rank": (["--nnodes", "2", "--node-rank", "2", "--master-addr", "a"], "give 0 to 1"),
     "master": (["--nnodes", "2"], "--nnodes needs --master-addr"),
@@ -94,6 +95,15 @@ def test_several_machines_get_the_master_address(commands: list[list[str]]) -> N
     (found,) = commands
     assert found[found.index("--rdzv-endpoint") + 1 : found.index("--rdzv-endpoint") + 4] == [
         "10.0.0.1:29500", "--rdzv-conf", "rank=1"]  # fmt: skip
+
+
+def test_names_that_a_proxy_shows_are_passed_on(commands: list[list[str]]) -> None:
+    launch.main(
+        ["--cpu", "1", "--port", str(free_port()), "--allow-host", "a.example", "--allow-host", "b:1"]
+    )
+    (found,) = commands
+    options = app.parse(found[found.index(str(launch.APP)) + 1 :])
+    assert options.allow_host == ["a.example", "b:1"]
 
 
 def test_the_password_is_passed_in_the_environment(

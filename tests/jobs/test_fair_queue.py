@@ -47,6 +47,29 @@ def test_owners_take_turns() -> None:
     assert found == ["bob3", "eve6", "ann1", "bob5", "ann2"]
 
 
+def test_one_visitor_does_not_get_all_places() -> None:
+    def fill(owner: str, address: str) -> tuple[int, str]:
+        """Queue runs until one is refused; returns how many were not, and the refusal."""
+        for number in range(100):
+            run = make_run(owner if owner else f"session {number}", number)
+            run.address = address
+            if refusal := queue.refusal(run):
+                return number, refusal
+            queue.add(run)
+        raise AssertionError("no limit")
+
+    queue = FairQueue()
+    advice = "; try again when some of them are done."
+    own = f"8 of your runs are waiting already, as many as one visitor may have{advice}"
+    assert fill("ann", "") == (8, own)
+    assert fill("bob", "10.0.0.7") == (8, own)
+    near = f"16 runs from your address are waiting already, as many as may{advice}"
+    assert fill("", "10.0.0.7") == (8, near), "as another visitor each time"
+    assert fill("", "10.0.0.8") == (8, f"32 runs are waiting already{advice}")
+    queue.start_next()
+    assert not queue.refusal(make_run("eve", 200)) and queue.refusal(make_run("bob", 200)) == own
+
+
 def stop_the_second_of_three(jobs: JobService) -> list[tuple[str, int]]:
     runs = [jobs.new_run(latent=some_latent(6), owner=owner, name=owner) for owner in "aab"]
     for run in runs:

@@ -73,7 +73,7 @@ def test_many_watch_and_one_is_slow(rigged: Rigged, visitor: Visitor) -> None:
             return count
 
     slow = socket.create_connection(("127.0.0.1", rigged.app.port))  # never reads the answer
-    slow.sendall(f"GET /live/{job} HTTP/1.1\r\nHost: x\r\nCookie: {cookies}\r\n\r\n".encode())
+    slow.sendall(f"GET /live/{job} HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookies}\r\n\r\n".encode())
     with ThreadPoolExecutor(20) as pool:
         counts = [pool.submit(watch) for _ in range(20)]
         rigged.release(2)

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from support.app_runner import wait_for
-from support.page_server import Server, frame_indices, running_server
-from support.tiny import some_latent
+from support.page_server import frame_indices
 
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import Job, JobKind
-from wanvae_app.jobs.job_state import JobState, Status
+from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.latent_shape import LatentShape
 from wanvae_app.page import frame_stream
-from wanvae_app.page.entry import HistoryEntry, RunInput
 from wanvae_app.page.frame_stream import RECORD_HEADER, stream_records, wait_for_frame
 
 T = TypeVar("T")
@@ -152,6 +149,34 @@ def test_a_run_counts_as_watched_while_no_frame_comes(run: JobState, monkeypatch
     in_a_loop(watch())
 
 
+def test_a_run_counts_as_watched_while_a_frame_is_taken(
+    run: JobState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a viewer on a slow line; but not for ever by one who takes nothing, and not by one who has left."""
+    monkeypatch.setattr(frame_stream, "SEEN_INTERVAL", 0.01)
+    monkeypatch.setattr(frame_stream, "TAKING_SECONDS", 0.3)
+
+    async def is_seen() -> bool:
+        run.last_seen = 0.0
+        await asyncio.sleep(0.1)
+        return run.last_seen != 0.0
+
+    async def watch() -> None:
+        records = stream_records(run.frames, 0, run)
+        for _ in range(2):
+            await anext(records)
+            assert await is_seen() and await is_seen()
+        await asyncio.sleep(0.3)
+        assert not await is_seen()
+        await anext(records)
+        assert await is_seen()
+        await records.aclose()  # type: ignore[attr-defined]
+        assert not await is_seen()
+
+    run.frames.append(frames(4))
+    in_a_loop(watch())
+
+
 def test_frames_that_come_with_the_end_are_not_missed(run: JobState) -> None:
     """The last frames and the end come just after the stream has asked for the length."""
 
@@ -195,60 +220,3 @@ def test_times_count_from_the_start_of_the_run(run: JobState) -> None:
     assert in_a_loop(times()) == [2.0, 4.5]
     run.started = None  # a video's own frames exist before the run starts
     assert in_a_loop(times()) == [0.0, 0.0]
-
-
-# Over HTTP
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running_server(tmp_path_factory.mktemp("server")) as server:
-        yield server
-
-
-def start_endless(server: Server, monkeypatch: pytest.MonkeyPatch) -> HistoryEntry:
-    """A run of the visitor's that is on no rank; the test appends its frames and ends it."""
-    run = server.jobs.new_run(latent=some_latent(2), owner=server.visitor.cookies["wanvae"], name="clip.pt")
-    with monkeypatch.context() as patch:
-        patch.setattr(server.jobs, "submit", server.jobs.store.add)
-        entry = server.history.submit(run, RunInput("noise"))
-    run.change(status=Status.RUNNING)
-    return entry
-
-
-def test_a_closed_connection_leaves_no_listener(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start_endless(server, monkeypatch).run
-    with server.visitor.stream("GET", f"/live/{run.id}") as answer:
-        assert answer.status_code == 200
-        wait_for(lambda: run.frames._listeners, TIMEOUT)
-    wait_for(lambda: not run.frames._listeners, TIMEOUT)
-    run.frames.finish()
-    run.change(status=Status.STOPPED)
-
-
-def test_a_run_is_stopped_when_its_last_viewer_leaves(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(frame_stream, "SEEN_INTERVAL", 0.1)
-    monkeypatch.setattr(server.history, "unwatched_seconds", 2.0)
-    run = start_endless(server, monkeypatch).run
-    with server.visitor.stream("GET", f"/live/{run.id}") as answer:
-        parts = answer.iter_bytes()
-        time.sleep(3.0)  # longer than a run goes on unwatched
-        assert not run.stop_requested
-        run.frames.append(np.zeros((1, run.frames.height, run.frames.width, 3), np.uint8))
-        assert frame_indices(next(parts)) == [0]
-    wait_for(lambda: run.stop_requested, TIMEOUT)
-    assert run.stop_reason == "no page had asked for it for 2 s"
-    run.frames.finish()
-    run.change(status=Status.STOPPED)
-
-
-def test_a_deleted_run_ends_its_streams(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = start_endless(server, monkeypatch).run
-    with server.visitor.stream("GET", f"/live/{run.id}") as answer:
-        wait_for(lambda: run.frames._listeners, TIMEOUT)
-        run.frames.close()
-        assert answer.read() == b""
-    assert server.visitor.get(f"/live/{run.id}").status_code == 410
-    run.change(status=Status.STOPPED)

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 from support.app_runner import App, wait_for
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+STRANGER = "stranger.example"  # a name that is not this server's, though it leads to this machine
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -21,6 +22,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    f"--host-resolver-rules=MAP {STRANGER} 127.0.0.1",
 )
 SAMPLE = "Rolling marbles"  # 5 latent frames
 NUM_FRAMES = 17  # of the sample
@@ -47,7 +49,8 @@ def running_browser() -> Iterator[Browser]:
 class Visitor:
     """One person: a browser context with its own cookies and storage, and the app's page open in it.
 
-    `requests` are the addresses that its pages asked for, `errors` the exceptions of their scripts.
+    `requests` are the addresses that its pages asked for, `errors` the exceptions of their scripts and what the
+    page's content security policy refused.
     """
 
     def __init__(self, browser: Browser, url: str, **context: Any) -> None:
@@ -63,6 +66,7 @@ class Visitor:
         page = self.context.new_page()
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._hear)
         page.goto(self.url)
         page.wait_for_function("window.wanvae && ['ready', 'busy'].includes(health.dataset.state)")
         return page
@@ -117,8 +121,12 @@ class Visitor:
             }"""
         )
 
+    def _hear(self, message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text:
+            self.errors.append(message.text)
+
     def close(self) -> None:
-        """Close all tabs. Raises AssertionError if a page's script has raised an exception."""
+        """Close all tabs. Raises AssertionError if there are `errors`."""
         self.context.close()
         assert not self.errors, self.errors
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,6 +96,14 @@ def running_server(folder: Path) -> Iterator[Server]:
     finally:
         server.jobs.close()
         server.page.close()
+
+
+def sentence(answer: httpx.Response) -> str:
+    """The one sentence of a refusal. AssertionError if there is more, or anything of the program."""
+    text = answer.json()["detail"]
+    assert re.fullmatch(r"[A-Z][^\n]{5,200}\.", text) and text.count(". ") == 0, text
+    assert "Traceback" not in text and "/site-packages/" not in text
+    return text
 
 
 def frame_indices(stream: bytes) -> list[int]:

@@ -112,6 +112,8 @@ def torchrun_command(args: argparse.Namespace, placement: Placement) -> list[str
     command += [str(APP), "--device", placement.device, "--host", args.host, "--port", str(args.port)]
     command += ["--dtype", args.dtype, *(["--vae", args.vae] if args.vae else [])]
     command += ["--share"] if args.share else []
+    for name in args.allow_host:
+        command += ["--allow-host", name]
     return command
 
 

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 
 from wanvae_app.config import DTYPE_NAMES
 
+# A name, an IPv4 address, or an IPv6 address in brackets; perhaps a port.
+AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII)
+
 
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
-    """Add --port, --host, --vae, --dtype, --share and --auth. Without --vae its value is None."""
+    """Add --port, --host, --allow-host, --vae, --dtype, --share and --auth. Without --vae its value is None."""
     parser.add_argument("--port", type=int, default=7860, help="port of the page (default 7860)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
+    )
+    parser.add_argument(
+        "--allow-host",
+        metavar="NAME",
+        type=_host,
+        action="append",
+        default=[],
+        help="a name, or NAME:PORT, under which a proxy or your network shows the page; may be repeated",
     )
     parser.add_argument(
         "--vae",
@@ -40,3 +52,25 @@ def check_auth(parser: argparse.ArgumentParser, auth: str | None) -> None:
     """Exit with a sentence unless --auth is absent or USER:PASSWORD."""
     if auth is not None and not all(auth.partition(":")):
         parser.error("--auth takes USER:PASSWORD, with a colon between them and neither empty")
+
+
+def split_authority(text: str) -> tuple[str, int | None]:
+    """Split "name:port" into the name, and the port if there is one.
+
+    The name is in lower case, without the brackets of an IPv6 address and without a final dot. Raises ValueError for
+    anything else, such as an address with a path.
+    """
+    found = AUTHORITY.fullmatch(text)
+    name = found[1].strip("[]").lower().removesuffix(".") if found else ""
+    port = int(found[2]) if found and found[2] else None
+    if not name or (port is not None and not 1 <= port <= 65535):
+        raise ValueError(f"{text[:80]!r} is not the name of a host: give for instance box.example.org")
+    return name, port
+
+
+def _host(text: str) -> str:
+    try:
+        split_authority(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text

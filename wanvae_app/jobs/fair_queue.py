@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from wanvae_app.jobs.job_state import JobState
 
+MAX_QUEUED = 32  # runs that wait
+MAX_PER_OWNER = 8  # of them
+MAX_PER_ADDRESS = 16  # of them; several visitors may share an address
+
 
 class FairQueue:
     """Every owner's first waiting run comes before any owner's second one, and so on.
@@ -29,6 +33,19 @@ class FairQueue:
     def has_ready(self) -> bool:
         """Whether a waiting run can start: its input is read."""
         return any(run.is_read for run in self._waiting)
+
+    def refusal(self, run: JobState) -> str:
+        """Say in a sentence why no place is left for this run; return "" if there is one."""
+        num_own = sum(other.owner == run.owner for other in self._waiting)
+        num_near = sum(other.address == run.address for other in self._waiting)
+        advice = "try again when some of them are done"
+        if run.owner and num_own >= MAX_PER_OWNER:
+            return f"{num_own} of your runs are waiting already, as many as one visitor may have; {advice}."
+        if run.address and num_near >= MAX_PER_ADDRESS:
+            return f"{num_near} runs from your address are waiting already, as many as may; {advice}."
+        if len(self._waiting) >= MAX_QUEUED:
+            return f"{MAX_QUEUED} runs are waiting already; {advice}."
+        return ""
 
     def add(self, run: JobState) -> None:
         """Queue a run."""

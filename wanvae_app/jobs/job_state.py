@@ -78,6 +78,7 @@ class JobState:
         self.id = job.id
         self.job = job
         self.owner = owner  # the session that started the job, and may stop it
+        self.address = ""  # where the owner's request came from, if that tells visitors apart
         self.name = name  # of the input file
         self.folder = folder  # of all files of this job
         self.frames = frames  # decoded so far

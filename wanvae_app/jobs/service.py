@@ -31,8 +31,6 @@ from wanvae_app.parallel.process_group import Group, GroupLost
 
 log = logging.getLogger(__name__)
 
-MAX_QUEUED = 32
-
 
 class JobService:
     """All runs of this app, from `new_run` to their deletion. Thread-safe.
@@ -126,14 +124,12 @@ class JobService:
                 self._thread.start()
 
     def submit(self, run: JobState) -> None:
-        """Queue a run. Raises ValueError if the queue is full, the service broken, or the app closing."""
+        """Queue a run. Raises ValueError if no place is left for it, the service broken, or the app closing."""
         with self._changed:
             if self.broken or self._closing:
                 raise ValueError(self.broken or "The app is closing.")
-            if len(self._queue) >= MAX_QUEUED:
-                raise ValueError(
-                    f"{MAX_QUEUED} runs are waiting already; try again when some of them are done."
-                )
+            if refusal := self._queue.refusal(run):
+                raise ValueError(refusal)
             self.start()
             run.on_stop = self._on_stop
             run.change(message=self._waiting_message())

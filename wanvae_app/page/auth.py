@@ -7,27 +7,34 @@ from __future__ import annotations
 
 import re
 import secrets
+from typing import Any
 
 import gradio as gr
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import RedirectResponse, Response
+
+from wanvae_app.page.hosts import is_own_address
 
 COOKIE = "wanvae"
 COOKIE_SECONDS = 365 * 24 * 3600
 SESSION_PREFIX = "session "  # of owners that are programs; no cookie of ours begins like this
 # Served without a login: what the login page is made of, and the app's health. None of it tells of any run.
 PUBLIC_PATHS = re.compile(
-    r"/|/(login|logout|health|favicon\.ico|theme\.css|robots\.txt|manifest\.json|pwa_icon)(/.*)?"
+    r"/|/(login|logout|health|favicon\.ico|theme\.css|robots\.txt|manifest\.json)/?"
     r"|/(static|assets|svelte)/.*|/gradio_api/(login_check|theme\.css|startup-events)/?"
 )
-STREAM_TYPES = ("text/event-stream", "application/octet-stream")
+LOGIN_PREFIX = "access-token-"  # of Gradio's cookies
 
 
 def owner_of(request: gr.Request) -> str:
     """The owner of runs that this call starts: the browser's cookie, or the session of a program."""
     return request.cookies.get(COOKIE) or f"{SESSION_PREFIX}{request.session_hash}"
+
+
+def address_of(request: gr.Request) -> str:
+    """Return the address that a call comes from; "" for this machine's own, which may be a proxy's for all visitors."""
+    address = request.client.host if request.client is not None else ""
+    return "" if is_own_address(address) else address
 
 
 def may_use(request: Request, owner: str) -> bool:
@@ -44,43 +51,38 @@ def is_logged_in(request: Request) -> bool:
     app = request.app
     if getattr(app, "auth", None) is None:
         return True
-    names = (f"access-token-{app.cookie_id}", f"access-token-unsecure-{app.cookie_id}")
-    return any(app.tokens.get(request.cookies.get(name)) is not None for name in names)
+    return any(app.tokens.get(request.cookies.get(name)) is not None for name in _login_names(app))
 
 
-class PageMiddleware:
-    """Refuses requests without a login, gives each browser its cookie, and tells proxies not to buffer streams.
+def _login_names(app: Any) -> tuple[str, str]:
+    """Return the names of Gradio's two cookies."""
+    return f"{LOGIN_PREFIX}{app.cookie_id}", f"{LOGIN_PREFIX}unsecure-{app.cookie_id}"
 
-    This is plain ASGI: Starlette's BaseHTTPMiddleware would not tell a stream that its viewer has left.
+
+def browser_cookie(name: str, is_secure: bool) -> str:
+    """Return the header that gives a browser its cookie; a secure one travels by HTTPS alone."""
+    secure = "; Secure" if is_secure else ""
+    return f"{COOKIE}={name}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax{secure}"
+
+
+def login_cookie(header: str, is_secure: bool) -> str:
+    """Return a Set-Cookie header; one of Gradio's logins is not sent along by other sites' pages any more.
+
+    Gradio gives two cookies: one for HTTPS, which it lets all sites send, and one that says nothing about both.
     """
+    if not header.startswith(LOGIN_PREFIX):
+        return header
+    parts = [part.strip() for part in header.split(";")]
+    kept = [part for part in parts if not part.lower().startswith("samesite") and part.lower() != "secure"]
+    secure = is_secure or len(kept) < len(parts) and "secure" in (part.lower() for part in parts)
+    return "; ".join([*kept, "SameSite=Lax", *(["Secure"] if secure else [])])
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        request = Request(scope)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        # Gradio's own check leaves out some of its routes.
-        if not PUBLIC_PATHS.fullmatch(path) and not is_logged_in(request):
-            await JSONResponse({"detail": "Log in first."}, 401)(scope, receive, send)
-            return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                content_type = headers.get("content-type", "")
-                if content_type.startswith(STREAM_TYPES):
-                    headers["X-Accel-Buffering"] = "no"
-                if content_type.startswith("text/html") and COOKIE not in request.cookies:
-                    name = secrets.token_urlsafe(24)
-                    headers.append(
-                        "set-cookie",
-                        f"{COOKIE}={name}; Path=/; Max-Age={COOKIE_SECONDS}; HttpOnly; SameSite=Lax",
-                    )
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
+def log_out(request: Request) -> Response:
+    """End this browser's login, and send it to the login page."""
+    app = request.app
+    response = RedirectResponse("./", 303)
+    for name in _login_names(app):
+        app.tokens.pop(request.cookies.get(name), None)
+        response.delete_cookie(name, path="/", httponly=True, samesite="lax")
+    return response

@@ -10,15 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import PageMiddleware
 from wanvae_app.page.file_components import without_empty_files
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html
+from wanvae_app.page.gradio_requests import refuse_content, tell_bad_inputs
 from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
 from wanvae_app.page.history import History
+from wanvae_app.page.hosts import AllowedHosts
+from wanvae_app.page.logins import ATTEMPT_SECONDS, MAX_ATTEMPTS
+from wanvae_app.page.middleware import PageMiddleware, host_lifespan
 from wanvae_app.page.routes import make_routes
 from wanvae_app.page.scripts import head, load_module
 from wanvae_app.page.upload import MAX_CHUNK, SCALINGS
@@ -28,8 +32,12 @@ HOUR = 3600  # seconds
 DAY = 24 * HOUR
 
 
-def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
-    """Arguments of `Blocks.launch` for this page. The routes are among them: requests may come at once."""
+def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | None = None) -> dict[str, Any]:
+    """Arguments of `Blocks.launch` for this page. The routes are among them: requests may come at once.
+
+    Without `hosts`, only this machine is answered.
+    """
+    routes = make_routes(jobs, history)
     font = ("ui-sans-serif", "system-ui", "sans-serif")
     theme = gr.themes.Base(
         primary_hue="teal",
@@ -43,11 +51,14 @@ def launch_arguments(jobs: JobService, history: History) -> dict[str, Any]:
         "css_paths": [PAGE / "page.css", PAGE / "player.css"],
         "head": head(),
         "app_kwargs": {
-            "routes": make_routes(jobs, history),
-            "middleware": [Middleware(PageMiddleware)],
+            "routes": routes,
+            "middleware": [Middleware(PageMiddleware, routes=routes)],
+            "lifespan": host_lifespan(hosts or AllowedHosts()),
+            "exception_handlers": {RequestValidationError: refuse_content},
             "openapi_url": None,  # FastAPI would serve its description of the routes without a password
         },
         "max_file_size": "4gb",
+        "auth_message": f"After {MAX_ATTEMPTS} attempts, one more is allowed every {ATTEMPT_SECONDS:.0f} seconds.",
         "footer_links": ["api"],
         "show_error": True,
         "ssr_mode": False,
@@ -64,6 +75,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
     num_ranks = jobs.group.size
     # Every hour Gradio deletes uploads older than a day: a page may run an upload again.
     page = gr.Blocks(title="Wan VAE", fill_width=True, delete_cache=(HOUR, DAY))
+    tell_bad_inputs(page)
     with page:
         gr.HTML(header_html(jobs), elem_id="header", apply_default_css=False)
         with gr.Row(elem_id="columns"):
@@ -75,7 +87,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     apply_default_css=False,
                 )
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
-                file = refuse_addresses(gr.File(label="Latent or video", height=108, elem_id="file"))
+                file = for_uploads(gr.File(label="Latent or video", height=108, elem_id="file"))
                 file = without_empty_files(file)
                 about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
                 parallel = gr.Checkbox(
@@ -123,10 +135,11 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
     return page
 
 
-def refuse_addresses(file: gr.File) -> gr.File:
-    """Let the component take uploads only. Gradio would download any address that a client names, of any size.
+def for_uploads(file: gr.File) -> gr.File:
+    """Let the component take uploads only, and the API's examples show one.
 
-    The method is set on the object: for a subclass, Gradio would write a .pyi file beside this one.
+    Gradio would download any address that a client names, of any size, and its examples name one. The methods are set
+    on the object: for a subclass, Gradio would write a .pyi file beside this one.
     """
     original = file.async_move_resource_to_block_cache
 
@@ -135,5 +148,8 @@ def refuse_addresses(file: gr.File) -> gr.File:
             raise gr.Error("Upload the file itself: addresses are not fetched.", print_exception=False)
         return await original(path)
 
+    name = "latent.safetensors"
+    example = {"path": name, "url": name, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
     file.async_move_resource_to_block_cache = move_upload  # type: ignore[assignment, method-assign]
+    file.example_payload = lambda: example  # type: ignore[method-assign]
     return file

@@ -11,7 +11,7 @@ import contextlib
 import io
 import math
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from PIL import Image
 
@@ -20,6 +20,7 @@ from wanvae_app.jobs.job_state import JobState
 
 RECORD_HEADER = struct.Struct("<IId")  # index, length, time
 SEEN_INTERVAL = 1.0  # seconds between two calls of `run.seen()` while no frame comes
+TAKING_SECONDS = 60.0  # that a viewer may take for one frame; 300 KB come over 40 kbit/s in that time
 JPEG_QUALITY = 90  # with full colour resolution: visually clean, 1.5 ms for a frame of 480x832
 
 
@@ -27,7 +28,7 @@ async def stream_records(log: FrameLog, start: int, run: JobState) -> AsyncItera
     """Yield one record per frame, from frame `start` on, until the log is finished or closed.
 
     A frame is encoded when the viewer takes it, so a slow viewer delays nobody else. The run counts as watched while
-    the viewer takes frames or waits for them.
+    the viewer waits for frames, and while it takes one, for TAKING_SECONDS at most.
     """
     index = start
     while True:
@@ -35,14 +36,36 @@ async def stream_records(log: FrameLog, start: int, run: JobState) -> AsyncItera
         finished = log.finished  # read before the length: the last frames may come in between
         if index < len(log):
             try:
-                yield await asyncio.to_thread(encode_record, log, index, run)
+                record = await asyncio.to_thread(encode_record, log, index, run)
             except ValueError:  # the frames were deleted meanwhile
                 return
+            with seen_meanwhile(run, TAKING_SECONDS):
+                yield record
             index += 1
         elif finished:
             return
         else:
             await wait_for_frame(log, index, SEEN_INTERVAL)
+
+
+@contextlib.contextmanager
+def seen_meanwhile(run: JobState, seconds: float) -> Iterator[None]:
+    """Call `run.seen()` every SEEN_INTERVAL while the context is open, for `seconds` at most."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    timer: asyncio.TimerHandle | None = None
+
+    def see() -> None:
+        nonlocal timer
+        run.seen()
+        timer = loop.call_later(SEEN_INTERVAL, see) if loop.time() < end else None
+
+    timer = loop.call_later(SEEN_INTERVAL, see)
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 async def wait_for_frame(log: FrameLog, index: int, timeout: float) -> None:

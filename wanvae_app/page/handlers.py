@@ -16,7 +16,7 @@ import gradio as gr
 from wanvae_app.errors import tell
 from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import owner_of
+from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
@@ -41,7 +41,9 @@ class EventHandlers:
 
     def choose_sample(self, event: gr.EventData) -> str:
         """Return the path of the clicked sample. The page sends its index, never a path."""
-        index = event._data["index"]
+        index = event._data.get("index") if isinstance(event._data, dict) else None
+        if type(index) is not int:
+            raise gr.Error("Click one of the samples to choose it.", print_exception=False)
         return str(self.samples[index % len(self.samples)])
 
     def describe(self, file: str | None) -> str:
@@ -59,7 +61,7 @@ class EventHandlers:
         """Submit a run. The player gets its id, and follows it by the routes of routes.py."""
         yield player_message(reading=Path(file).name if file else "")
         try:
-            entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
+            entry = self._submit(file, parallel, chunk, scaling, request)
             wait_until_checked(entry.run)
             if entry.run.refused:
                 self.history.delete(entry)
@@ -78,7 +80,7 @@ class EventHandlers:
         elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
         a video the latent. Ending the call stops the run.
         """
-        entry = self._submit(file, parallel, chunk, scaling, owner_of(request))
+        entry = self._submit(file, parallel, chunk, scaling, request)
         run, version, num_known = entry.run, None, 0
         try:
             while not entry.settled:
@@ -101,7 +103,7 @@ class EventHandlers:
                 run.stop()
 
     def _submit(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, owner: str
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
     ) -> HistoryEntry:
         """Make a run and queue it. Raises gr.Error, in one sentence, for whatever cannot be run."""
         if file is None:
@@ -109,8 +111,14 @@ class EventHandlers:
         path = Path(file)
         try:
             run, run_input = make_run(
-                self.jobs, path, parallel=parallel, chunk=round(chunk), scaling=scaling, owner=owner
+                self.jobs,
+                path,
+                parallel=parallel,
+                chunk=round(chunk),
+                scaling=scaling,
+                owner=owner_of(request),
             )
+            run.address = address_of(request)
             return self.history.submit(run, run_input)
         except Exception as error:
             if not isinstance(error, (ValueError, OSError)):

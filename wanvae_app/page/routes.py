@@ -6,6 +6,7 @@ live/ID/state?activity=K      JSON, see `state_json`, without the first K activi
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
 health                        JSON: ready, busy or broken
+logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
 A run that does not exist and a run of somebody else both get 404.
@@ -23,7 +24,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import is_logged_in, may_use
+from wanvae_app.page.auth import is_logged_in, log_out, may_use
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
@@ -41,6 +42,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/live/{id}/video.mp4", handlers.video),
         Route("/live/{id}/latent.safetensors", handlers.latent),
         Route("/health", handlers.health),
+        Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
     ]
 
@@ -86,6 +88,9 @@ class RouteHandlers:
     async def health(self, request: Request) -> Response:
         """Needs no login, for service managers; tells nothing of any run."""
         return _json({"state": self.jobs.health, "boot": self.boot, "last_words": self.jobs.group.last_words})
+
+    async def logout(self, request: Request) -> Response:
+        return log_out(request)
 
     def _entry(self, request: Request) -> HistoryEntry:
         """The run that the path names. Raises 401 without a login, 404 if the caller has no such run."""

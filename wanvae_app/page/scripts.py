@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -37,8 +38,9 @@ class Scripts:
         return Response(self._texts[name], media_type="text/javascript", headers=headers)
 
 
+@functools.cache
 def head() -> str:
-    """The script that runs before the page is built, as HTML."""
+    """The script that runs before the page is built, as HTML. It stays the same though the file may be replaced."""
     return f"<script>{(PAGE / 'head.js').read_text(encoding='utf-8')}</script>"
 
 

@@ -1,7 +1,7 @@
 // Fetching frames: streams that are cut off, clips that are gone, seeking.
 
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, test } from "node:test";
+import { afterEach, beforeEach, mock, test } from "node:test";
 
 import { Feed } from "../../../assets/page/feed.js";
 import { HEADER_BYTES } from "../../../assets/page/records.js";
@@ -24,7 +24,10 @@ beforeEach(() => {
   globalThis.createImageBitmap = async (jpeg) => ({ jpeg, close() {} });
 });
 
-afterEach(() => feed.close());
+afterEach(() => {
+  feed.close();
+  mock.restoreAll();
+});
 
 function records(first, last) {
   const size = HEADER_BYTES + JPEG_BYTES;
@@ -73,6 +76,40 @@ test("a server that does not answer is asked again", async () => {
   answers = [new TypeError("network"), new Response("", { status: 502 }), new Response(records(0, 0))];
   await until(() => feed.complete);
   assert.deepEqual([feed.count, starts], [1, [0, 0, 0]]);
+});
+
+test("a stream that is dead is asked for again, and one that waits for frames is left alone", async () => {
+  let now = 0;
+  mock.method(performance, "now", () => now);
+  answers = [endless(records(0, 4)), new Response(records(5, 9))];
+  await until(() => feed.count === 5);
+  const later = (milliseconds, numFrames, ended) => {
+    now += milliseconds;
+    feed.expect(numFrames, ended);
+  };
+  later(0, 5, false); // nothing more is decoded for an hour
+  later(3_600_000, 5, false);
+  later(0, 10, false); // the new frames may be on their way
+  later(9_999, 10, false);
+  assert.deepEqual(starts, [0]);
+  later(1, 10, false);
+  await new Promise((resolve) => feed.start(() => feed.complete && resolve()));
+  assert.deepEqual([feed.count, starts], [10, [0, 5]]);
+  later(20_000, 10, true);
+  later(20_000, 10, true);
+  assert.equal(starts.length, 2);
+});
+
+test("a stream whose end does not come is asked for again", async () => {
+  let now = 0;
+  mock.method(performance, "now", () => now);
+  answers = [endless(records(0, 4)), new Response("", { status: 404 })];
+  await until(() => feed.count === 5);
+  feed.expect(5, true);
+  now = 10_000;
+  feed.expect(5, true);
+  await new Promise((resolve) => feed.start(() => feed.gone && resolve()));
+  assert.deepEqual(starts, [0, 5]);
 });
 
 for (const status of [404, 410]) {

@@ -58,6 +58,7 @@ function newFollower() {
       page.numOpened++;
     },
     showPreview: show("preview"),
+    expect: (count, ended) => show("expected")([count, ended]),
   };
   return new Follower({
     server: {
@@ -134,12 +135,42 @@ test("stop is told when the server answers again", async () => {
   await after(() => follower.follow("a"));
   answer = new TypeError("network");
   await after(() => follower.stop());
-  assert.deepEqual([follower.lost, page.health, page.buttons.run], [true, "lost", false]);
+  assert.deepEqual([follower.lost, page.health, page.buttons.run], ["lost", "lost", false]);
   assert.match(page.alert, /reconnecting/);
   answer = RUN;
   asked = [];
   await beat(1000);
   assert.deepEqual([asked, follower.lost, page.alert], [["stop a", "a since 2"], false, ""]);
+});
+
+test("a server that hangs is told from one that is gone", async () => {
+  await after(() => follower.resume());
+  answer = new DOMException("signal timed out", "TimeoutError");
+  await beat();
+  assert.deepEqual([follower.lost, page.health, page.buttons.run], ["silent", "silent", false]);
+  assert.equal(page.alert, "The server does not answer, waiting…");
+  answer = new TypeError("network");
+  await beat();
+  assert.deepEqual([follower.lost, page.health], ["lost", "lost"]);
+  answer = RUN;
+  await beat();
+  assert.deepEqual([follower.lost, page.health, page.alert], [false, "ready", ""]);
+});
+
+test("the streams are told what the server has, while it answers", async () => {
+  answer = { ...RUN, frames: 5 };
+  await after(() => follower.follow("a"));
+  await beat(200);
+  assert.deepEqual(page.expected, [5, false]);
+  answer = new TypeError("network");
+  await beat(200);
+  page.expected = null;
+  await beat();
+  assert.equal(page.expected, null);
+  answer = { ...RUN, frames: 17, state: "finished" };
+  await beat();
+  await beat();
+  assert.deepEqual(page.expected, [17, true]);
 });
 
 test("a refused click leaves what was there", async () => {

@@ -11,6 +11,7 @@ import {
   formatNumber,
   formatPeaks,
   formatSeconds,
+  notes,
   plural,
 } from "../../../assets/page/sentences.js";
 
@@ -222,4 +223,11 @@ test("numbers", () => {
   assert.equal(formatPeaks([2 ** 20, 1.6 * 2 ** 20]), "1 / 2 MiB");
   assert.deepEqual([formatDecibel(31.234), formatDecibel("inf")], ["31.23 dB", "identical"]);
   assert.deepEqual([plural(0, "rank"), plural(1, "rank")], ["0 ranks", "1 rank"]);
+});
+
+test("a warning that the message has is not said again", () => {
+  const run = { note: "Cropped to 200 x 120.", warning: "Frames are kept in memory", message: "Decoding." };
+  assert.equal(notes(run), "Cropped to 200 x 120. Frames are kept in memory.");
+  assert.equal(notes({ ...run, message: "Finished. Frames are kept in memory." }), "Cropped to 200 x 120.");
+  assert.equal(notes({ ...run, note: "", warning: "" }), "");
 });
