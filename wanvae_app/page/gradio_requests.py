@@ -113,7 +113,8 @@ def tell_bad_inputs(page: gr.Blocks) -> None:
 
     async def preprocess_data(*args: Any, **kwargs: Any) -> list[Any]:
         try:
-            return await original(*args, **kwargs)
+            inputs: list[Any] = await original(*args, **kwargs)
+            return inputs
         except gr.Error as error:
             error.print_exception = False
             raise
