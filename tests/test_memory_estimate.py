@@ -1,4 +1,4 @@
-"""The memory estimate against the operating system's own count of a process that does the work."""
+"""The memory estimate against Linux's count of a process that codes the clip, and refusals by it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from wanvae_app.config import PRESETS
-from wanvae_app.memory_estimate import HEAP, _Ledger, activation_bytes, free_bytes, refusal
+from wanvae_app.memory_estimate import HEAP, AllocationCounter, Clip, activation_bytes, free_bytes, refusal
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Downsample
 from wanvae_app.model.vae import WanVAE
@@ -20,6 +20,7 @@ from wanvae_app.parallel.dry_run import DryRunShard
 from wanvae_app.parallel.shard import Shard
 
 NARROW = replace(PRESETS["wan2.1"], base_dim=16, decoder_base_dim=16)
+CLIP = Clip(NARROW, num_latents=8, height=32, width=32, chunk=4, dtype=torch.bfloat16)
 
 MEASURE = """
 import sys, torch
@@ -30,11 +31,11 @@ from wanvae_app.model.vae import WanVAE
 def status(key):
     return next(int(l.split()[1]) * 1024 for l in open("/proc/self/status") if l.startswith(key))
 
-kind, dtype, chunk = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3])
+phase, dtype, chunk = sys.argv[1], getattr(torch, sys.argv[2]), int(sys.argv[3])
 vae = WanVAE(NARROW).to(dtype).requires_grad_(False)
 
 def work(height, width):
-    if kind == "decode":
+    if phase == "decode":
         return decode_chunks(vae, (torch.randn(1, 16, chunk, height, width) for _ in range(2)))
     counts = (4 * chunk - 3, 4 * chunk)
     return encode_chunks(vae, (torch.rand(1, 3, n, height * 8, width * 8) for n in counts))
@@ -50,27 +51,26 @@ print(status("VmHWM") - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux's /proc")
-@pytest.mark.parametrize("kind, dtype, chunk", [("decode", "bfloat16", 1), ("encode", "bfloat16", 2)])
-def test_within_15_percent_of_the_measured_peak(kind: str, dtype: str, chunk: int) -> None:
-    # Every tensor in a mapping of its own, so that what is freed is gone at once; see HEAP for what comes on top.
+@pytest.mark.parametrize("phase, dtype, chunk", [("decode", "bfloat16", 1), ("encode", "bfloat16", 2)])
+def test_within_15_percent_of_the_measured_peak(phase: str, dtype: str, chunk: int) -> None:
+    # Gives every tensor a mapping of its own, which ends when the tensor is freed; HEAP is for the usual heap.
     env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     here = Path(__file__).parent
     env["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent)])
-    command = [sys.executable, "-c", MEASURE, kind, dtype, str(chunk)]
+    command = [sys.executable, "-c", MEASURE, phase, dtype, str(chunk)]
     measured = int(subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout)
-    estimate = activation_bytes(NARROW, kind, 2 * chunk, 32, 48, chunk, getattr(torch, dtype))
+    estimate = activation_bytes(Clip(NARROW, 2 * chunk, 32, 48, chunk, getattr(torch, dtype)), phase)
     assert 0.85 < estimate / measured < 1.15, f"estimated {estimate >> 20} MiB, measured {measured >> 20} MiB"
 
 
-def test_what_the_estimate_knows() -> None:
+def test_memory_depends_on_the_chunk_and_the_ranks_and_not_on_the_length() -> None:
     def estimate(num_latents: int, chunk: int, size: int = 1, rank: int = 0) -> int:
-        return activation_bytes(NARROW, "decode", num_latents, 32, 32, chunk, torch.bfloat16, size, rank)
+        clip = replace(CLIP, num_latents=num_latents, chunk=chunk)
+        return activation_bytes(clip, "decode", size, rank)
 
-    assert estimate(21, 1) == estimate(201, 1), "memory does not grow with the clip"
-    assert estimate(21, 4) > 1.5 * estimate(21, 1), "but with the chunk"
-    assert 0.5 < estimate(21, 1, size=2, rank=1) / estimate(21, 1) < 0.65, (
-        "and two ranks have half each, and halos"
-    )
+    assert estimate(21, 1) == estimate(201, 1)
+    assert estimate(21, 4) > 1.5 * estimate(21, 1)
+    assert 0.5 < estimate(21, 1, size=2, rank=1) / estimate(21, 1) < 0.65, "half, and the halo"
     assert estimate(21, 1, size=64, rank=63) == 0, "a rank without rows needs nothing"
 
 
@@ -80,13 +80,11 @@ def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
     monkeypatch.setattr(winograd, "is_supported", lambda device: True)
-    config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test's estimate is found again
+    config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test has cached an estimate for it
+    clip = Clip(config, 21, 90, 160, 1, torch.bfloat16, gpu)
     with torch.device("meta"):
         weights = sum(p.nbytes for p in WanVAE(config).bfloat16().parameters())
-    alone, one_of_two = (
-        weights + activation_bytes(config, "decode", 21, 90, 160, 1, torch.bfloat16, size, 0, gpu)
-        for size in (1, 2)
-    )
+    alone, one_of_two = (weights + activation_bytes(clip, "decode", size) for size in (1, 2))
     assert alone < 6.9 * 2**30, f"{alone / 2**30:.2f} GiB"
     assert one_of_two < 0.55 * alone, f"{one_of_two / 2**30:.2f} of {alone / 2**30:.2f} GiB"
 
@@ -98,17 +96,19 @@ def test_halving_a_picture_copies_only_its_edges(size: int) -> None:
     assert plan is not None
     x = torch.empty(1, 4, 128, 192, 16, device="meta").movedim(-1, 1)
     layer = Downsample(16, temporal=False).to("meta")
-    with _Ledger() as ledger:
+    with AllocationCounter() as counter:
         layer(x, ClipState(DryRunShard(plan)))
-    assert ledger.peak < 1.6 * x.nbytes, "x, the result, the same without its bias, and some rows and columns"
+    assert counter.peak < 1.6 * x.nbytes, (
+        "x, the result, the same without its bias, and some rows and columns"
+    )
 
 
 def test_a_refusal_says_what_would_fit() -> None:
     def refused(free: int | None, chunk: int = 4, size: int = 1) -> str:
-        return refusal(NARROW, ("decode",), (8, 32, 32), chunk, torch.bfloat16, size, 0, free)
+        return refusal(replace(CLIP, chunk=chunk), ("decode",), size, 0, free)
 
     def needs(chunk: int) -> int:
-        return round(HEAP * activation_bytes(NARROW, "decode", 8, 32, 32, chunk, torch.bfloat16))
+        return round(HEAP * activation_bytes(replace(CLIP, chunk=chunk), "decode"))
 
     needed = needs(4)
     assert refused(needed) == refused(None) == refused(100 * needed) == ""
@@ -118,12 +118,13 @@ def test_a_refusal_says_what_would_fit() -> None:
     assert refused(2**20, chunk=1).endswith("a smaller picture would fit")
 
 
-def test_two_at_once_need_both_memories() -> None:
-    def refused(free: int, interleaved: bool) -> str:
-        what = NARROW, ("encode", "decode"), (8, 32, 32), 4, torch.bfloat16, 1, 0, free
-        return refusal(*what, interleaved=interleaved)
+def test_interleaved_phases_need_the_memory_of_both() -> None:
+    phases = ("encode", "decode")
 
-    each = [activation_bytes(NARROW, kind, 8, 32, 32, 4, torch.bfloat16) for kind in ("encode", "decode")]
+    def refused(free: int, interleaved: bool) -> str:
+        return refusal(CLIP, phases, 1, 0, free, interleaved=interleaved)
+
+    each = [activation_bytes(CLIP, phase) for phase in phases]
     both, larger = round(HEAP * sum(each)), round(HEAP * max(each))
     assert refused(both, True) == refused(larger, False) == ""
     assert refused(both - 1, True) and refused(larger - 1, False)

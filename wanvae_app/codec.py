@@ -1,6 +1,6 @@
-"""A clip through the VAE, chunk after chunk: generators, so that every frame can be had once it exists.
+"""A clip through the VAE, chunk by chunk, as generators: each chunk's result is there before the next chunk begins.
 
-for frames in decode_chunks(vae, latents, shard):
+for frames in decode_chunks(vae, latents.split(chunk_sizes(latents.shape[2], 2), 2)):
     show(vae.to_uint8(frames))
 """
 
@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def warm_up(vae: WanVAE) -> None:
-    """On a GPU, code a short clip of a common size: so the first run waits for no library and no compiler.
+    """On a GPU, code a short clip of a common size, so that the first run need not wait for compilers and libraries.
 
-    What is compiled stays on disk for the next start.
+    Compiled kernels stay on disk for the next start.
     """
     if vae.device.type != "cuda":
         return
@@ -34,7 +34,7 @@ def warm_up(vae: WanVAE) -> None:
         frames = torch.cat(list(decode_chunks(vae, latents.split([1, 1, 2], 2))), 2)
         for _ in encode_chunks(vae, frames.split([1, 4, 8], 2)):
             torch.cuda.synchronize(vae.device)
-    except Exception as error:  # whatever a compiler raises: a run will meet it again, and be able to say so
+    except Exception as error:  # whatever a compiler raises: a run will raise it again, and report it
         log.warning("warming up failed: %s", error)
     else:
         vae.release()
@@ -42,33 +42,35 @@ def warm_up(vae: WanVAE) -> None:
 
 
 def chunk_sizes(num_latents: int, chunk: int) -> list[int]:
-    """Latent frames per chunk: the first alone, because it becomes one frame only and that is to be seen at once, then
-    `chunk` each but perhaps the last."""
+    """Return the number of latent frames in each chunk of a clip: 1, then `chunk` each, and the rest in the last.
+
+    The clip's first latent frame is a chunk of its own, because it becomes one frame only, which is seen soonest so.
+    """
     return [1, *(min(chunk, num_latents - start) for start in range(1, num_latents, chunk))]
 
 
 def decode_chunks(vae: WanVAE, latents: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:
-    """Raw latents [B, z, T, h, W], this rank's part, to frames [B, 3, T', h', W'] in [-1, 1], float.
+    """Decode chunks of raw latents [B z T H W], this rank's part, to frames [B 3 T' H' W'] in [-1, 1], of vae.dtype.
 
-    Lazy: one chunk is taken per chunk given, and any chunking gives the same frames.
+    Takes a chunk of latents when its frames are asked for. Any chunking gives the same frames.
     """
     yield from _chunks(vae, "decode", latents, shard)
 
 
 def encode_chunks(vae: WanVAE, frames: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:
-    """Frames [B, 3, T, h, W] in [-1, 1], this rank's part, to raw latents [B, z, T', h', W'] (the mean).
+    """Encode chunks of frames [B 3 T H W] in [-1, 1], this rank's part, to raw latents [B z T' H' W'], the mean.
 
-    The first chunk has 1 + 4 k frames, the others 4 k. Lazy, as decode_chunks.
+    The first chunk has 1 + 4 k frames, the others have 4 k. Takes a chunk of frames when its latents are asked for.
     """
     yield from _chunks(vae, "encode", frames, shard)
 
 
-def _chunks(vae: WanVAE, kind: str, chunks: Iterable[Tensor], shard: Shard) -> Iterator[Tensor]:
+def _chunks(vae: WanVAE, phase: str, chunks: Iterable[Tensor], shard: Shard) -> Iterator[Tensor]:
     remaining = (x.to(vae.device, vae.dtype).contiguous(memory_format=torch.channels_last_3d) for x in chunks)
     for first in remaining:
-        with vae.clip(kind, first.shape, shard) as code:
+        with vae.clip(phase, first.shape, shard) as code:
             for x in itertools.chain([first], remaining):
-                # Not around the yield: a generator's caller must not inherit the mode.
+                # Not around the yield: the generator's caller must not be in inference mode.
                 with torch.inference_mode():
                     x = code(x)
                 yield x

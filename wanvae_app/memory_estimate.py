@@ -1,10 +1,11 @@
-"""How much memory a job will need, found by running its steps on tensors that have shapes but no data."""
+"""How much memory a clip needs, found by coding it with tensors that have shapes but no data."""
 
 from __future__ import annotations
 
 import os
 import re
 import weakref
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,25 +22,39 @@ from wanvae_app.parallel.shard import Shard
 
 CPU = torch.device("cpu")
 HEAP = 1.4  # bytes that glibc's heap takes for a byte of tensors: 1.0 to 1.6 in clips of 480 and 720 rows
+MAX_ACTIVATIONS = 30  # of the largest size that live at once: twice what was ever seen
 
 
-class _Ledger(TorchDispatchMode):
-    """Adds up the storages that are alive at once, whatever made them."""
+@dataclass(frozen=True)
+class Clip:
+    """A clip and how it is coded: all that its memory depends on, except for the ranks that share it."""
+
+    config: WanConfig
+    num_latents: int  # latent frames
+    height: int  # of the latent
+    width: int
+    chunk: int  # latent frames per chunk, after the first chunk
+    dtype: torch.dtype
+    device: torch.device = CPU
+
+
+class AllocationCounter(TorchDispatchMode):
+    """Adds up the bytes of all tensors that are made within it, as long as they live: `live` now, `peak` at most."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._known: set[int] = set()
+        self._known: set[int] = set()  # storages that live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
-                self.add(tensor)
+                self._add(tensor)
         return out
 
-    def add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
+    def _add(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()  # views share it
         key = storage._cdata
         if key in self._known:
             return
@@ -55,52 +70,41 @@ class _Ledger(TorchDispatchMode):
 
 
 @lru_cache(maxsize=256)
-def activation_bytes(
-    config: WanConfig,
-    kind: str,
-    num_latents: int,
-    height: int,
-    width: int,
-    chunk: int,
-    dtype: torch.dtype,
-    size: int = 1,
-    rank: int = 0,
-    device: torch.device = CPU,
-) -> int:
-    """Peak bytes of activations, caches and frames on `rank` of `size` while a clip is coded; 0 if it has no part.
+def activation_bytes(clip: Clip, phase: str, size: int = 1, rank: int = 0) -> int:
+    """Return the peak bytes of activations, past frames and results on `rank` of `size` while it codes the clip.
 
-    The latent has num_latents frames of height x width, `chunk` at a time; `kind` is "decode" or "encode".
-    Weights, and the convolution library's own workspace, come on top.
+    `phase` is "decode" or "encode". The result is 0 for a rank that owns no part of the picture. Weights and the
+    workspace of convolution libraries come on top.
     """
-    plan = Shard.plan(height, width, size, rank)
+    plan = Shard.plan(clip.height, clip.width, size, rank)
     if plan is None:
         return 0
-    shard = DryRunShard(plan)
+    config, shard = clip.config, DryRunShard(plan)
     with torch.device("meta"):
-        vae = build_vae(config, device, dtype).to(dtype).requires_grad_(False)
-    ledger, state = _Ledger(), vae.new_state(shard)
-    sizes = [1, *[min(chunk, num_latents - 1)] * min(2, num_latents - 1)]
-    scale = config.spatial_factor if kind == "encode" else 1
+        vae = build_vae(config, clip.device, clip.dtype).to(clip.dtype).requires_grad_(False)
+    encodes = phase == "encode"
+    channels, scale = (3, config.spatial_factor) if encodes else (config.z_dim, 1)
+    counter, state = AllocationCounter(), vae.new_state(shard)
+    # Three chunks show the peak: later ones do the same as the third, or are shorter.
+    chunks = [1, *[min(clip.chunk, clip.num_latents - 1)] * min(2, clip.num_latents - 1)]
     # Not in inference mode, which would hide what composite operations allocate inside.
-    with ledger, torch.no_grad():
-        for index, latents in enumerate(sizes):
-            frames = latents if kind == "decode" else config.temporal_factor * latents
-            if index == 0 and kind == "encode":
-                frames = config.num_frames(latents)
-            channels = config.z_dim if kind == "decode" else 3
-            whole = torch.empty(
-                1, frames, height * scale, width * scale, channels, dtype=dtype, device="meta"
-            )
+    with counter, torch.no_grad():
+        for num_latents in chunks:
+            num_frames = num_latents
+            if encodes and not state.first:
+                num_frames *= config.temporal_factor
+            shape = (1, num_frames, clip.height * scale, clip.width * scale, channels)  # B T H W C
+            whole = torch.empty(shape, dtype=clip.dtype, device="meta")
             x = shard.part(whole.movedim(-1, 1), scale).contiguous(memory_format=torch.channels_last_3d)
             del whole
-            x = (vae.decode if kind == "decode" else vae.encode)(x, state)
-    return ledger.peak
+            x = vae.encode(x, state) if encodes else vae.decode(x, state)
+    return counter.peak
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that this rank can still take on its device; on the CPU its share of what the machine has.
+    """Return the bytes that this rank can still allocate on its device; None where the system does not tell.
 
-    None where the system does not say.
+    On the CPU, it is the rank's share of what the machine has available.
     """
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
@@ -113,43 +117,29 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def refusal(
-    config: WanConfig,
-    kinds: tuple[str, ...],
-    shape: tuple[int, int, int],
-    chunk: int,
-    dtype: torch.dtype,
-    size: int,
-    rank: int,
-    free: int | None,
-    device: torch.device = CPU,
-    interleaved: bool = False,
+    clip: Clip, phases: tuple[str, ...], size: int, rank: int, free: int | None, *, interleaved: bool = False
 ) -> str:
-    """Why `rank` of `size` cannot take its part in a clip, in a sentence, and what would fit; "" if it can.
+    """Return why `rank` of `size` cannot code its part of a clip in `free` bytes, and what would fit; "" if it can.
 
-    `kinds` are the steps of the job, "encode" and "decode", one after the other or `interleaved`; `shape` is the
-    latent's T, H, W.
+    `phases` are the steps of the job, "encode" and "decode". Their chunks come one phase after the other, or
+    `interleaved`; then both phases need their memory at once. If `free` is None, nothing is refused.
     """
-    num_latents, height, width = shape
-
-    def need(chunk: int, size: int, rank: int) -> int:
-        arguments = (num_latents, height, width, chunk, dtype, size, rank, device)
-        each = [activation_bytes(config, kind, *arguments) for kind in kinds]
-        most = sum(each) if interleaved else max(each)
-        return round(HEAP * most) if device.type == "cpu" else most
-
-    # Far from the limit nothing is simulated: 30 times the largest activation is twice what was ever seen.
-    frames = config.temporal_factor * min(chunk, num_latents)
-    widest = max(config.base_dim, config.decoder_base_dim) // config.patch_size**2
-    pixels = frames * height * width * config.output_factor**2
-    if free is None or 30 * pixels * widest * dtype.itemsize * (1 + interleaved) < free / 2:
+    if free is None or _surely_fits(clip, free, interleaved):
         return ""
-    needed = need(chunk, size, rank)
+
+    def needed_bytes(chunk: int, size: int, rank: int) -> int:
+        each = [activation_bytes(replace(clip, chunk=chunk), phase, size, rank) for phase in phases]
+        needed = sum(each) if interleaved else max(each)
+        return round(HEAP * needed) if clip.device.type == "cpu" else needed
+
+    needed = needed_bytes(clip.chunk, size, rank)
     if needed <= free:
         return ""
     advice = "a smaller picture would"
-    # A few candidates will do: each is simulated.
-    shorter = [c for c in (chunk // 2, chunk // 4, 1) if 0 < c < chunk and need(c, size, rank) <= free]
-    larger = [n for n in (2, 4, 8, 16, 32) if n > size and need(chunk, n, n // 2) <= free]
+    # A few candidates only, because each takes a simulation.
+    chunks = [chunk for chunk in (clip.chunk // 2, clip.chunk // 4, 1) if 0 < chunk < clip.chunk]
+    shorter = [chunk for chunk in chunks if needed_bytes(chunk, size, rank) <= free]
+    larger = [n for n in (2, 4, 8, 16, 32) if n > size and needed_bytes(clip.chunk, n, n // 2) <= free]
     if shorter:
         advice = f"{shorter[0]} latent frame{'s' * (shorter[0] > 1)} per chunk would"
     elif larger:
@@ -158,3 +148,16 @@ def refusal(
         f"rank {rank} would need {needed / 2**30:.1f} GiB for this and has {max(free, 0) / 2**30:.1f} GiB free; "
         f"{advice} fit"
     )
+
+
+def _surely_fits(clip: Clip, free: int, interleaved: bool) -> bool:
+    """Whether a generous bound fits into half of the free memory; then no simulation is needed, which takes seconds.
+
+    The bound is MAX_ACTIVATIONS tensors like the largest one: a whole chunk at the finest scale, on a single rank.
+    """
+    config = clip.config
+    num_frames = config.temporal_factor * min(clip.chunk, clip.num_latents)
+    num_pixels = num_frames * clip.height * clip.width * config.output_factor**2
+    channels_per_pixel = max(config.base_dim, config.decoder_base_dim) // config.patch_size**2
+    largest = num_pixels * channels_per_pixel * clip.dtype.itemsize
+    return MAX_ACTIVATIONS * largest * (1 + interleaved) < free / 2

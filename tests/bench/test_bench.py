@@ -151,7 +151,7 @@ def test_a_dry_run_shard_is_as_large_as_a_real_one() -> None:
     assert shard.halo(torch.ones(1, 2, 1, 5, 3), 1, 1).shape == (1, 2, 1, 5, 5)
     tokens = shard.all_gather_tokens(torch.ones(2, 15, 4))
     assert tokens.shape == (2, 45, 4) and tokens[:, 15:30].min() == 1 and tokens.sum() == 2 * 15 * 4
-    shard.end_chunk()
+    shard.make_sequence_even()
     assert (shard.sequence, shard.seconds_waited) == (0, 0.0)
 
 

@@ -92,8 +92,8 @@ def test_every_gpu_gets_a_rank(commands: list[list[str]], monkeypatch: pytest.Mo
 def test_several_machines_get_the_master_address(commands: list[list[str]]) -> None:
     launch.main(["--cpu", "1", "--nnodes", "2", "--node-rank", "1", "--master-addr", "10.0.0.1"])
     (found,) = commands
-    assert found[found.index("--master-addr") + 1 : found.index("--master-addr") + 4] == [
-        "10.0.0.1", "--master-port", "29500"]  # fmt: skip
+    assert found[found.index("--rdzv-endpoint") + 1 : found.index("--rdzv-endpoint") + 4] == [
+        "10.0.0.1:29500", "--rdzv-conf", "rank=1"]  # fmt: skip
 
 
 def test_the_password_is_passed_in_the_environment(

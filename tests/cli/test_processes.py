@@ -84,7 +84,7 @@ def ending() -> Iterator[Ending]:
 class DeadRank:
     """A watchdog, as far as `Ending` asks it, that finds rank 1 dead and reaped."""
 
-    def dead(self, reaped: bool) -> list[int]:
+    def dead_ranks(self, reaped: bool) -> list[int]:
         assert reaped
         return [1]
 

@@ -10,7 +10,8 @@ from support.plain import silu_norm, transformed
 from torch import Tensor
 
 from wanvae_app.kernels.padded_frames import PaddedFramePool
-from wanvae_app.parallel.shard import COLUMNS, ROWS, WHOLE, Shard
+from wanvae_app.parallel.partition import COLUMNS, ROWS
+from wanvae_app.parallel.shard import WHOLE, Shard
 
 pytest.importorskip("triton")  # none for this platform
 from support.fast_path import DEVICE, DTYPE, TOLERANCE, UNSUPPORTED, random
@@ -27,7 +28,7 @@ class Peers(Shard):
         super().__init__(dim, (0, 1, 2, 3), rank, None)
         self.theirs, self.mine = theirs, list[Tensor]()
 
-    def swap(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
+    def exchange_rows(self, first: Tensor, final: Tensor) -> tuple[Tensor, Tensor]:
         self.mine = [first.clone(), final.clone()]
         return self.theirs
 

@@ -111,7 +111,7 @@ def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:
     shard = Shard.plan(13, 22, group.size, group.rank, group.data, group.peer_memory)
     assert shard is not None
     if group.peer_memory is not None:
-        group.peer_memory.reserve(group.agree, vae.config, (1, 13, 22), vae.dtype)
+        group.peer_memory.reserve_tokens(vae.config, (1, 13, 22), vae.dtype)
     for _ in range(3):  # from the second time on from recordings
         mine = both(vae, shard.part(z), shard.part(x, vae.config.spatial_factor), 1, shard)
     return (

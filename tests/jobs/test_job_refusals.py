@@ -12,7 +12,7 @@ from support.tiny import some_latent, some_video, tiny_vae
 
 from wanvae_app.jobs import worker
 from wanvae_app.jobs.service import JobService
-from wanvae_app.memory_estimate import activation_bytes
+from wanvae_app.memory_estimate import Clip, activation_bytes
 from wanvae_app.parallel.process_group import Group
 
 
@@ -39,7 +39,7 @@ def test_input_that_the_vae_cannot_take_is_refused(
 def leave_rank_1_one_byte_short(group: Group) -> None:
     """Let rank 1 have one byte less than three latent frames per chunk need, and rank 0 no limit."""
     config = tiny_vae().config
-    needed = activation_bytes(config, "decode", 7, 6, 4, 3, torch.float64, 2, 1)
+    needed = activation_bytes(Clip(config, 7, 6, 4, 3, torch.float64), "decode", 2, 1)
     worker.free_bytes = lambda device: needed - 1 if group.rank == 1 else None  # type: ignore[assignment]
 
 

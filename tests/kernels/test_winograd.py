@@ -21,7 +21,8 @@ from wanvae_app.kernels import rounds, winograd
 from wanvae_app.kernels.mailbox import EarlyHalo
 from wanvae_app.kernels.packed_weights import matrix_of
 from wanvae_app.kernels.padded_frames import PaddedFramePool
-from wanvae_app.parallel.shard import COLUMNS, ROWS, Shard
+from wanvae_app.parallel.partition import COLUMNS, ROWS
+from wanvae_app.parallel.shard import Shard
 
 # Relative errors by the dtype that is stored: its rounding, and that of fp16 inputs and weights.
 ROUNDING = {torch.bfloat16: 2.5e-3, torch.float16: 6e-4}
@@ -123,7 +124,7 @@ def test_edges_travel_before_all_is_done(
     def exchange(early_halo: EarlyHalo | None) -> None:
         into.data[1:, 1:-1, 1:-1] = 7
         winograd.winograd_conv(weight, bias, frames, slots, None, gamma, (into, new), early_halo=early_halo)
-        shard.fill_borders(into.data, into.table(new), early_halo)
+        shard.fill_halo(into.data, into.table(new), early_halo)
 
     sides = {"before": 1} if rank == 2 else {"after": -2} if rank == 0 else {"before": 1, "after": -2}
     lines = into.data.movedim(dim - 2, 0)
@@ -135,7 +136,7 @@ def test_edges_travel_before_all_is_done(
     graph = torch.cuda.CUDAGraph()
     for sequence in range(4):
         for side, words in theirs.items():
-            neighbours._places[0].pointers[f"out_{side}_flags"].zero_()
+            neighbours._mailboxes[0].pointers[f"out_{side}_flags"].zero_()
             neighbours.hear(side, [words] * 2)
         shard.sequence = 0
         early_halo = shard.early_halo()

@@ -3,126 +3,138 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
 from support.grouped import run_group
+from torch import Tensor
 
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS, WanConfig
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
-from wanvae_app.parallel.shard import COLUMNS, ROWS, Shard
+from wanvae_app.parallel.shard import Shard
 
 MAX_RANKS = 7
-TOLERANCE = 1e-12  # of the norm; sums are in another order where the picture is cut
+TOLERANCE = 1e-12  # of the norm; where a picture is cut, sums are added in another order
 
 
-def narrow(family: str) -> WanConfig:
-    preset = PRESETS[family]
-    return replace(preset, base_dim=4, decoder_base_dim=8 if preset.residual else 4)
+class Case(NamedTuple):
+    """A clip, and how it is cut in time and space."""
+
+    family: str
+    height: int  # of the latent
+    width: int
+    num_latents: int  # latent frames
+    chunk: int = 1  # latent frames per chunk
+    ranks: int = 1
+
+    @property
+    def config(self) -> WanConfig:
+        """A narrow member of the family."""
+        preset = PRESETS[self.family]
+        return replace(preset, base_dim=4, decoder_base_dim=8 if preset.residual else 4)
 
 
-def make_vae(family: str) -> WanVAE:
+CASES = [
+    Case("wan2.1", 7, 3, 3, chunk=1, ranks=2),
+    Case("wan2.1", 7, 3, 4, chunk=2, ranks=3),  # uneven rows
+    Case("wan2.1", 7, 5, 2, chunk=3, ranks=7),  # one row each, and a chunk longer than the clip
+    Case("wan2.1", 3, 2, 2, chunk=1, ranks=7),  # fewer rows than ranks
+    Case("wan2.1", 2, 9, 3, chunk=3, ranks=4),  # cut along the width, unevenly
+    Case("wan2.1", 6, 7, 1, chunk=1, ranks=4),  # a single frame
+    Case("wan2.2", 5, 3, 3, chunk=2, ranks=2),
+    Case("wan2.2", 4, 3, 3, chunk=1, ranks=3),
+    Case("wan2.2", 2, 7, 2, chunk=2, ranks=4),  # cut along the width
+    Case("wan2.2", 7, 2, 2, chunk=1, ranks=7),
+]
+
+
+class Coded(NamedTuple):
+    """One rank's part of the results."""
+
+    frames: Tensor
+    latents: Tensor
+
+
+def make_vae(config: WanConfig) -> WanVAE:
     torch.manual_seed(7)
-    vae = WanVAE(narrow(family)).double().requires_grad_(False)
-    for parameter in vae.parameters():  # biases and gammas too: at their initial values they hide mistakes
+    vae = WanVAE(config).double().requires_grad_(False)
+    for parameter in vae.parameters():  # at their initial values, biases and gammas would hide mistakes
         parameter.copy_(parameter + 0.1 * torch.randn_like(parameter))
     return vae
 
 
-# family, latent height, latent width, latent frames, latents per chunk, ranks
-CASES = [
-    ("wan2.1", 7, 3, 3, 1, 2),
-    ("wan2.1", 7, 3, 4, 2, 3),  # uneven rows
-    ("wan2.1", 7, 5, 2, 3, 7),  # one row each, chunk longer than the clip
-    ("wan2.1", 3, 2, 2, 1, 7),  # fewer rows than ranks
-    ("wan2.1", 2, 9, 3, 3, 4),  # split along the width, odd
-    ("wan2.1", 6, 7, 1, 1, 4),  # a picture
-    ("wan2.2", 5, 3, 3, 2, 2),
-    ("wan2.2", 4, 3, 3, 1, 3),
-    ("wan2.2", 2, 7, 2, 2, 4),  # along the width
-    ("wan2.2", 7, 2, 2, 1, 7),
-]
-
-
-def code(vae: WanVAE, z: torch.Tensor, x: torch.Tensor, chunk: int, shard: Shard) -> tuple:
-    """This rank's part of decode(z) and encode(x), in chunks of `chunk` latent frames."""
-    sizes = chunk_sizes(z.shape[2], chunk)
+def code(vae: WanVAE, latents: Tensor, frames: Tensor, chunk: int, shard: Shard) -> Coded:
+    """Decode the latents and encode the frames, `chunk` latent frames at a time."""
+    sizes = chunk_sizes(latents.shape[2], chunk)
     config = vae.config
-    frames = list(decode_chunks(vae, shard.part(z).split(sizes, 2), shard))
+    decoded = list(decode_chunks(vae, shard.part(latents).split(sizes, 2), shard))
     counts = [config.num_frames(sizes[0]), *(config.temporal_factor * n for n in sizes[1:])]
-    latents = list(encode_chunks(vae, shard.part(x, config.spatial_factor).split(counts, 2), shard))
-    assert [f.shape[2] for f in frames] == counts
-    assert [n.shape[2] for n in latents] == sizes
-    return torch.cat(frames, 2), torch.cat(latents, 2)
+    encoded = list(encode_chunks(vae, shard.part(frames, config.spatial_factor).split(counts, 2), shard))
+    assert [x.shape[2] for x in decoded] == counts
+    assert [x.shape[2] for x in encoded] == sizes
+    return Coded(torch.cat(decoded, 2), torch.cat(encoded, 2))
 
 
-def inputs(case: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-    family, height, width, num_latents, *_ = case
-    config = narrow(family)
-    scale = config.spatial_factor
+def inputs(case: Case) -> tuple[Tensor, Tensor]:
+    """Return whole latents and whole frames of the case's size, float64."""
+    config, scale = case.config, case.config.spatial_factor
     torch.manual_seed(11)
-    z = torch.randn(1, config.z_dim, num_latents, height, width, dtype=torch.float64)
-    x = (
-        torch.rand(1, 3, config.num_frames(num_latents), height * scale, width * scale, dtype=torch.float64)
-        * 2
-        - 1
-    )
-    return z, x
+    shape = (1, config.z_dim, case.num_latents, case.height, case.width)
+    latents = torch.randn(shape, dtype=torch.float64)
+    shape = (1, 3, config.num_frames(case.num_latents), case.height * scale, case.width * scale)
+    return latents, torch.rand(shape, dtype=torch.float64) * 2 - 1
 
 
-def all_cases(group: Group) -> list:
-    results = []
+def whole_picture(case: Case) -> Shard:
+    """The shard of a single rank."""
+    shard = Shard.plan(case.height, case.width, 1, 0)
+    assert shard is not None
+    return shard
+
+
+def code_all_cases(group: Group) -> list[tuple[int, Coded] | None]:
+    """Return, for each case, along which dimension the picture is cut and this rank's part; None if it has none."""
+    results: list[tuple[int, Coded] | None] = []
     for case in CASES:
-        *_, chunk, ranks = case
-        z, x = inputs(case)
-        shard = Shard.plan(*z.shape[3:], ranks, group.rank, group.data) if group.rank < ranks else None
-        results.append(None if shard is None else (shard.dim, *code(make_vae(case[0]), z, x, chunk, shard)))
+        shard = None
+        if group.rank < case.ranks:
+            shard = Shard.plan(case.height, case.width, case.ranks, group.rank, group.data)
+        if shard is None:
+            results.append(None)
+        else:
+            results.append((shard.dim, code(make_vae(case.config), *inputs(case), case.chunk, shard)))
     return results
 
 
 @pytest.fixture(scope="module")
-def sharded() -> list:
-    return run_group(MAX_RANKS, all_cases, timeout=240)
+def results_by_rank() -> list[list[tuple[int, Coded] | None]]:
+    return run_group(MAX_RANKS, code_all_cases, timeout=240)
 
 
 @pytest.mark.parametrize("index", range(len(CASES)), ids=lambda i: "-".join(map(str, CASES[i])))
-def test_many_ranks_equal_one(sharded: list, index: int) -> None:
+def test_many_ranks_equal_one(results_by_rank: list[list[tuple[int, Coded] | None]], index: int) -> None:
     case = CASES[index]
-    z, x = inputs(case)
-    whole = Shard.plan(z.shape[3], z.shape[4], 1, 0)
-    assert whole is not None
-    expected = code(make_vae(case[0]), z, x, z.shape[2], whole)  # the whole clip at once
-    parts = [results[index] for results in sharded if results[index] is not None]
-    assert len(parts) == min(case[-1], max(z.shape[3:])), "so many ranks have something to do"
-    for k, name in ((1, "decoded"), (2, "encoded")):
-        found = torch.cat([part[k] for part in parts], parts[0][0])
-        assert found.shape == expected[k - 1].shape
-        error = (found - expected[k - 1]).norm() / expected[k - 1].norm()
+    expected = code(make_vae(case.config), *inputs(case), case.num_latents, whole_picture(case))
+    found = [part for results in results_by_rank if (part := results[index]) is not None]
+    assert len(found) == min(case.ranks, max(case.height, case.width)), (
+        "every rank that can have a part has one"
+    )
+    dim, parts = found[0][0], [part for _, part in found]
+    for name in Coded._fields:
+        whole, truth = torch.cat([getattr(part, name) for part in parts], dim), getattr(expected, name)
+        assert whole.shape == truth.shape
+        error = (whole - truth).norm() / truth.norm()
         assert error < TOLERANCE, f"{name}: {error:.2e}"
 
 
 @pytest.mark.parametrize("family", ["wan2.1", "wan2.2"])
 @pytest.mark.parametrize("chunk", [1, 2, 3])
 def test_chunks_equal_the_whole_clip(family: str, chunk: int) -> None:
-    z, x = inputs((family, 3, 2, 5))
-    whole = Shard.plan(3, 2, 1, 0)
-    assert whole is not None
-    vae = make_vae(family)
-    for found, expected in zip(code(vae, z, x, chunk, whole), code(vae, z, x, 5, whole), strict=True):
-        assert (found - expected).norm() / expected.norm() < TOLERANCE
-
-
-def test_plans_are_fair() -> None:
-    plan = Shard.plan(60, 104, 8, 3)  # 480p: 8 rows of 60 at most, or 13 columns of 104
-    assert plan is not None and plan.dim == COLUMNS and plan.bounds == tuple(range(0, 105, 13))
-    plan = Shard.plan(90, 160, 2, 1)  # both ways are fair, and a column is shorter than a row
-    assert plan is not None and plan.dim == COLUMNS and plan.bounds == (0, 80, 160)
-    plan = Shard.plan(160, 90, 2, 1)
-    assert plan is not None and plan.dim == ROWS and plan.bounds == (0, 80, 160)
-    plan = Shard.plan(7, 4, 3, 0)
-    assert plan is not None and plan.bounds == (0, 2, 4, 7), (
-        "rank 0, which serves the page, has no more than others"
-    )
-    assert Shard.plan(3, 2, 4, 3) is None
+    case = Case(family, 3, 2, 5)
+    vae, shard = make_vae(case.config), whole_picture(case)
+    found, expected = (code(vae, *inputs(case), length, shard) for length in (chunk, case.num_latents))
+    for x, truth in zip(found, expected, strict=True):
+        assert (x - truth).norm() / truth.norm() < TOLERANCE

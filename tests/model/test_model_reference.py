@@ -41,9 +41,10 @@ FEW_LEVELS = {
 
 
 def reference(folder: Path, settings: dict[str, Any]) -> AutoencoderKLWan:
+    """Make diffusers' VAE with random weights, and save it to the folder."""
     torch.manual_seed(3)
     vae = AutoencoderKLWan(**settings).eval().requires_grad_(False)
-    for parameter in vae.parameters():  # gammas are 1 at first, which would hide a mistake with them
+    for parameter in vae.parameters():  # at their initial value of 1, gammas would hide a mistake
         parameter.copy_(parameter + 0.1 * torch.randn_like(parameter))
     vae.save_pretrained(folder)
     return vae
@@ -77,7 +78,7 @@ def test_same_as_diffusers(
         assert mine.shape == double.shape
         # diffusers rounds to float32 in its upsampling, in any dtype.
         assert distance(truth, double) < 1e-6
-        # In float32 both round at every layer; ours strays no further from the truth than diffusers.
+        # In float32 both round at every layer; our error is no larger than diffusers'.
         assert distance(mine, double) < 1.25 * distance(single, double) + 1e-7
         assert distance(mine, single) < 5e-6
 
@@ -85,7 +86,7 @@ def test_same_as_diffusers(
 @pytest.mark.parametrize("height, width", [(2, 2), (2, 6), (4, 2), (6, 8)])
 @torch.no_grad()
 def test_downsampling_pads_below_and_to_the_right(height: int, width: int) -> None:
-    """Two clips at once, of which a layer sees the first frame, and then twice two more."""
+    """Of a batch of two clips, in chunks of one, two and two frames."""
     layer, state = Downsample(4, temporal=True).double(), ClipState()
     assert layer.time_conv is not None
     x = torch.randn(2, 4, 5, height, width, dtype=torch.float64)

@@ -6,37 +6,51 @@ import ast
 import inspect
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from support.grouped import run_group
 
-from wanvae_app.jobs import rank_task as part
-from wanvae_app.parallel import gather as relay
-from wanvae_app.parallel import messages, shard
-from wanvae_app.parallel.gather import MAX_PENDING, FrameCollector, FrameSender, gather, scatter
+from wanvae_app.jobs import rank_task
+from wanvae_app.parallel import frame_gather, messages, shard
+from wanvae_app.parallel import gather as gather_module
+from wanvae_app.parallel.frame_gather import MAX_PENDING, FrameCollector, FrameSender
+from wanvae_app.parallel.gather import gather, scatter
+from wanvae_app.parallel.partition import ROWS
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
-HUNG = 0.3  # seconds, in place of some more
+IDLE_LIMIT = 0.3  # seconds, in place of the watchdog's own
 WAIT = 0.9  # seconds that a rank is made to wait
-PIXELS = torch.zeros(1, 1, 2**21, 3, dtype=torch.uint8)  # more than a socket takes before anybody reads
+PIXELS = torch.zeros(1, 1, 2**21, 3, dtype=torch.uint8)  # more bytes than a socket buffers
 
 
 def two_rows(group: Group) -> Shard:
-    return Shard(3, (0, 1, 2), group.rank, group.data)
+    """A picture of two rows, one on each rank."""
+    return Shard(ROWS, (0, 1, 2), group.rank, group.data)
+
+
+def begin_watched_job(group: Group) -> list[str]:
+    """Begin a job. Returns the steps, added as time goes on, for which the watchdog would have ended this rank."""
+    watchdog = group.watchdog
+    assert watchdog is not None
+    ended: list[str] = []
+    watchdog._end_self = lambda seconds: ended.append(watchdog._where)  # type: ignore[method-assign]
+    group.post({}) if group.rank == 0 else group.next_command()
+    group.begin_job()
+    return ended
 
 
 def be_stuck(group: Group) -> list[bool]:
-    """Whether the watchdog would have ended this rank while rank 1 did nothing, computed, and computed for too long,
-    each for 2.5 seconds, and rank 0 waited for it."""
+    """Rank 1 does nothing, computes, and computes for too long, each for 2.5 seconds; rank 0 waits for it.
+
+    Returns in which of these cases the watchdog would have ended this rank.
+    """
     assert group.watchdog is not None
-    group.watchdog.hung = 1.0
-    ended: list[str] = []
-    group.watchdog._end_self = lambda seconds: ended.append(group.watchdog._where)  # type: ignore[method-assign]
-    group.post({}) if group.rank == 0 else group.next_command()
-    group.begin()
+    group.watchdog.idle_limit = 1.0
+    ended = begin_watched_job(group)
     for case in ("idle", "busy", "too busy"):
         group.watchdog.layer_timeout = 1.0 if case == "too busy" else 60.0
         group.agree([0])
@@ -46,15 +60,15 @@ def be_stuck(group: Group) -> list[bool]:
                 while case != "idle" and time.monotonic() < end:
                     torch.ones(100_000).sum()
                 time.sleep(max(0.0, end - time.monotonic()))
-            relay.gather(group, two_rows(group), torch.zeros(1), (2,), 0)
-    group.end()
+            gather(group, two_rows(group), torch.zeros(1), (2,), 0)
+    group.end_job()
     return [case in ended for case in ("idle", "busy", "too busy")]
 
 
 def test_a_stuck_rank_is_told_from_a_busy_and_a_waiting_one() -> None:
-    waits, stuck = run_group(2, be_stuck)
+    waiting, stuck = run_group(2, be_stuck)
     assert stuck == [True, False, True]
-    assert waits[:2] == [False, False], "who waits for another rank is not to blame"
+    assert waiting[:2] == [False, False], "a rank that waits for another one is not to blame"
 
 
 def wait_for_rows(group: Group) -> None:
@@ -75,7 +89,7 @@ def wait_for_latents(group: Group) -> None:
 
 
 def collect(group: Group, num_chunks: int, seconds: float) -> None:
-    """Rank 0 needs so long to deliver each chunk."""
+    """Rank 0 collects chunks, and takes so long to deliver each."""
 
     def deliver(frames: np.ndarray) -> None:
         assert frames.shape == (1, 2, 2**21, 3)
@@ -107,54 +121,54 @@ def wait_for_frames(group: Group) -> None:
     collect(group, 1, 0.0) if group.rank == 0 else send(group, 1)
 
 
-# Which rank waits, and whether the other one comes late.
-WAITS: dict[str, tuple[Callable[[Group], None], int, bool]] = {
-    "rows": (wait_for_rows, 0, True),
-    "tokens": (wait_for_tokens, 0, True),
-    "slab": (wait_for_a_slab, 1, True),
-    "latents": (wait_for_latents, 0, True),
-    "frames": (wait_for_frames, 0, True),
-    "delivery": (wait_for_delivery, 0, False),
-    "sending": (wait_for_frames, 1, True),
-    "sending many": (wait_for_delivery, 1, True),
+class Wait(NamedTuple):
+    """One way in which a rank waits for the other one."""
+
+    function: Callable[[Group], None]
+    waiting_rank: int
+    other_is_late: bool = True  # else the other rank is slow within the function
+
+
+WAITS = {
+    "rows": Wait(wait_for_rows, 0),
+    "tokens": Wait(wait_for_tokens, 0),
+    "slab": Wait(wait_for_a_slab, 1),
+    "latents": Wait(wait_for_latents, 0),
+    "frames": Wait(wait_for_frames, 0),
+    "delivery": Wait(wait_for_delivery, 0, other_is_late=False),
+    "sending": Wait(wait_for_frames, 1),
+    "sending many": Wait(wait_for_delivery, 1),
 }
 
 
-def blamed_while_waiting(group: Group) -> list[str]:
-    """In which of the waits the watchdog would have ended this rank, though the other one kept it waiting."""
+def wait_in_all_ways(group: Group) -> list[str]:
+    """Return the waits for which the watchdog would have ended this rank, though the other one kept it waiting."""
     watchdog = group.watchdog
     assert watchdog is not None
-    watchdog.hung, watchdog.period = HUNG, 0.05
-    blamed: list[str] = []
-    watchdog._end_self = lambda seconds: blamed.append(watchdog._where)  # type: ignore[method-assign]
-    group.post({}) if group.rank == 0 else group.next_command()
-    group.begin()
-    for name, (wait, waiter, late) in WAITS.items():
+    watchdog.idle_limit, watchdog.period = IDLE_LIMIT, 0.05
+    ended = begin_watched_job(group)
+    for name, wait in WAITS.items():
         group.agree([0])
-        if late and group.rank != waiter:
+        if wait.other_is_late and group.rank != wait.waiting_rank:
             time.sleep(WAIT)
         with watchdog.working(name):
-            wait(group)
-    group.end()
-    return sorted(set(blamed))
+            wait.function(group)
+    group.end_job()
+    return sorted(set(ended))
 
 
-def test_who_waits_for_another_rank_or_thread_is_not_blamed() -> None:
-    assert run_group(2, blamed_while_waiting) == [[], []]
+def test_a_rank_that_waits_for_another_rank_or_thread_is_not_blamed() -> None:
+    assert run_group(2, wait_in_all_ways) == [[], []]
 
 
-BLOCKING = ("wait", "join")  # and `put` with a time-out, of a queue
-MARKED = ("self.wait",)  # of `Messages`, which marks itself
-OTHER_THREADS = (
-    "_assemble",
-    "_loop",
-    "abandon",
-)  # are run by threads that nobody watches, or after a failure
+BLOCKING = ("wait", "join")  # methods that wait, besides a queue's `put` with a time-out
+MARKED = ("self.wait",)  # of `Messages`: it opens a `waiting` block itself
+OTHER_THREADS = ("_assemble", "_loop", "abandon")  # run where the watchdog does not look, or after a failure
 
 
-@pytest.mark.parametrize("module", [messages, part, relay, shard])
+@pytest.mark.parametrize("module", [messages, rank_task, gather_module, frame_gather, shard])
 def test_what_blocks_the_working_thread_is_marked(module: object) -> None:
-    """Whoever adds a wait must put it into a `waiting` block, or say here that no working thread comes there."""
+    """A new wait belongs in a `waiting` block, or its function in OTHER_THREADS."""
     tree = ast.parse(inspect.getsource(module))  # type: ignore[arg-type]
     for function in ast.walk(tree):
         if not isinstance(function, ast.FunctionDef) or function.name in OTHER_THREADS:

@@ -1,4 +1,4 @@
-"""Real processes that join a Group, for tests of jobs without the page."""
+"""Real processes that join a Group."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from wanvae_app.parallel.process_group import Group
 def run_group(
     size: int, function: Callable[..., Any], *args: Any, timeout: float = 60, device: str = "cpu"
 ) -> list[Any]:
-    """function(group, *args) on `size` ranks; what each returned, by rank. Raises what any raised."""
+    """Call function(group, *args) on `size` ranks, and return the results, by rank.
+
+    Raises RuntimeError with a rank's traceback, or TimeoutError if a rank takes longer than `timeout` seconds.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "torch.distributed", "wanvae_app.codec"])
     port = free_port()
@@ -63,8 +66,8 @@ def _rank(
     torch.set_num_threads(1)
     try:
         group = Group.join(device)
-        # Pickled here: a queue would pass tensors by file descriptors, which end with this process.
+        # Pickled here, because a queue passes tensors by file descriptors, which this process closes at its end.
         results.put((rank, pickle.dumps(function(group, *args)), None))
-        group.agree([0.0])  # rank 0 holds the store: it must not be the first to leave
+        group.agree([0.0])  # rank 0 serves the store, so it must not leave before the others
     except Exception:
         results.put((rank, None, traceback.format_exc()))

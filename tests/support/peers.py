@@ -29,9 +29,9 @@ class Alone(PeerMemory):
         self.rank, self.size = rank, size
         self.timed = False
         self.handle = Handle(size, places.num_words(size), device)
-        self._places = [Mailbox(self.handle, rank, size, sequence) for sequence in (0, 1)]
-        self._table = torch.zeros(1, dtype=torch.int32, device=device)
-        self._nothing = torch.zeros(2, 2, dtype=torch.int64, device=device)
+        self._mailboxes = [Mailbox(self.handle, rank, size, sequence) for sequence in (0, 1)]
+        self._first_frame = torch.zeros(1, dtype=torch.int32, device=device)
+        self._no_rows = torch.zeros(2, 2, dtype=torch.int64, device=device)
         self._abort = torch.zeros(1, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._waited = torch.zeros(2, dtype=torch.int64, device=device)
         self._finished = torch.zeros(2, dtype=torch.int32, device=device)
@@ -39,7 +39,7 @@ class Alone(PeerMemory):
     def hear(self, side: str, messages: list[Tensor]) -> None:
         """Put a neighbour's messages, int64 words, into the mailbox, one for each exchange, and raise all flags."""
         for sequence, words in enumerate(messages):
-            pointers = self._places[sequence % 2].pointers
+            pointers = self._mailboxes[sequence % 2].pointers
             pointers[f"came_{side}"][: words.numel()] = words.flatten()
             pointers[f"came_{side}_flags"][:] = 1
 
@@ -49,7 +49,7 @@ class Alone(PeerMemory):
         Asserts that each of the `programs` that sent (0: as many as `halo_kernel` has) raised a flag there, lowered one
         here, and touched no other.
         """
-        pointers = self._places[sequence].pointers
+        pointers = self._mailboxes[sequence].pointers
         raised = programs or (count * 8 // UNIT + BLOCK - 1) // BLOCK
         assert pointers[f"out_{side}_flags"].tolist() == [1] * raised + [0] * (PROGRAMS - raised)
         assert pointers[f"came_{side}_flags"].tolist() == [0] * raised + [1] * (PROGRAMS - raised)

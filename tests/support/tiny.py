@@ -1,4 +1,4 @@
-"""A tiny VAE with random weights, and clips for it."""
+"""A tiny VAE with random weights, and latents and videos for it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ def tiny_vae(dtype: torch.dtype = torch.float32) -> WanVAE:
 
 
 def moved(vae: WanVAE, device: torch.device | str, dtype: torch.dtype) -> WanVAE:
-    """A VAE with the same weights on a device, on the path that is fastest there."""
-    there = build_vae(vae.config, torch.device(device), dtype)
-    there.load_state_dict(vae.state_dict())
-    return there.to(device, dtype).requires_grad_(False)
+    """Return a VAE with the same weights on another device, on the path that is fastest there."""
+    copy = build_vae(vae.config, torch.device(device), dtype)
+    copy.load_state_dict(vae.state_dict())
+    return copy.to(device, dtype).requires_grad_(False)
 
 
 def some_latent(num_latents: int, height: int = 4, width: int = 3) -> Tensor:
-    """A raw latent, the same for the same shape."""
+    """A raw latent of noise [1 16 T H W], the same for the same shape."""
     generator = torch.Generator().manual_seed(num_latents)
     return torch.randn(1, 16, num_latents, height, width, generator=generator)
 
 
 def some_video(num_frames: int, height: int = 32, width: int = 24) -> FrameLog:
-    """A clip of noise, the same for the same shape."""
+    """A finished video of noise, the same for the same shape."""
     log = FrameLog(height, width)
     log.append(np.random.default_rng(0).integers(0, 256, (num_frames, height, width, 3), dtype=np.uint8))
     log.finish()

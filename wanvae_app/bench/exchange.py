@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 
 from wanvae_app.bench.timing import Marks, synchronize
+from wanvae_app.parallel.partition import ROWS
 from wanvae_app.parallel.process_group import Group
-from wanvae_app.parallel.shard import ROWS, Shard
+from wanvae_app.parallel.shard import Shard
 
 NUM_EXCHANGES = 200
 # One exchange sends a row of each frame, in half precision: 0.98 MB to each neighbour.
@@ -29,9 +30,9 @@ def exchange_seconds(group: Group) -> float | None:
 
     def exchange(count: int = NUM_EXCHANGES) -> None:
         for _ in range(count):
-            shard.fill_borders(frames, slots)
+            shard.fill_halo(frames, slots)
 
-    exchange(2)  # compiles kernels; an even number, see `Shard.end_chunk`
+    exchange(2)  # compiles kernels; an even number, see `Shard.make_sequence_even`
     repeat: Callable[[], object] = exchange
     synchronize(device)
     if shard.peer_memory is not None:

@@ -18,7 +18,7 @@ from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.device import peak_bytes, reset_peak, tidy_up
 from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
-from wanvae_app.parallel.gather import FrameCollector, FrameSender, slab
+from wanvae_app.parallel.frame_gather import FrameCollector, FrameSender
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
@@ -40,7 +40,7 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
     *_, height, width = case.latent_shape(config)
     shard = Shard.plan(height, width, size, group.rank, group.data, group.peer_memory)
     if group.peer_memory is not None and size > 1:
-        group.peer_memory.reserve(group.agree, config, (chunk, height, width), vae.dtype)
+        group.peer_memory.reserve_tokens(config, (chunk, height, width), vae.dtype)
     code_clip = clip_coder(vae, case, chunk, shard) if shard is not None else None
     runs: list[list[RunReport]] = []  # by rank
     vae.release()
@@ -78,7 +78,7 @@ def clip_coder(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[]
         latents = shard.part(torch.randn(case.latent_shape(config))).to(vae.device, vae.dtype)
         return lambda: map(vae.to_uint8, decode_chunks(vae, torch.split(latents, sizes, 2), shard))
     pixels = torch.randint(0, 256, (case.num_frames, case.height, case.width, 3), dtype=torch.uint8)
-    pixels = slab(pixels, shard, shard.rank, shard.dim - 2, config.spatial_factor).to(vae.device)
+    pixels = shard.part(pixels, config.spatial_factor, shard.dim - 2).to(vae.device)
     return lambda: encode_chunks(vae, (from_uint8(x, vae.dtype) for x in torch.split(pixels, sizes)), shard)
 
 
@@ -86,7 +86,7 @@ def _run(group: Group, case: Case, shard: Shard, code_clip: Callable[[], Iterato
     """Code the clip once on this rank, as a job does: decoded frames go to rank 0's host."""
     frame_bytes = 0.0
     arrivals: list[float] = []  # seconds after the start, of each chunk
-    waited, sent = shard.seconds_waited, shard.sent
+    waited, sent = shard.seconds_waited, shard.sent_bytes
     start = time.perf_counter()
 
     def note_arrival(_: object) -> None:
@@ -112,7 +112,7 @@ def _run(group: Group, case: Case, shard: Shard, code_clip: Callable[[], Iterato
         first_seconds=arrivals[0] if arrivals else 0.0,
         waited_seconds=shard.seconds_waited - waited,
         gathered_seconds=_gathered(marks.seconds(), seconds),
-        sent_bytes=shard.sent - sent,
+        sent_bytes=shard.sent_bytes - sent,
         frame_bytes=frame_bytes,
     )
 

@@ -22,9 +22,10 @@ from wanvae_app.bench.timing import synchronize
 from wanvae_app.device import tidy_up
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.dry_run import DryRunShard, Traffic
-from wanvae_app.parallel.gather import FrameCollector, slab
+from wanvae_app.parallel.frame_gather import FrameCollector
+from wanvae_app.parallel.partition import ROWS
 from wanvae_app.parallel.process_group import Group
-from wanvae_app.parallel.shard import ROWS, WHOLE, Shard
+from wanvae_app.parallel.shard import WHOLE, Shard
 
 TOKEN_BANDWIDTH = 150e9  # bytes per second between two GPUs over NVLink, assumed for tokens
 
@@ -124,5 +125,5 @@ def _whole_frames(pixels: Tensor, shard: Shard) -> Tensor:
     scale = pixels.shape[dim] // _num_rows(shard)
     shape = [scale * shard.bounds[-1] if i == dim else n for i, n in enumerate(pixels.shape)]
     whole = pixels.new_zeros(shape)
-    slab(whole, shard, shard.rank, dim, scale).copy_(pixels)
+    shard.part(whole, scale, dim).copy_(pixels)
     return whole

@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from wanvae_app.cli.options import add_shared_options, check_auth
-from wanvae_app.cli.ports import check_port, free_port
+from wanvae_app.cli.ports import check_port
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 CPU_RANKS = 2
+SECRET = "WANVAE_SECRET"  # environment variable: the key by which ranks know rank 0's commands
+RENDEZVOUS = "wanvae"  # how torchrun's ranks meet: see torchrun.py
 MAX_RESTARTS = 100  # of all ranks together, each time after one has died
 
 
@@ -102,11 +105,10 @@ def torchrun_command(args: argparse.Namespace, placement: Placement) -> list[str
     """The command line of torchrun that starts app.py on these ranks, without the password."""
     command = [sys.executable, "-m", "wanvae_app.cli.torchrun", "--nproc-per-node", str(placement.num_ranks)]
     command += ["--max-restarts", str(MAX_RESTARTS), "--nnodes", str(args.nnodes)]
-    if args.nnodes == 1:
-        command += ["--master-addr", "127.0.0.1", "--master-port", str(args.master_port or free_port())]
-    else:
-        command += ["--node-rank", str(args.node_rank), "--master-addr", args.master_addr]
-        command += ["--master-port", str(args.master_port or 29500)]
+    # On one machine nobody else needs to reach the store, and the system chooses its port.
+    host, port = (args.master_addr, 29500) if args.nnodes > 1 else ("127.0.0.1", 0)
+    command += ["--rdzv-backend", RENDEZVOUS, "--rdzv-endpoint", f"{host}:{args.master_port or port}"]
+    command += ["--rdzv-conf", f"rank={args.node_rank}"]
     command += [str(APP), "--device", placement.device, "--host", args.host, "--port", str(args.port)]
     command += ["--dtype", args.dtype, *(["--vae", args.vae] if args.vae else [])]
     command += ["--share"] if args.share else []
@@ -131,6 +133,14 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.auth:  # in the environment, because every user of this machine can read command lines
         os.environ["WANVAE_AUTH"] = args.auth
+    if args.nnodes == 1:
+        os.environ.setdefault(SECRET, secrets.token_urlsafe(32))
+    elif not os.environ.get(SECRET):
+        print(
+            f"Whoever reaches {args.master_addr} can give the ranks commands: set {SECRET} to the same text on every "
+            "machine, and use a private network.",
+            file=sys.stderr,
+        )
     # The ranks share this machine's cores. torchrun would give each rank one thread, with a long warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // placement.num_ranks)))
     plural = "s" * (placement.num_ranks > 1)

@@ -59,7 +59,7 @@ def has_lost_a_rank(group: Group) -> bool:
     torchrun reaps a rank that died before it stops the others. It reaps those later.
     """
     try:
-        return group.watchdog is not None and bool(group.watchdog.dead(reaped=True))
+        return group.watchdog is not None and bool(group.watchdog.dead_ranks(reaped=True))
     except RuntimeError:  # torchrun itself is gone
         return False
 
@@ -68,7 +68,7 @@ def leave_reason(group: Group, reason: str) -> None:
     """Tell the next ranks why these are restarted."""
     try:
         if group.watchdog is not None:
-            group.watchdog.last_words(reason)
+            group.watchdog.leave_last_words(reason)
     except RuntimeError as error:  # the store is gone as well
         log.error("%s; %s", reason, error)
 

@@ -1,4 +1,4 @@
-"""Which path a VAE takes: chosen once, when it is made, by device, dtype and widths."""
+"""The choice between WanVAE and FastVAE: made once, when a VAE is made, by device, dtype and widths."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from wanvae_app.config import WanConfig
 from wanvae_app.model.vae import WanVAE
 
 DTYPES = (torch.bfloat16, torch.float16)
-WIDTH_MULTIPLE = 8  # channels: 16 bytes of 16-bit numbers, which copy engines take at a time
+WIDTH_MULTIPLE = 8  # channels: 16 bytes of 16-bit numbers, which a GPU's copy engines move at a time
 
 
 def build_vae(config: WanConfig, device: torch.device, dtype: torch.dtype, name: str = "Wan VAE") -> WanVAE:
-    """Return the VAE of this configuration as it is fastest on `device` in `dtype`: a FastVAE where that is supported.
+    """Return a VAE of this configuration: a FastVAE where `device` and `dtype` support it, else a WanVAE.
 
-    Its weights are made where PyTorch makes tensors at the time, for instance on the device "meta".
+    The weights are made on PyTorch's present default device, which may be "meta".
     """
     if (
         device.type != "cuda"
@@ -34,6 +34,6 @@ def build_vae(config: WanConfig, device: torch.device, dtype: torch.dtype, name:
 
 
 def _widths(config: WanConfig) -> tuple[int, ...]:
-    """Channels of all layers but the first and the last of encoder and decoder."""
-    enlarged = () if config.residual else tuple(width // 2 for width in config.decoder_dims[1:-1])
-    return (*config.encoder_dims, *config.decoder_dims, *enlarged)
+    """Return the channels of all layers, except what encoder and decoder take in and put out."""
+    upsampled = () if config.residual else tuple(width // 2 for width in config.decoder_dims[1:-1])
+    return (*config.encoder_dims, *config.decoder_dims, *upsampled)

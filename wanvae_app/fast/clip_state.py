@@ -1,4 +1,4 @@
-"""FastClipState: what one clip remembers on the fast path, where past frames stay in the memory that kernels read."""
+"""FastClipState: what one clip remembers on the fast path, where kernels read past frames where they were written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from wanvae_app.parallel.shard import WHOLE, Shard
 class FastClipState(ClipState):
     """The state of one clip in one direction, with the pools of padded frames that its convolutions read.
 
-    `packed` and `tables` belong to the model and outlive the clip. `hopper` says whether the kernels in CUDA C++ run.
+    `packed` and `tables` belong to the VAE and outlive the clip. `hopper` says whether the kernels in CUDA C++ run,
+    which need a Hopper GPU.
     """
 
     def __init__(self, packed: PackedWeights, tables: SlotTables, hopper: bool, shard: Shard = WHOLE) -> None:
@@ -29,13 +30,13 @@ class FastClipState(ClipState):
 
     @property
     def pools(self) -> list[PaddedFramePool]:
-        """All padded frames of the clip."""
+        """All pools of padded frames that the clip has."""
         return list(self._pools.values())
 
     def pool(self, x: Tensor, channels: int) -> PaddedFramePool:
-        """The padded frames of the size of x [B C T H W] and `channels` wide.
+        """Return the pool of padded frames of x's height and width [B C T H W], and `channels` wide.
 
-        All layers share them, whichever type of 16 bits they read (see `PaddedFramePool.view_as`).
+        All layers share it, whether they read bf16 or fp16 (see `PaddedFramePool.view_as`).
         """
         height, width = x.shape[3:]
         dtype = torch.float16 if x.dtype.itemsize == 2 else x.dtype
@@ -45,9 +46,9 @@ class FastClipState(ClipState):
         return self._pools[key]
 
     def uses_fp16(self, norm: PixelNorm | None, conv: nn.Conv3d) -> bool:
-        """Whether a convolution behind this norm reads fp16, whatever dtype the model has.
+        """Whether a convolution after this norm reads fp16, whatever dtype the VAE has.
 
-        Winograd's sums need fp16's precision, and behind a norm nothing can overflow (see `winograd.is_safe`).
+        Winograd's sums need fp16's precision. After a norm no number can overflow in fp16 (see `winograd.is_safe`).
         """
         if norm is None or not self.hopper:
             return False
@@ -61,7 +62,7 @@ class FastClipState(ClipState):
         )
 
     def end_chunk(self) -> None:
-        """Give each layer slots of its own for its past, so that every later chunk takes the same steps."""
+        """Give each layer slots of its own for its past frames, so that later chunks all take the same steps."""
         for pool in self.pools:
             if zeros := pool.settle():
                 zero_frames(pool, zeros)
@@ -69,7 +70,7 @@ class FastClipState(ClipState):
 
     @torch.inference_mode()
     def restart(self, shard: Shard) -> None:
-        """Begin the next clip of the same size in the same memory; `shard` cuts it as the last one."""
+        """Begin the next clip of the same size in the same memory; `shard` is cut as the last clip's."""
         self.shard = shard
         self.first = True
         for past in self._past.values():

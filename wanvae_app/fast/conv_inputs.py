@@ -1,4 +1,4 @@
-"""ConvInputs: the padded frames that 3x3x3 convolutions at one scale read, and which kernel convolves them."""
+"""ConvInputs: the padded frames that the 3x3x3 convolutions at one scale read, and the kernel that convolves them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from wanvae_app.model.layers import PixelNorm
 
 
 class ConvInputs:
-    """The padded frames that some convolutions at one scale read: convolutions of one width share a pool.
+    """The inputs of some convolutions at one scale, in padded frames; convolutions of one input width share a pool.
 
-    For each convolution: `write` its input, or let another one's `convolve` write it, then `convolve`.
+    For each convolution in order, call `write`, unless the `convolve` before has written its input, then `convolve`.
     """
 
     def __init__(
@@ -31,17 +31,17 @@ class ConvInputs:
         state: FastClipState,
         spare: int = 0,
     ) -> None:
-        """Make room for `convs`, each with the norm before it, on x [1 C T H W].
+        """Reserve frames for `convs`, each with the norm before it, for the next frames x [1 C T H W].
 
-        Frames have `spare` channels more than x, for widths that are no multiple of eight.
+        Frames have `spare` channels more than x, because kernels need a multiple of eight.
         """
         self.state = state
         self.num_frames = x.shape[2]
-        self._written: dict[nn.Module, Slots] = {}  # read next; without the past
+        self._written: dict[nn.Module, Slots] = {}  # new frames, to be convolved next
         self._pools: dict[nn.Module, PaddedFramePool] = {}
         self._frames: dict[nn.Module, PaddedFrameView] = {}
         self._half = {conv for norm, conv in convs if state.uses_fp16(norm, conv)}
-        # How many frames Winograd's kernel makes together, 2 or 4; 0: the direct kernel convolves.
+        # 2 or 4: the frames that Winograd's kernel computes together. 0: the direct kernel convolves.
         self._frames_per_tile = {
             conv: winograd.choose_frames_per_tile(conv.out_channels, self.num_frames)
             if conv in self._half
@@ -56,15 +56,15 @@ class ConvInputs:
             for conv in sharing:
                 self._pools[conv] = pool
                 self._frames[conv] = pool.view_as(torch.float16 if conv in self._half else x.dtype)
-            # Two past frames for each, and the new frames of one at a time; of two where one writes what the next
-            # reads. At least two, because the chunks after the clip's first have more frames.
+            # Each convolution keeps two past frames. New frames are those of one convolution at a time, or of two
+            # where one writes the input of the next; at least two, because chunks after the clip's first have more.
             num_kept = 2 * sum(not pool.has_past(conv) for conv in sharing)
             num_new = max(2, *(self._num_written(conv) for conv in sharing))
             chained = any(self._writes_next(*pair) for pair in pairwise(sharing))
             pool.reserve(num_kept, num_new * (1 + chained))
 
     def write(self, norm: PixelNorm | None, conv: nn.Conv3d, x: Tensor) -> None:
-        """Write silu(norm(x)), or without a norm x itself, of [T, H, W, C] into what `conv` reads."""
+        """Write silu(norm(x)) of x [T, H, W, C], or x itself if `norm` is None, as the input of `conv`."""
         frames, slots = self._open(conv)
         if self._frames_per_tile[conv] == 4:
             assert norm is not None, conv
@@ -81,10 +81,10 @@ class ConvInputs:
         matrix: Tensor | None = None,
         in_place: bool = False,
     ) -> Tensor:
-        """Convolve what was written for `conv`, and add `residual` [T, H, W, N], with `in_place` over it.
+        """Convolve the input of `conv`, add `residual` [T, H, W, N], and return the result [T, H, W, N].
 
-        Returns [T, H, W, N], N channels out. With `then`, a norm and the next convolution, silu(norm(result)) is
-        written into what that one reads. `matrix` are packed weights other than `matrix_of`'s.
+        With `in_place` the result overwrites `residual`. With `then`, a norm and the next convolution,
+        silu(norm(result)) is written as the input of that convolution. `matrix` replaces the packed weights.
         """
         pool, frames, new = self._pools[conv], self._frames[conv], self._written.pop(conv)
         past, frames_per_tile, shard = pool.past(conv), self._frames_per_tile[conv], self.state.shard
@@ -102,9 +102,9 @@ class ConvInputs:
             )
         else:
             taps, slots, dtype = (3, 3, 3), past + new, frames.data.dtype
-            if self.num_frames == 1 and past == (0, 0):  # zeros alone before it: one tap in time will do
+            if self.num_frames == 1 and past == (0, 0):  # only the last tap in time meets anything but zeros
                 matrix = matrix_of(conv.weight) if matrix is None else matrix
-                matrix = matrix.chunk(3, 1)[2].to(dtype)  # not kept: a clip has one such frame
+                matrix = matrix.chunk(3, 1)[2].to(dtype)  # not kept, because a clip has one such frame
                 taps, slots = (1, 3, 3), new
             elif matrix is None:
                 matrix = self.state.packed.get(conv, lambda w: matrix_of(w).to(dtype), f"matrix {dtype}")
@@ -113,13 +113,13 @@ class ConvInputs:
             )
         pool.advance(conv, past + new)
         if into is not None:
-            shard.fill_borders(into[0].data, into[0].table(into[1]), early_halo)
+            shard.fill_halo(into[0].data, into[0].table(into[1]), early_halo)
         elif then is not None:
             self.write(*then, out)
         return out
 
     def _writes_next(self, conv: nn.Conv3d, following: nn.Conv3d) -> bool:
-        """Whether conv's kernel can take the norm over its result and write what the following one reads."""
+        """Whether conv's kernel can normalise its result and write the input of the following convolution."""
         if self._frames_per_tile[following] == 4:
             return False
         if self._frames_per_tile[conv]:
@@ -127,11 +127,11 @@ class ConvInputs:
         return fits_one_tile(conv.out_channels)
 
     def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrameView, Slots]:
-        """Take slots for conv's input."""
+        """Take slots for the input of conv."""
         self._written[conv] = self._pools[conv].take(self._num_written(conv))
         return self._frames[conv], self._written[conv]
 
     def _num_written(self, conv: nn.Conv3d) -> int:
-        """Number of frames that are written for conv. The last two of past and written ones are its past then."""
+        """Return how many frames are written as conv's input. The last two frames that it has are its past later."""
         four_at_a_time = self._frames_per_tile[conv] == 4
         return winograd.num_transformed(self.num_frames) + 2 if four_at_a_time else self.num_frames

@@ -1,16 +1,18 @@
-"""GraphCoder: the steps of a clip, which a GPU repeats from the second time on as one CUDA graph each.
+"""GraphCoder: codes the chunks of a clip, and repeats a chunk of a known kind as one CUDA graph.
 
-A chunk is some 250 launches, and a GPU that has a slab of a small picture is done with them before Python has made
-them. Recorded once, they are one launch. What differs from chunk to chunk is only which slot of a pool holds which
-frame: a recording therefore looks its slots up in a list that the device keeps, and reorders the list at its end as
-the chunk has done it. The plain equal is the same step without a recording.
+A chunk takes some 250 launches. With a slab of a small picture, a GPU finishes launches faster than Python makes them.
+Recorded as a CUDA graph, a chunk is a single launch.
+
+Chunks of one kind differ only in which slot of a pool holds which frame. So a recording looks its slots up in a list
+on the device, and at its end reorders the list as the chunk has reordered the slots. The plain equal is the same chunk
+without a recording.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,79 +23,88 @@ from wanvae_app.parallel.shard import Shard
 
 log = logging.getLogger(__name__)
 
-MAX_TABLE = 4096  # slots that one chunk looks up, all its layers together
+MAX_TABLE = 4096  # slots that all layers together look up in one chunk
 
 Code = Callable[[Tensor, FastClipState], Tensor]  # a VAE's `encode` or `decode`
-Step = tuple[
-    bool, torch.Size
-]  # what a recording depends on: whether the chunk is the clip's first, and its shape
+
+
+class ChunkKind(NamedTuple):
+    """What a recording depends on: chunks of one kind take the same launches."""
+
+    first: bool  # whether the chunk is the clip's first
+    shape: torch.Size
 
 
 class GraphCoder:
-    """Codes the chunks of one clip, and after `restart` those of another of the same size.
+    """Codes the chunks of one clip, and after `restart` those of another clip of the same size.
 
-    `key` says what clips have in common that may use it one after another.
+    `key` is equal for clips that may use a coder one after another. `longest` is the number of frames in the longest
+    chunk so far. `records` tells whether chunks are still recorded.
     """
 
     def __init__(self, code: Code, state: FastClipState, key: tuple[Any, ...], device: torch.device) -> None:
         self.key = key
-        self.longest = 0  # frames of a chunk, so far
+        self.longest = 0
         self.state = state
         self.records = device.type == "cuda"
         self._code = code
-        self._recordings: dict[Step, Recording | None] = {}  # None for a step that was taken launch by launch
+        self._recordings: dict[ChunkKind, Recording | None] = {}  # None: coded launch by launch so far
         self._slots: SlotOrder | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Code the next chunk, on the device; the result is the caller's."""
+        """Code the next chunk x [B C T H W]; the result is the caller's to keep."""
         self.longest = max(self.longest, x.shape[2])
-        step = (self.state.first, x.shape)
-        if self.records and step in self._recordings:
-            recording = self._recordings[step] or self._record(step, x)
+        kind = ChunkKind(self.state.first, x.shape)
+        if self.records and kind in self._recordings:
+            recording = self._recordings[kind] or self._record(kind, x)
             if recording is not None:
                 self.state.first = False
-                self.state.shard.sent += recording.sent
+                self.state.shard.sent_bytes += recording.sent_bytes
                 return recording(x)
         if self._slots is not None:
             self._slots.to_host()
         before = [len(pool.data) for pool in self.state.pools]
         x = self._code(x, self.state)
-        if before != [len(pool.data) for pool in self.state.pools]:  # frames are elsewhere now
+        if before != [
+            len(pool.data) for pool in self.state.pools
+        ]:  # a pool has moved, so recordings are void
             self._recordings, self._slots = dict.fromkeys(self._recordings), None
-        self._recordings.setdefault(step)
+        self._recordings.setdefault(kind)
         return x
 
     def restart(self, shard: Shard) -> None:
-        """Begin the next clip; `shard` cuts as the last one did."""
+        """Begin the next clip; `shard` is cut as the last clip's."""
         self.state.restart(shard)
         if self._slots is not None:
             self._slots.restart()
 
-    def _record(self, step: Step, x: Tensor) -> Recording | None:
+    def _record(self, kind: ChunkKind, x: Tensor) -> Recording | None:
+        """Record how a chunk of this kind is coded, without coding x; return None if that is not possible."""
         shard, pools = self.state.shard, self.state.pools
-        if shard.num_ranks > 1 and shard.peer_memory is None:  # messages are made by the host
+        if shard.num_ranks > 1 and shard.peer_memory is None:  # the host sends messages, and a graph cannot
             return None
         self._slots = self._slots or SlotOrder(pools, x.device)
         self._slots.to_host()
         before = [(pool.layers, pool.order) for pool in pools]
         try:
             recording = Recording(lambda x: self._code(x, self.state), x, self._slots, shard)
-        except Exception as error:  # out of memory, or what cannot be recorded: there is another way
+        except Exception as error:  # out of memory, or what cannot be recorded: launches work anyway
             log.warning("a step could not be recorded, and is taken launch by launch: %s", error)
             self.records = False
-            self.state.first, _ = step
+            self.state.first = kind.first
             for pool, (layers, order) in zip(pools, before, strict=True):
                 pool.arrange(layers, order)
             return None
-        self._recordings[step] = recording
+        self._recordings[kind] = recording
         return recording
 
 
 class SlotOrder:
     """Which slot of each pool has which role, in a list that the device can reorder.
 
-    All pools' slots are numbered on: those of pool i begin at `starts[i]`. What `PaddedFramePool.order` has at some
-    place the list has there; each pool's zeros come first. Either the pools know, or the device does.
+    The slots of all pools are numbered through: those of pool i begin at `starts[i]`. A slot's role is its index in the
+    list. For each pool the list holds slot 0, the zeros, and then `PaddedFramePool.order`. The order is known either to
+    the pools on the host, or to the device.
     """
 
     def __init__(self, pools: list[PaddedFramePool], device: torch.device) -> None:
@@ -101,31 +112,31 @@ class SlotOrder:
         counts = [len(pool.data) for pool in pools]
         self.starts = [sum(counts[:i]) for i in range(len(counts))]
         self.list = torch.zeros(sum(counts), dtype=torch.int64, device=device)
-        self.memory = torch.cuda.graph_pool_handle()  # of all recordings that use this
-        self._layers: list[list[object]] | None = None  # the pools', where it is the device that knows
+        self.memory = torch.cuda.graph_pool_handle()  # shared by all recordings that use this order
+        self._layers: list[list[object]] | None = None  # of each pool; None while the host knows the order
 
     def order(self) -> list[int]:
-        """The list as the pools have it."""
+        """Return the list as the pools have it."""
         pairs = zip(self.pools, self.starts, strict=True)
         return [start + slot for pool, start in pairs for slot in (0, *pool.order)]
 
     def layers(self) -> list[list[object]]:
-        """The layers whose pasts the pools have, in order."""
+        """Return, for each pool, the layers that have a past there, in order."""
         return [pool.layers for pool in self.pools]
 
     def to_device(self, layers: list[list[object]]) -> None:
-        """Hand the order over to the device; the step that it takes next leaves `layers` with a past."""
+        """Hand the order over to the device. After the chunk that it codes next, `layers` have a past."""
         if self._layers is None:
             self.list.copy_(torch.tensor(self.order()))
         self._layers = layers
 
     def rewind(self, layers: list[list[object]], order: list[int]) -> None:
-        """Hand over to the device, with these layers and this order."""
+        """Hand an order over to the device in which `layers` have a past."""
         self.list.copy_(torch.tensor(order))
         self._layers = layers
 
     def to_host(self) -> None:
-        """Hand the order back to the pools; waits for the device."""
+        """Hand the order back to the pools. Waits for the device."""
         if self._layers is None:
             return
         slots = self.list.tolist()
@@ -134,21 +145,25 @@ class SlotOrder:
         self._layers = None
 
     def restart(self) -> None:
-        """Forget the layers' pasts. Any order will do then that has every slot once."""
+        """Forget the layers' pasts. Any order that holds every slot once is right then."""
         if self._layers is not None:
             self._layers = [[] for _ in self.pools]
 
 
 class Recording:
-    """One step of a clip as a CUDA graph."""
+    """The coding of one kind of chunk as a CUDA graph.
 
-    def __init__(self, step: Callable[[Tensor], Tensor], x: Tensor, slots: SlotOrder, shard: Shard) -> None:
+    `code` codes a chunk of the shape of x; it is recorded without being executed. `sent_bytes` is what the chunk sends
+    to other ranks.
+    """
+
+    def __init__(self, code: Callable[[Tensor], Tensor], x: Tensor, slots: SlotOrder, shard: Shard) -> None:
         self._slots = slots
         self._graph = torch.cuda.CUDAGraph()
         self._x = torch.empty_like(x)
-        layers, before, counted = slots.layers(), slots.order(), (shard.sent, shard.sequence)
-        role = {slot: place for place, slot in enumerate(before)}
-        # Filled afterwards: the roles that are looked up, where their pools begin, and the new order.
+        layers, before, counted = slots.layers(), slots.order(), (shard.sent_bytes, shard.sequence)
+        role = {slot: index for index, slot in enumerate(before)}
+        # Filled after the recording: the roles that are looked up, where their pools begin, and the new order.
         roles, starts, order = (
             x.new_zeros(n, dtype=torch.int64) for n in (MAX_TABLE, MAX_TABLE, len(before))
         )
@@ -157,7 +172,7 @@ class Recording:
         def table(pool: PaddedFramePool, wanted: Slots) -> Tensor:
             begin, start = len(looked_up), slots.starts[slots.pools.index(pool)]
             looked_up.extend((role[start + slot], start) for slot in wanted)
-            looked_up.extend([(0, 0)] * (-len(looked_up) % 4))  # kernels know that a table begins at 16 bytes
+            looked_up.extend([(0, 0)] * (-len(looked_up) % 4))  # kernels take tables aligned to 16 bytes
             assert len(looked_up) <= MAX_TABLE, len(looked_up)
             return tables[begin : begin + len(wanted)]
 
@@ -165,25 +180,25 @@ class Recording:
         for pool in slots.pools:
             pool.tables = table
         try:
-            # Other threads copy frames and serve pages meanwhile; what they do is not recorded, and may be anything.
+            # In "thread_local" mode other threads may copy frames and serve pages meanwhile, without being recorded.
             with torch.cuda.graph(self._graph, pool=slots.memory, capture_error_mode="thread_local"):
                 tables = (slots.list[roles] - starts).int()
-                self._out = step(self._x)
+                self._out = code(self._x)
                 slots.list.copy_(slots.list[order])
         finally:
             for pool, before_it in zip(slots.pools, tables_before, strict=True):
                 pool.tables = before_it
-            self.sent = shard.sent - counted[0]  # bytes to other ranks
-            shard.sent, shard.sequence = counted
+            self.sent_bytes = shard.sent_bytes - counted[0]
+            shard.sent_bytes, shard.sequence = counted
         self._layers = slots.layers()
-        self._reads = roles, starts, order  # kept because the graph reads them
+        self._kept = roles, starts, order  # the graph reads them
         for values, into in zip(zip(*looked_up, strict=True), (roles, starts), strict=True):
             into[: len(values)] = torch.tensor(values)
         order.copy_(torch.tensor([role[slot] for slot in slots.order()]))
-        slots.rewind(layers, before)  # nothing of all this was done yet
+        slots.rewind(layers, before)  # because the chunk was recorded, not coded
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Take the step with x in place of what it was recorded with."""
+        """Code the chunk x."""
         self._slots.to_device(self._layers)
         self._x.copy_(x)
         self._graph.replay()

@@ -1,8 +1,11 @@
-"""The layers on the fast path: convolutions over padded frames, by kernels.
+"""The layers on the fast path: kernels that convolve padded frames.
 
-Each function has its plain equal in `model/layers.py` or `model/vae.py`, and takes that layer for its weights. Norm and
-SiLU are written straight into the padded frames that the next convolution reads; past frames stay there from chunk to
-chunk. The batch is 1.
+Each function computes what a layer in `model/layers.py` or `model/vae.py` computes, and takes that layer for its
+weights. Norm and SiLU are written straight into the padded frames that the next convolution reads. Past frames stay
+there from chunk to chunk.
+
+Between layers x is [1 C T H W], channels last; H and W are those of this rank's slab. Kernels take and return the same
+memory as [T, H, W, C]. The batch is 1.
 """
 
 from __future__ import annotations
@@ -26,16 +29,14 @@ from wanvae_app.kernels.shortcut import Shortcut
 from wanvae_app.model.layers import Attention, PixelNorm, ResidualBlock, Upsample
 from wanvae_app.model.vae import Head
 
-PRODUCT_BYTES = 24 << 20  # of the last convolution's products at a time: a GPU's second cache holds them
-MAX_HEAD_CHANNELS = (
-    16  # out of the last convolution, for which products and sums are faster than the direct kernel
-)
+PRODUCT_BYTES = 24 << 20  # of the head's products that are made at a time: a GPU's L2 cache holds them
+MAX_HEAD_CHANNELS = 16  # a head with more output channels is faster with the direct kernel than with products
 
 
 def frames_at_once(channels: int) -> int:
-    """How many frames layers so wide take at a time where the picture is largest and they keep the number of frames.
+    """Return how many frames the layers at the largest scales take at a time, where they are so many channels wide.
 
-    To them it is one more chunking, and it needs less memory.
+    It saves memory. For the layers it is one more chunking, which changes no result.
     """
     return max(winograd.choose_frames_per_tile(channels, 4), 2)
 
@@ -43,10 +44,10 @@ def frames_at_once(channels: int) -> int:
 def residual_blocks(
     blocks: Sequence[ResidualBlock], x: Tensor, state: FastClipState, can_overwrite: bool = False
 ) -> Tensor:
-    """Apply blocks at one scale one after another to x [1 C T H W], with `can_overwrite` in x's own memory.
+    """Apply residual blocks at one scale, one after another, to x [1 C T H W].
 
-    A block adds its result to what it was given, where that lies. So the first one needs a place of its own if x is
-    needed again, unless its shortcut makes one.
+    A block adds its result to its input in place. The first block does that only with `can_overwrite`, or if its
+    shortcut has made a new tensor: the caller may need x again.
     """
     convs = [pair for block in blocks for pair in ((block.norm1, block.conv1), (block.norm2, block.conv2))]
     inputs = ConvInputs(convs, x, state)
@@ -63,7 +64,7 @@ def residual_blocks(
 
 
 def causal_conv(conv: nn.Conv3d, x: Tensor, state: FastClipState) -> Tensor:
-    """Apply a 3x3x3 convolution to x [1 C T H W]; channels are filled up to a multiple of eight."""
+    """Apply a 3x3x3 convolution to x [1 C T H W]. Zeros fill the channels up to a multiple of eight."""
     spare = -x.shape[1] % 8
     inputs = ConvInputs([(None, conv)], x, state, spare)
     inputs.write(None, conv, _rows(x))
@@ -90,7 +91,7 @@ def head(layer: Head, x: Tensor, state: FastClipState) -> Tensor:
 
 
 def _head_by_products(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: FastClipState) -> Tensor:
-    """conv(silu(norm(x))) for a convolution to a few channels: see `kernels/head.py`."""
+    """Return conv(silu(norm(x))) for a convolution to a few channels: see `kernels/head.py`."""
     _, c, num_frames, height, width = x.shape
     dtype = torch.float16 if state.uses_fp16(norm, conv) else x.dtype
     pool = state.pool(x, c)
@@ -98,15 +99,17 @@ def _head_by_products(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: FastCl
     frames = pool.view_as(dtype)
     slots = pool.take(num_frames)
     activate(_rows(x), norm.gamma, frames, slots, state.shard)
-    taps = state.packed.get(  # kt kh kw N, C
+    taps = state.packed.get(  # [kt kh kw N, C]
         conv, lambda w: w.permute(2, 3, 4, 0, 1).flatten(0, 3).to(dtype), f"taps {dtype}"
     )
     n = conv.out_channels
     out = torch.empty(num_frames, height, width, n, dtype=x.dtype, device=x.device)
-    due = state.last(conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2)
+    due = state.past_frames(
+        conv, torch.empty(1, n, 0, height, width, dtype=torch.float32, device=x.device), 2
+    )
     due = due[0].movedim(0, -1)
     num_rows = max(PRODUCT_BYTES // (len(taps) * (width + 2) * dtype.itemsize), 1)
-    for index in range(num_frames):  # in strips: products are larger than frames
+    for index in range(num_frames):  # in strips of rows, because products are larger than frames
         for begin in range(0, height, num_rows):
             end = min(begin + num_rows, height)
             products = head_products(taps, frames, slots[index : index + 1], begin, end)
@@ -119,10 +122,10 @@ def _head_by_products(norm: PixelNorm, conv: nn.Conv3d, x: Tensor, state: FastCl
 def upsample(
     layer: Upsample, x: Tensor, state: FastClipState, at_once: int = 0, skip: Tensor | None = None
 ) -> Iterator[Tensor]:
-    """Yield x [1 C T H W] at twice its height and width, convolved without being enlarged.
+    """Yield frames of x [1 C T H W] at twice its height and width; the enlarged input of the convolution is never made.
 
-    With a temporal convolution each frame has become two before, but for the clip's first; then `at_once` frames are
-    yielded at a time (0: all). `skip` [1 C' T H W] is added as `model.layers.add_duplicate_up` does it.
+    A temporal layer doubles the number of frames first, after the clip's first frame, and yields at most `at_once`
+    frames at a time (0: all). `skip` [1 C' T H W] is added as by `model.layers.add_duplicate_up`.
     """
     conv, time_conv = layer.conv, layer.time_conv
     at_once = at_once or 2 * x.shape[2]
@@ -130,7 +133,7 @@ def upsample(
     pool = state.pool(x, x.shape[1])
     frames = pool.view_as(x.dtype)
     num_alone = len(pixels) if time_conv is None else int(state.first)
-    num_new = max(len(pixels), 2)  # at least, because the chunks after the clip's first have more frames
+    num_new = max(len(pixels), 2)  # at least two, because chunks after the clip's first have more
     if time_conv is None:
         pool.reserve(0, num_new)
     else:
@@ -143,13 +146,13 @@ def upsample(
     shortcut = None
     if skip is not None:
         time = 1 if time_conv is None else 2
-        # The clip's first frame stands alone: it has only the last of its copies in time.
+        # The clip's first frame becomes only the last one of its copies in time.
         shortcut = Shortcut(_rows(skip), time, time - 1 if state.first else 0)
-    del x, pixels, some, skip  # that memory need not wait for the last frame
+    del x, pixels, some, skip  # frees this memory before the last frame is yielded
 
     def enlarge() -> Tensor:
         nonlocal shortcut
-        state.shard.fill_borders(frames.data, frames.table(ready))
+        state.shard.fill_halo(frames.data, frames.table(ready))
         per_output = 0 if shortcut is None else shortcut.channels_per_output(conv.out_channels)
         if state.hopper and upsample_conv.is_supported(conv.in_channels, conv.out_channels, per_output):
             weights = state.packed.get(conv, upsample_conv.pack, "upsample")
@@ -163,7 +166,7 @@ def upsample(
         return _picture(out)
 
     if time_conv is not None and new:
-        # The clip's first frame is not even past: those after it see zeros in its place.
+        # The temporal convolution never sees the clip's first frame: later frames have zeros in its place.
         seen, step = pool.past(time_conv) + new, at_once // 2
         halves = list(zip(matrix_of(time_conv.weight).chunk(2), bias_of(time_conv).chunk(2), strict=True))
         for start in range(0, len(new), step):
@@ -181,10 +184,10 @@ def upsample(
 
 
 def _rows(x: Tensor) -> Tensor:
-    """x [1 C T H W] as [T, H, W, C], contiguous."""
+    """Return x [1 C T H W] as contiguous [T, H, W, C]."""
     return x[0].movedim(0, -1).contiguous()
 
 
 def _picture(x: Tensor) -> Tensor:
-    """x [T, H, W, C] as [1 C T H W], with the strides of channels_last_3d."""
+    """Return x [T, H, W, C] as [1 C T H W], which lies channels last."""
     return x[None].movedim(-1, 1)

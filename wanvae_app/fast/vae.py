@@ -1,7 +1,8 @@
-"""FastVAE: the Wan VAE's weights on the fast schedule, for GPUs that the kernels support.
+"""FastVAE: the Wan VAE on the fast schedule, for GPUs that the kernels support.
 
-The layers compute what `model/` says. Different is where frames lie (see `kernels/padded_frames.py`), which kernels
-make them, and that the layers at the largest scales take a few frames at a time, which to them is one more chunking.
+The layers compute what `model/` computes, with the same weights. Three things differ: frames lie where convolutions
+read them (see `kernels/padded_frames.py`), kernels make them, and the layers at the largest scales take a few frames
+at a time, which saves memory.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from wanvae_app.channels_last import cat_channels_last
 from wanvae_app.config import WanConfig
 from wanvae_app.fast import layers
 from wanvae_app.fast.clip_state import FastClipState
@@ -22,11 +24,11 @@ from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Attention, Downsample, ResidualBlock, Upsample, average_down
 from wanvae_app.model.vae import Decoder, Encoder, Level, Middle, WanVAE
-from wanvae_app.parallel.shard import WHOLE, Shard, joined
+from wanvae_app.parallel.shard import WHOLE, Shard
 
 
 class FastEncoder(Encoder):
-    """The encoder on the fast schedule, for a batch of 1."""
+    """The encoder on the fast schedule, for a batch of 1. Larger batches take the plain path."""
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
         if len(x) > 1:
@@ -42,7 +44,7 @@ class FastEncoder(Encoder):
         return layers.head(self.head, _middle(self.middle, x, state), state)
 
     def _finest(self, level: Level, x: Tensor, state: FastClipState) -> Tensor:
-        """The first convolution and the first level, a few frames at a time."""
+        """Apply the first convolution and the finest level to x, a few frames at a time."""
         batch, _, num_frames, height, width = x.shape
         halved = x.new_empty(batch, num_frames, height // 2, width // 2, level.dim).movedim(-1, 1)
         at_once = layers.frames_at_once(level.dim)
@@ -52,7 +54,7 @@ class FastEncoder(Encoder):
 
 
 class FastDecoder(Decoder):
-    """The decoder on the fast schedule, for a batch of 1."""
+    """The decoder on the fast schedule, for a batch of 1. Larger batches take the plain path."""
 
     def forward(self, z: Tensor, state: ClipState) -> Tensor:
         if len(z) > 1:
@@ -64,24 +66,24 @@ class FastDecoder(Decoder):
         for level in coarser[:-2]:
             x = _level(level, x, state)
         parts = _in_parts(coarser[-2:], x, state)
-        del x  # here and below: what was read must not be kept until all is done that comes of it
+        del x  # here and below: an input must not stay in memory until all that comes of it is done
         frames = []
         for part in parts:
             frames.append(layers.head(self.head, _level(finest, part, state), state))
             del part
-        return joined(frames, 2)
+        return cat_channels_last(frames, 2)
 
 
 class FastVAE(WanVAE):
-    """A Wan VAE whose clips take the fast path, with the same `state_dict`.
+    """A Wan VAE whose clips take the fast path. It has the `state_dict` of a WanVAE.
 
-    `hopper` says whether the kernels in CUDA C++ run, which need a Hopper GPU. What the last clip took stays allocated
-    for the next of its size, with its steps recorded as CUDA graphs, until another one comes or `release` is called.
+    `hopper` says whether the kernels in CUDA C++ run, which need a Hopper GPU. The last clip's memory and its CUDA
+    graphs are kept for the next clip of the same size, until a clip of another size comes or `release` is called.
     """
 
     encoder_class = FastEncoder
     decoder_class = FastDecoder
-    default_chunk = 2  # coarse layers make more frames together at less cost
+    default_chunk = 2  # layers at small scales compute two frames together faster than one after the other
 
     def __init__(self, config: WanConfig, name: str = "Wan VAE", hopper: bool = True) -> None:
         super().__init__(config, name)
@@ -102,26 +104,26 @@ class FastVAE(WanVAE):
 
     @contextmanager
     def clip(
-        self, kind: str, shape: Sequence[int], shard: Shard = WHOLE
+        self, phase: str, shape: Sequence[int], shard: Shard = WHOLE
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        key = self._key(kind, shape, shard)
+        key = self._key(phase, shape, shard)
         coder, self._idle = self._idle, None
         if coder is None or coder.key != key:
-            del coder  # its memory is for this clip
-            code = self.decode if kind == "decode" else self.encode
+            del coder  # frees its memory for this clip
+            code = self.decode if phase == "decode" else self.encode
             coder = GraphCoder(code, self.new_state(shard), key, self.device)
         else:
             coder.restart(shard)
         try:
             yield coder
-        except GeneratorExit:  # the clip was long enough
+        except GeneratorExit:  # the caller closes its generator when it has what it needs
             self._keep(coder)
             raise
         self._keep(coder)
 
-    def keeps_memory_for(self, kind: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
+    def keeps_memory_for(self, phase: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
         coder = self._idle
-        if coder is not None and coder.key == self._key(kind, shape, shard) and coder.longest >= longest:
+        if coder is not None and coder.key == self._key(phase, shape, shard) and coder.longest >= longest:
             return True
         self.release()
         return False
@@ -133,14 +135,17 @@ class FastVAE(WanVAE):
         if coder.records:
             self._idle = coder
 
-    def _key(self, kind: str, shape: Sequence[int], shard: Shard) -> tuple[Any, ...]:
-        """What clips have in common that can go on with each other's coder."""
+    def _key(self, phase: str, shape: Sequence[int], shard: Shard) -> tuple[Any, ...]:
+        """Return what is equal for clips that can use one coder."""
         weight = self.quant_conv.weight
-        return kind, shard.dim, shard.bounds, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()
+        return phase, shard.dim, shard.bounds, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()
 
 
 def _level(level: Level, x: Tensor, state: FastClipState, out: Tensor | None = None) -> Tensor:
-    """The next frames of x, which is used up; into `out` if that is given (not where frames are halved in time)."""
+    """Apply a level to the next frames x, which it may overwrite. With `out`, write the result there.
+
+    A level that halves the number of frames takes no `out`.
+    """
     skip = x if level.residual else None
     x = layers.residual_blocks(_blocks(level.blocks), x, state, can_overwrite=skip is None)
     resample = level.resample
@@ -159,7 +164,7 @@ def _level(level: Level, x: Tensor, state: FastClipState, out: Tensor | None = N
 
 
 def _level_in_parts(level: Level, x: Tensor, state: FastClipState) -> Iterator[Tensor]:
-    """What `_level` returns, a few frames at a time."""
+    """Yield the result of `_level`, a few frames at a time."""
     if not isinstance(level.resample, Upsample):
         x = _level(level, x, state)
         return iter(x.split(layers.frames_at_once(x.shape[1]), 2))
@@ -170,7 +175,7 @@ def _level_in_parts(level: Level, x: Tensor, state: FastClipState) -> Iterator[T
 
 
 def _in_parts(levels: list[Level], x: Tensor, state: FastClipState) -> Iterator[Tensor]:
-    """x through several levels, a few frames at a time."""
+    """Apply several levels to x, and yield the result a few frames at a time."""
     if not levels:
         yield x
         return

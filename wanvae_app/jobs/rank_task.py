@@ -16,7 +16,8 @@ from wanvae_app.jobs.job import Job, JobKind, Phase, Step
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
-from wanvae_app.parallel.gather import FrameCollector, FrameSender, gather, scatter, slab_shape
+from wanvae_app.parallel.frame_gather import FrameCollector, FrameSender
+from wanvae_app.parallel.gather import gather, scatter
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
@@ -80,7 +81,7 @@ class RankTask:
             scale = config.spatial_factor
             shape = (1, 3, config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
             lengths = [shape[2], *(config.temporal_factor * length for length in lengths[1:])]
-        mine = slab_shape(shape, shard, shard.rank, shard.dim, scale)
+        mine = shard.part_shape(shape, scale)
         return self.vae.keeps_memory_for(first.phase, mine, shard, max(lengths))
 
     def run_step(self, step: Step) -> StepTimes | None:
@@ -105,7 +106,8 @@ class RankTask:
         else:
             self._frame_sink.put(self.vae.to_uint8(next(self._decoder)))
         end = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
-        before, self._pending = self._pending, _PendingStep(step, start, end, self.shard.note_wait())
+        pending = _PendingStep(step, start, end, self.shard.request_seconds_waited())
+        before, self._pending = self._pending, pending
         if end is None or step.phase == Phase.ENCODE or self._is_encoding:
             return self._complete_pending()
         times = self._complete(before)

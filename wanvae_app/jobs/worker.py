@@ -13,7 +13,7 @@ from wanvae_app.jobs.job import Job, Step
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.report import Report, Verdict, record_reports
-from wanvae_app.memory_estimate import free_bytes, refusal
+from wanvae_app.memory_estimate import Clip, free_bytes, refusal
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
@@ -34,11 +34,11 @@ def run_job(group: Group, vae: WanVAE, job: Job, run: JobState | None = None) ->
     Afterwards all ranks are ready for the next job, whatever the outcome. Raises GroupLost if a rank has gone.
     """
     assert (run is not None) == (group.rank == 0)
-    group.begin()
+    group.begin_job()
     try:
         return Worker(group, vae, job, run).work()
     finally:
-        group.end()
+        group.end_job()
 
 
 class Worker:
@@ -69,7 +69,7 @@ class Worker:
         reset_peak(self.group.device)
         if self.job.parallel and self.group.peer_memory is not None:
             chunk = (self.job.chunk, self.job.shape.height, self.job.shape.width)
-            self.group.peer_memory.reserve(self.group.agree, self.vae.config, chunk, self.vae.dtype)
+            self.group.peer_memory.reserve_tokens(self.vae.config, chunk, self.vae.dtype)
         self._agree(Report())  # all ranks are here, so their clocks start together
         self.start = time.monotonic()
         if self.run is not None:
@@ -115,7 +115,7 @@ class Worker:
                 times = task.finish() if step is None else task.run_step(step)
         except Exception as error:
             reason = f"Rank {self.group.rank} failed {where}: {describe(error)}"
-            if self.group.announce(reason):
+            if self.group.announce_failure(reason):
                 log.exception("job %s: %s", self.job.id[:8], reason)
             else:  # another rank failed first, and its log has the cause
                 log.warning("job %s: %s", self.job.id[:8], reason)
@@ -123,7 +123,7 @@ class Worker:
             if self.run is None:  # rank 0 must wait until all ranks know of the failure
                 task.abandon_frames()
             forget(error)
-            self.group.drop("data", "frames")
+            self.group.drop()
             return Report(Verdict.FAILED, step)
         if times is None:
             return Report()
@@ -132,7 +132,7 @@ class Worker:
 
     def _clean_up_failure(self) -> str:
         """Free what the failed job holds, connect the ranks anew, and return why it failed."""
-        reason = self.group.reason()
+        reason = self.group.failure_reason()
         if self.task is not None:
             self.task.close()
             self.task.abandon_frames()
@@ -146,19 +146,18 @@ class Worker:
         reason = self._memory_refusal()
         if not reason:
             return Report()
-        self.group.announce(reason[:1].upper() + reason[1:])
+        self.group.announce_failure(reason[:1].upper() + reason[1:])
         return Report(Verdict.FAILED)
 
     def _all_can_interleave(self) -> bool:
         """Return whether all ranks have memory for the past of an encoder and of a decoder at once."""
-        return all(
-            numbers == [0.0]
-            for numbers in self.group.agree([float(bool(self._memory_refusal(interleaved=True)))])
-        )
+        return self.group.holds_on_all_ranks(not self._memory_refusal(interleaved=True))
 
     def _memory_refusal(self, interleaved: bool = False) -> str:
         if self.task is None:
             return ""
         group, job, vae = self.group, self.job, self.vae
-        what = vae.config, job.phases, job.shape[1:], job.chunk, vae.dtype, group.size if job.parallel else 1
-        return refusal(*what, group.rank, free_bytes(group.device), group.device, interleaved=interleaved)
+        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device)
+        size = group.size if job.parallel else 1
+        free = free_bytes(group.device)
+        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved)

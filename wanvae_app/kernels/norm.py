@@ -2,7 +2,7 @@
 
 Where the picture is cut and ranks reach each other's memory, the same launch exchanges the edges, in the manner of
 `halo.py`. Its first programs make the edge pixels once more and send them. Some of its last programs write what has
-come meanwhile into the borders. The plain equals are `model.layers.PixelNorm` and `Shard.fill_borders`.
+come meanwhile into the borders. The plain equals are `model.layers.PixelNorm` and `Shard.fill_halo`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The Wan VAE, 2.1 and 2.2: one definition for one rank and many, whole clips and chunks."""
+"""The Wan VAE, 2.1 and 2.2: one definition for one rank and many, whole clips and chunks.
+
+Shapes are those of `layers.py`; z is the number of the latent's channels, T' and so on are the sizes of a result.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from wanvae_app.parallel.shard import WHOLE, Shard
 
 
 class Head(nn.Module):
-    """Norm, SiLU and the last convolution."""
+    """Norm, SiLU and a convolution: the last layers of encoder and decoder."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class Head(nn.Module):
 
 
 class Middle(nn.Sequential):
-    """Attention between two residual blocks, at the coarsest scale."""
+    """Attention between two residual blocks, at the latent's scale."""
 
     def __init__(self, dim: int) -> None:
         super().__init__(ResidualBlock(dim, dim), Attention(dim), ResidualBlock(dim, dim))
@@ -50,7 +53,11 @@ class Middle(nn.Sequential):
 
 
 class Level(nn.Module):
-    """Residual blocks at one scale, then (not at the last) the step to the next."""
+    """Residual blocks at one scale, then the step to the next scale, except after the last level.
+
+    `resample` is a Downsample, an Upsample or None, and `time` by how much it changes the number of frames. With
+    `residual`, Wan 2.2's shortcut around the whole level is added.
+    """
 
     def __init__(
         self, in_dim: int, dim: int, num_blocks: int, resample: nn.Module | None, time: int, residual: bool
@@ -77,7 +84,7 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Pixels [B, 3 patch^2, T, H, W] to latent moments [B, 2 z, T', H / 8, W / 8]."""
+    """Encodes patches of pixels [B, 3 patch^2, T, H, W] to mean and log variance of latents [B, 2 z, T', H/8, W/8]."""
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
@@ -101,7 +108,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, z, T, H, W] to pixels [B, 3 patch^2, T', 8 H, 8 W]."""
+    """Decodes latents [B, z, T, H, W] to patches of pixels [B, 3 patch^2, T', 8 H, 8 W]."""
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
@@ -112,8 +119,8 @@ class Decoder(nn.Module):
         for i in range(last + 1):
             temporal = i < last and config.temporal_downsample[last - 1 - i]
             # Wan 2.1 halves the width in the upsampling convolution, 2.2 in the next level's first block.
-            width = dims[i + 1] if config.residual else dims[i + 1] // 2
-            resample = Upsample(dims[i + 1], width, temporal) if i < last else None
+            upsampled_dim = dims[i + 1] if config.residual else dims[i + 1] // 2
+            resample = Upsample(dims[i + 1], upsampled_dim, temporal) if i < last else None
             in_dim = dims[i] if config.residual or i == 0 else dims[i] // 2
             residual = config.residual and i < last
             self.levels.append(
@@ -129,11 +136,14 @@ class Decoder(nn.Module):
 
 
 class WanVAE(nn.Module):
-    """Encoder and decoder of one Wan VAE; weights only, all that a clip remembers is in its ClipState."""
+    """Encoder and decoder of one Wan VAE: weights alone. What a clip remembers is in its ClipState.
+
+    Latents are raw: as the encoder makes them, not normalised by the mean and deviation in `config`.
+    """
 
     encoder_class: type[Encoder] = Encoder
     decoder_class: type[Decoder] = Decoder
-    default_chunk = 1  # latent frames at a time, if nobody asks for another number: frames are seen soonest
+    default_chunk = 1  # latent frames per chunk unless asked otherwise: with one, frames are seen soonest
 
     def __init__(self, config: WanConfig, name: str = "Wan VAE") -> None:
         super().__init__()
@@ -153,7 +163,7 @@ class WanVAE(nn.Module):
         return self.quant_conv.weight.device
 
     def channels_last(self) -> WanVAE:
-        """Lay the kernels out as the pictures lie in memory, which is faster everywhere; returns itself."""
+        """Lay weights out in memory as pictures lie, which makes convolutions faster; return this VAE."""
         for parameter in self.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last_3d)
@@ -162,49 +172,49 @@ class WanVAE(nn.Module):
         return self
 
     def new_state(self, shard: Shard = WHOLE) -> ClipState:
-        """Return the state of a clip that begins, for this rank's part of the picture."""
+        """Return the state of a clip at its start, for this rank's slab of the picture."""
         return ClipState(shard)
 
     def encode(self, x: Tensor, state: ClipState) -> Tensor:
-        """Encode the next frames [B, 3, T, h, W] in [-1, 1] to raw latents [B, z, T', h', W'] (the mean).
+        """Encode a clip's next frames [B 3 T H W] in [-1, 1] to raw latents [B z T' H' W'], the distribution's mean.
 
-        T is 1 + 4 k for the clip's first call and 4 k for later ones.
+        In the clip's first call T is 1 + 4 k and T' is 1 + k; in later ones T is 4 k and T' is k.
         """
         moments: Tensor = self.quant_conv(self.encoder(patchify(x, self.config.patch_size), state), state)
         state.end_chunk()
         return moments.chunk(2, 1)[0]
 
     def decode(self, z: Tensor, state: ClipState) -> Tensor:
-        """Decode the next raw latents [B, z, T, h, W] to frames [B, 3, T', h', W'] in [-1, 1].
+        """Decode a clip's next raw latents [B z T H W] to frames [B 3 T' H' W'] in [-1, 1].
 
-        T' is 1 + 4 (T - 1) for the clip's first call and 4 T for later ones.
+        T' is 1 + 4 (T - 1) in the clip's first call, and 4 T in later ones.
         """
         x: Tensor = self.decoder(self.post_quant_conv(z, state), state)
         state.end_chunk()
         return unpatchify(x, self.config.output_patch).clamp(-1, 1)
 
     def to_uint8(self, frames: Tensor) -> Tensor:
-        """Convert decoded frames [1, 3, T, H, W] to pixels [T, H, W, 3] in 0..255, rounded to nearest."""
+        """Convert decoded frames [1 3 T H W] in [-1, 1] to pixels [T H W 3] in 0..255, rounded to nearest."""
         return to_uint8(frames)
 
     @contextmanager
     def clip(
-        self, kind: str, shape: Sequence[int], shard: Shard = WHOLE
+        self, phase: str, shape: Sequence[int], shard: Shard = WHOLE
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        """Yield what codes the chunks of one clip in turn.
+        """Yield a function that codes a clip's next chunk, with the clip's state inside.
 
-        `kind` is "decode" or "encode", `shape` that of this rank's part of the first chunk, B C T H W.
+        `phase` is "decode" or "encode"; `shape` is B C T H W of this rank's part of the first chunk.
         """
         state = self.new_state(shard)
-        code = self.decode if kind == "decode" else self.encode
+        code = self.decode if phase == "decode" else self.encode
         yield lambda x: code(x, state)
 
-    def keeps_memory_for(self, kind: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
-        """Whether the last clip left all the memory that a clip takes; if not, what it left is freed.
+    def keeps_memory_for(self, phase: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
+        """Whether the last clip left enough memory for this one; if not, free what it left.
 
-        `longest` is the number of frames in the clip's longest chunk; the rest is as for `clip`.
+        `longest` is the number of frames in the clip's longest chunk; the other arguments are those of `clip`.
         """
         return False
 
     def release(self) -> None:
-        """Free what the last clip left for the next one."""
+        """Free the memory that the last clip left for the next one."""

@@ -1,4 +1,4 @@
-"""Messages: point-to-point messages between the ranks of one process group."""
+"""Messages: tensors sent from rank to rank over a process group."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Message = tuple[Tensor, int]  # a contiguous tensor, and the rank that it goes t
 class Messages:
     """Sends and receives tensors over a process group.
 
-    The group closes its connections when the last reference to it goes. Only this object holds one, so that `close`
-    wakes whoever waits for this rank.
+    A process group closes its connections when the last reference to it goes. Only this object holds one, so `close`
+    wakes every rank that waits for this one.
     """
 
     def __init__(self, group: dist.ProcessGroup, watchdog: Watchdog) -> None:
@@ -32,17 +32,20 @@ class Messages:
         return dist.batch_isend_irecv(ops) if ops else []
 
     def wait(self, works: Sequence[dist.Work]) -> None:
-        """Wait until these messages have arrived; over NCCL, it is the device that waits."""
+        """Wait until these messages have arrived. Over NCCL only the device waits."""
         with self._watchdog.waiting():
             for work in works:
                 work.wait()
 
     def exchange(self, sends: Sequence[Message], receives: Sequence[Message]) -> None:
-        """Send and receive, and wait until all has arrived."""
+        """Send and receive, and wait until all messages have arrived."""
         self.wait(self.start(sends, receives))
 
     def abort(self) -> None:
-        """Break off what is on its way, from any thread. Gloo cannot: its peers notice when `close` closes sockets."""
+        """Break off messages that are on their way, from any thread.
+
+        Gloo cannot do that: its other ranks notice when `close` closes the sockets.
+        """
         group = self._group
         if group is not None:
             group.abort()

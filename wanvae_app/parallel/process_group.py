@@ -1,37 +1,39 @@
 """Group: the processes that torchrun started, and how they agree.
 
-Rank 0 posts commands; the others wait for them on the store, where an idle month costs nothing. Before every
-chunk all ranks agree in one small collective on the CPU. Tensors travel over two groups of their own, which
-are thrown away and rebuilt after a failure.
+Rank 0 posts commands on the store, and the others wait there for them. Before every chunk all ranks agree in one small
+collective on the CPU. Tensors travel over two process groups of their own, which are dropped and rebuilt after a
+failure.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore  # torch.distributed does not declare it
 
 from wanvae_app.device import choose_device, set_up
 from wanvae_app.errors import describe
+from wanvae_app.parallel.command_store import LAST_WORDS, CommandStore, open_store
 from wanvae_app.parallel.messages import Messages
-from wanvae_app.parallel.peer_memory import PeerMemory
-from wanvae_app.parallel.watchdog import HUNG, Watchdog
+from wanvae_app.parallel.network import interface_towards
+from wanvae_app.parallel.peer_access import connect_peer_memory
+from wanvae_app.parallel.watchdog import IDLE_LIMITS, Watchdog
+
+if TYPE_CHECKING:  # it needs Triton
+    from wanvae_app.parallel.peer_memory import PeerMemory
 
 log = logging.getLogger(__name__)
 
-JOINING = timedelta(minutes=5)
-IDLE = timedelta(days=30)
-# Only a last resort, the watchdog acts first: one chunk of a large clip may take a CPU an hour, and a rank
-# without a part in it spends all of that in the agreement.
+# A last resort only, because the watchdog acts long before. One chunk of a large clip may take a CPU an hour, and a
+# rank that owns no part of the picture spends all of it waiting to agree.
 DATA_TIMEOUT = timedelta(hours=2)
 AGREE_TIMEOUT = 3 * DATA_TIMEOUT
 
@@ -41,11 +43,11 @@ class GroupLost(RuntimeError):
 
 
 class Group:
-    """This process among its peers. Make it with `join`; only one thread may call its methods.
+    """This process among its peers. Make it with `join`; only one thread may call its methods, except `abort`.
 
-    `data` carries rows between ranks while a chunk is coded, `frames` carries finished frames to rank 0; both
-    are None when there is only one rank. Where GPUs reach each other's memory, `link` carries the rows. `restarts`
-    counts torchrun's restarts, and `last_words` says why the last one happened, if anybody knew.
+    `data` carries rows between ranks while a chunk is coded, and `frames` carries finished frames to rank 0. Both are
+    None if there is only one rank. Where GPUs reach each other's memory, `peer_memory` carries the rows. `restarts`
+    counts how often torchrun restarted the ranks, and `last_words` says why it did so last, if that is known.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
@@ -59,16 +61,14 @@ class Group:
         self.restarts = 0
         self.last_words = ""
         self.watchdog: Watchdog | None = None
-        self.broken = False  # the tensors' groups were aborted; what they delivered since is worthless
-        self._store: dist.Store | None = None
-        self._num_commands = 0  # so far; it numbers the job that the last of them started
-        self._aborted = -1
-        self._reason = ""
-        self._lock = threading.Lock()
+        self.broken = False  # exchanges were aborted: what they delivered since then is undefined
+        self._commands = CommandStore(None)
+        self._last_aborted = -1  # number of the last job that was aborted
+        self._lock = threading.Lock()  # of `abort`
 
     @classmethod
     def join(cls, device: str = "auto") -> Group:
-        """The group that torchrun's environment describes; without torchrun, a group of one.
+        """Join the ranks that torchrun's environment describes; without torchrun, be a single rank.
 
         `device` is auto, cpu or cuda. Raises ValueError if there are fewer GPUs than ranks.
         """
@@ -83,47 +83,42 @@ class Group:
         return group
 
     def post(self, command: dict[str, Any]) -> None:
-        """Rank 0: give all other ranks their next command, JSON-able. Between two commands all ranks agree."""
+        """Rank 0: give all other ranks their next command, which JSON can hold.
+
+        All ranks must have called `agree` since the last command.
+        """
         assert self.rank == 0
-        self._num_commands += 1
-        if self._store is not None:
-            self._store.set(f"command/{self._num_commands}", json.dumps(command))
-            # Everyone has read the previous command, since all have agreed after it.
-            for name in ("command", "failure"):
-                self._store.delete_key(f"{name}/{self._num_commands - 1}")
+        self._commands.post(command)
         self.broken = False
 
     def next_command(self) -> dict[str, Any]:
-        """The other ranks: block until rank 0 posts; raises GroupLost when the store is gone."""
-        assert self._store is not None and self.rank > 0
-        self._num_commands += 1
-        key = f"command/{self._num_commands}"
+        """The other ranks: wait for rank 0's next command. Raises GroupLost when the store is gone."""
+        assert self.rank > 0
         try:
-            self._store.wait([key], IDLE)
-            command = json.loads(self._store.get(key))
+            command = self._commands.wait()
         except RuntimeError as error:
             raise GroupLost(f"rank {self.rank} lost the store ({describe(error)})") from error
         self.broken = False
         return command
 
-    def begin(self) -> None:
-        """A job starts: the watchdog looks after this rank until `end`."""
+    def begin_job(self) -> None:
+        """Start the job of the last command: the watchdog looks after this rank until `end_job`."""
         if self.watchdog is not None:
-            self.watchdog.begin(self._num_commands)
+            self.watchdog.begin_job(self._commands.number)
 
-    def end(self) -> None:
-        """The job is over on this rank."""
+    def end_job(self) -> None:
+        """End the job on this rank."""
         if self.watchdog is not None:
-            self.watchdog.end()
+            self.watchdog.end_job()
 
     def waiting(self) -> AbstractContextManager[None]:
-        """Around a wait for another rank or another thread: see `Watchdog.waiting`."""
+        """Mark a wait for another rank or another thread: see `Watchdog.waiting`."""
         return self.watchdog.waiting() if self.watchdog is not None else nullcontext()
 
     def agree(self, report: Sequence[float]) -> list[list[float]]:
-        """Everybody's report, by rank; all ranks call it with reports of one length. Blocks until all have.
+        """Return every rank's report, by rank. All ranks call this, with reports of one length.
 
-        Raises GroupLost if a rank does not come.
+        Blocks until all ranks have called it. Raises GroupLost if a rank does not.
         """
         mine = torch.tensor(report, dtype=torch.float64)
         if self.size == 1:
@@ -135,73 +130,77 @@ class Group:
             raise self._lost(error) from error
         return [r.tolist() for r in reports]
 
-    def announce(self, reason: str) -> bool:
-        """Say that this rank failed in the present job. The first reason stands: later ones, from ranks that
-        lost their neighbour by it, are its consequences. True if this one is the first."""
-        self._reason = reason
-        if self._store is None:
-            return True
-        first = self._store.compare_set(f"failure/{self._num_commands}", "", reason)
-        return first == reason.encode()
+    def holds_on_all_ranks(self, condition: bool) -> bool:
+        """Whether a condition holds on every rank; see `agree`."""
+        return all(value for (value,) in self.agree([float(condition)]))
 
-    def reason(self) -> str:
-        """What was announced first in the present job."""
-        if self._store is None:
-            return self._reason
-        return self._store.get(f"failure/{self._num_commands}").decode()
+    def announce_failure(self, reason: str) -> bool:
+        """Announce that this rank failed in the present job; return whether it is the first to fail.
 
-    def abort(self, epoch: int) -> None:
-        """Break off what the tensors' groups are doing in the job that `begin` gave this number, once; from any
-        thread. NCCL's blocked kernels end; gloo does not abort, its peers notice when sockets close, in `drop`.
+        Later failures are mostly consequences: a rank fails because its neighbour has failed.
+        """
+        return self._commands.announce_failure(reason)
+
+    def failure_reason(self) -> str:
+        """Return what was announced first in the present job."""
+        return self._commands.failure_reason()
+
+    def abort(self, job_number: int) -> None:
+        """Break off all exchanges of tensors in a job, once; any thread may call this.
+
+        NCCL's blocked kernels end. Gloo cannot abort: its ranks notice when `drop` closes sockets.
         """
         with self._lock:
-            if epoch <= self._aborted:  # perhaps there are new groups already
+            if job_number <= self._last_aborted:  # the process groups may be new ones already
                 return
-            self._aborted = epoch
+            self._last_aborted = job_number
             self.broken = True
             if self.peer_memory is not None:
                 self.peer_memory.abort()
-            # At once: the abort of one communicator may wait for that of another.
+            # At once, because the abort of one communicator may wait for that of the other.
             threads = [threading.Thread(target=g.abort) for g in (self.data, self.frames) if g is not None]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
 
-    def drop(self, *names: str) -> None:
-        """Close connections after a failure, so that neighbours that wait on them get an error. Messages that were
-        started hold on to them: forget these before."""
-        self.abort(self._num_commands)
-        for name in names:
-            messages = getattr(self, name)
+    def drop(self) -> None:
+        """Close the connections for tensors after a failure, so that neighbours that wait there get an error.
+
+        Messages that are on their way keep connections open: forget them first.
+        """
+        self.abort(self._commands.number)
+        data, self.data = self.data, None
+        frames, self.frames = self.frames, None
+        for messages in (data, frames):
             if messages is not None:
-                setattr(self, name, None)
                 messages.close()
 
     def rebuild(self) -> None:
-        """Make the tensors' groups anew, on all ranks at once. Raises GroupLost if a rank does not come."""
+        """Make the connections for tensors anew. All ranks call this. Raises GroupLost if a rank does not."""
         if self.size == 1:
             self.broken = False
             return
-        self.drop("data", "frames")
+        self.drop()
         try:
             if self.peer_memory is not None:
-                self.peer_memory.reset(self.agree)
+                self.peer_memory.reset()
             self._make_groups()
         except RuntimeError as error:
             raise self._lost(error) from error
         self.broken = False
 
     def close(self) -> None:
-        """Leave; the other ranks must be leaving as well."""
+        """Leave the group. All ranks call this."""
         if self.watchdog is not None:
             self.watchdog.close()
-            self.drop("data", "frames")
+            self.drop()
             dist.destroy_process_group()
 
     def _lost(self, error: RuntimeError) -> GroupLost:
+        """Return the exception that names the rank that died, if one has."""
         try:
-            dead = self.watchdog.dead(reaped=False) if self.watchdog is not None else []
+            dead = self.watchdog.dead_ranks(reaped=False) if self.watchdog is not None else []
         except RuntimeError:  # the store is gone, and torchrun with it
             dead = []
         if dead:
@@ -209,53 +208,42 @@ class Group:
         return GroupLost(f"rank {self.rank} lost the other ranks ({describe(error)})")
 
     def _connect(self, one_machine: bool) -> None:
-        if one_machine:  # no other machine needs to reach these sockets, so none can
-            loopback = "lo0" if sys.platform == "darwin" else "lo"
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
-        # Without this the communicator's own watchdog ends the process at the first error; see `abort`.
+        """Connect to the other ranks: the store, the watchdog, then all process groups and peer memory."""
+        # Only what the other ranks must reach: on one machine the loopback interface, else the one towards rank 0.
+        interface = interface_towards("127.0.0.1" if one_machine else os.environ["MASTER_ADDR"])
+        if interface is not None:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+        # Otherwise the communicator's own watchdog ends the process at the first error; see `abort`.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-        # torchrun's store outlives a restart of the ranks: a prefix keeps the dead ones' addresses and
-        # commands out of sight. Several clients, because one that waits blocks whoever else uses it.
-        self._store = self._open_store(self.restarts)
-        self.watchdog = Watchdog(
-            self.rank, self.size, self._open_store(self.restarts), self.abort, HUNG[self.device.type]
-        )
+        torchrun_has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
+        is_server = self.rank == 0 and not torchrun_has_store
+        self._commands = CommandStore(open_store(self.restarts, self.size, is_server))
+        store = open_store(self.restarts, self.size)
+        idle_limit = IDLE_LIMITS[self.device.type]
+        self.watchdog = Watchdog(self.rank, self.size, store, self.abort, idle_limit)
         self.watchdog.start()
         if self.restarts:
-            before = self._open_store(self.restarts - 1)
-            self.last_words = before.get("last words").decode() if before.check(["last words"]) else ""
+            before = open_store(self.restarts - 1, self.size)
+            self.last_words = before.get(LAST_WORDS).decode() if before.check([LAST_WORDS]) else ""
         dist.init_process_group(
             "gloo",
-            store=dist.PrefixStore("groups", self._open_store(self.restarts)),
+            store=PrefixStore("groups", open_store(self.restarts, self.size)),
             rank=self.rank,
             world_size=self.size,
             timeout=AGREE_TIMEOUT,
         )
         self._make_groups()
-        self.peer_memory = PeerMemory.connect(self.rank, self.size, self.device, self.agree)
-
-    def _open_store(self, attempt: int) -> dist.Store:
-        env = os.environ
-        torchrun_has_it = env.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
-        is_master = not torchrun_has_it and self.rank == 0 and self._store is None
-        store = dist.TCPStore(
-            env["MASTER_ADDR"],
-            int(env["MASTER_PORT"]),
-            self.size,
-            is_master,
-            timeout=JOINING,
-            wait_for_workers=False,
-        )
-        return dist.PrefixStore(f"wanvae/{attempt}", store)
+        self.peer_memory = connect_peer_memory(self.rank, self.size, self.device, self.holds_on_all_ranks)
 
     def _make_groups(self) -> None:
+        """Make the process groups of `data` and `frames`."""
+        assert self.watchdog is not None
         backend = "nccl" if self.device.type == "cuda" else "gloo"
         groups = [dist.new_group(backend=backend, timeout=DATA_TIMEOUT) for _ in range(2)]
         # The first collective of an NCCL group must be one in which all ranks take part.
         for group in groups:
             dist.all_reduce(torch.zeros(1, device=self.device), group=group)
-        assert self.watchdog is not None
         self.data, self.frames = (Messages(group, self.watchdog) for group in groups)
         if self.device.type == "cuda":
             torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Watchdog: a thread beside each rank's work that notices what the work cannot: a failed or stopped peer."""
+"""Watchdog: a thread that ends this rank or another one when its work stops, so that torchrun restarts all ranks."""
 
 from __future__ import annotations
 
@@ -11,71 +11,84 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
-import torch.distributed as dist
+from torch._C._distributed_c10d import Store  # torch.distributed does not declare it
+
+from wanvae_app.parallel.command_store import LAST_WORDS, failure_key
+from wanvae_app.parallel.proc_stat import read_process, read_thread
 
 log = logging.getLogger(__name__)
 
-# Seconds in which a rank's thread may neither work nor wait for another rank; a GPU may be all that works.
-HUNG = {"cpu": 5.0, "cuda": 60.0}
-FAREWELL = 3.0  # seconds for a rank to end in order, of itself or by a signal
+# Seconds for which a rank's thread may neither work nor wait for another rank. On cuda only the GPU may be at work.
+IDLE_LIMITS = {"cpu": 5.0, "cuda": 60.0}
+TIME_TO_END = 3.0  # seconds for a rank to end in order, of itself or by torchrun's signal
 EXIT_CODE = 70  # tells torchrun to restart the ranks
 
 
+class Activity(NamedTuple):
+    """What changes as long as a rank's thread works."""
+
+    last_tick: float  # seconds of `time.monotonic`
+    cpu_time: int  # clock ticks that the thread ran
+
+
 class Watchdog:
-    """Looks after one rank while a job runs; idle otherwise.
+    """Looks after one rank while a job runs, and does nothing otherwise.
 
-    - A failure announced by any rank: calls `on_failure` with the job's epoch, to wake this rank's blocked thread.
-    - A rank that gives no sign of life (stopped, its machine gone): ends it where it can be reached.
-    - This rank stuck in one place, or idle for `hung` seconds where it should work: ends this process.
+    - Any rank announces a failure: calls `on_failure` with the job's number, which wakes this rank's blocked thread.
+    - Another rank's heartbeat stops, because the rank was stopped or its machine is gone: kills that rank if it can
+      reach it, else ends this process.
+    - This rank's thread stays in one layer too long, or does nothing for `idle_limit` seconds: ends this process.
 
-    torchrun then restarts all ranks. `store` must be a client of its own: a waiting one blocks its users.
+    torchrun then restarts all ranks. `store` must be a client of its own, because a client that waits blocks its users.
     """
 
     def __init__(
-        self, rank: int, size: int, store: dist.Store, on_failure: Callable[[int], None], hung: float
+        self, rank: int, size: int, store: Store, on_failure: Callable[[int], None], idle_limit: float
     ) -> None:
         self.rank = rank
         self.size = size
         self.store = store
         self.on_failure = on_failure
-        self.hung = hung
-        self.period = 0.5  # seconds between looks, while a job runs
-        self.silence = 5.0  # seconds without a sign of life after which a rank counts as stopped
-        self.layer_timeout = (
-            600.0  # seconds that a rank may spend in one layer; a CPU needs minutes for a large one
-        )
-        self._epoch: int | None = None  # of the present job
-        self._changed = threading.Condition()
+        self.idle_limit = idle_limit
+        self.period = 0.5  # seconds between two looks, while a job runs
+        self.max_silence = 5.0  # seconds without a heartbeat after which a rank counts as stopped
+        self.layer_timeout = 600.0  # seconds in one layer; a CPU needs minutes for a large one
+        self._job_number: int | None = None  # of the present job
+        self._changed = threading.Condition()  # of the job number, or of `_closed`
         self._working = False
         self._num_waits = 0  # `waiting` blocks that the worker is in
         self._last_tick = time.monotonic()
-        self._where = ""
-        self._worker = (0, 0)  # the thread in `working`, as Python and as the system numbers it
+        self._where = ""  # what the worker does
+        self._worker = (0, 0)  # the thread in `working`, as Python and as Linux numbers it
         self._closed = False
-        self._num_beats = 0
+        self._num_heartbeats = 0
         self._thread = threading.Thread(target=self._loop, name="watchdog", daemon=True)
 
     def start(self) -> None:
-        """Sign in, so that the others can look for this rank, and start the thread."""
+        """Tell the other ranks which process this rank is, and start the thread."""
         self.store.set(f"process/{self.rank}", f"{socket.gethostname()} {os.getpid()}")
-        self._beat()
+        self._send_heartbeat()
         self._thread.start()
 
-    def begin(self, epoch: int) -> None:
-        """A job starts; `epoch` numbers it on all ranks alike."""
+    def begin_job(self, number: int) -> None:
+        """Start to look after this rank. `number` is the job's, the same on all ranks."""
         with self._changed:
-            self._epoch = epoch
+            self._job_number = number
             self._changed.notify()
 
-    def end(self) -> None:
-        """The job is over."""
+    def end_job(self) -> None:
+        """Look after this rank no more."""
         with self._changed:
-            self._epoch = None
+            self._job_number = None
 
     @contextmanager
     def working(self, where: str) -> Iterator[None]:
-        """Around one chunk: within it, `tick` must be called at least every `layer_timeout` seconds."""
+        """Mark one step of this thread, which must call `tick` at least every `layer_timeout` seconds.
+
+        `where` describes the step, as in "decoding chunk 2".
+        """
         self._where = where
         self._worker = threading.get_ident(), threading.get_native_id()
         self.tick()
@@ -87,10 +100,9 @@ class Watchdog:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around each place where the thread in `working` waits for another rank or another thread.
+        """Mark a wait of the thread in `working` for another rank or thread: it may be idle for any time.
 
-        Such a wait may take as long as that one works, and is no sign that this rank hangs. Does nothing in any other
-        thread.
+        Does nothing in other threads.
         """
         if threading.get_ident() != self._worker[0]:
             yield
@@ -102,30 +114,32 @@ class Watchdog:
             self._num_waits -= 1
 
     def tick(self, *_: object) -> None:
-        """A sign that this rank's work goes on; any arguments, so that it can be a module's hook."""
+        """Note that this rank's work goes on. Takes any arguments, to be a module's hook."""
         self._last_tick = time.monotonic()
 
-    def dead(self, reaped: bool) -> list[int]:
-        """The ranks of this machine whose processes have ended; with `reaped`, of which torchrun has heard.
+    def dead_ranks(self, reaped: bool) -> list[int]:
+        """Return the ranks on this machine whose processes have ended; with `reaped`, only those that torchrun reaped.
 
-        Raises RuntimeError when the store, and torchrun with it, is gone.
+        Raises RuntimeError when the store is gone, and torchrun with it.
         """
-        found = []
+        dead = []
         for rank in range(self.size):
-            host, pid = self.store.get(f"process/{rank}").decode().split()
+            host, pid = self._process_of(rank)
             if host == socket.gethostname():
-                state, _ = _process(int(pid))
-                if state == "" or (state == "Z" and not reaped):
-                    found.append(rank)
-        return found
+                process = read_process(pid)
+                if process is None or (process.state == "Z" and not reaped):
+                    dead.append(rank)
+        return dead
 
-    def last_words(self, reason: str) -> None:
-        """Tell the ranks' successors why they are being restarted: who died, or else `reason`. What is said
-        first stands. Raises RuntimeError as `dead`."""
-        dead = self.dead(reaped=False)
+    def leave_last_words(self, reason: str) -> None:
+        """Tell the ranks that come next why these are restarted: which rank died, or else `reason`.
+
+        The first to call this, of all ranks, is heard. Raises RuntimeError when the store is gone.
+        """
+        dead = self.dead_ranks(reaped=False)
         reason = f"rank {dead[0]} died" if dead else reason
         log.error("%s; the ranks are being restarted", reason)
-        self.store.compare_set("last words", "", reason)
+        self.store.compare_set(LAST_WORDS, "", reason)
 
     def close(self) -> None:
         """End the thread."""
@@ -134,92 +148,93 @@ class Watchdog:
             self._changed.notify()
         self._thread.join()
 
-    def _beat(self) -> None:
-        self._num_beats += 1
-        self.store.set(f"alive/{self.rank}", str(self._num_beats))
-
     def _loop(self) -> None:
+        """Watch one job after another, in the watchdog's thread."""
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._epoch is not None or self._closed)
+                    self._changed.wait_for(lambda: self._job_number is not None or self._closed)
                     if self._closed:
                         return
-                    epoch = self._epoch
-                assert epoch is not None
-                self._watch(epoch)
+                    number = self._job_number
+                assert number is not None
+                self._watch(number)
         except RuntimeError as error:  # the store is gone, and torchrun with it
-            time.sleep(FAREWELL)
+            time.sleep(TIME_TO_END)
             log.error("rank %d: the store does not answer: %s", self.rank, error)
             os._exit(EXIT_CODE)
 
-    def _watch(self, epoch: int) -> None:
+    def _watch(self, number: int) -> None:
+        """Look after all ranks every `period` seconds until the job with this number is over."""
         others = [rank for rank in range(self.size) if rank != self.rank]
-        beats: dict[int, bytes] = {}
-        heard = dict.fromkeys(others, time.monotonic())
+        heartbeats: dict[int, bytes] = {}
+        last_look = last_activity = time.monotonic()
+        last_heard = dict.fromkeys(others, last_look)
+        activity: Activity | None = None
         failed = False
-        looked = rested = time.monotonic()
-        signs: tuple[float, int] | None = None  # of this rank's work
-        while self._epoch == epoch and not self._closed:
-            self._beat()
+        while self._job_number == number and not self._closed:
+            self._send_heartbeat()
             now = time.monotonic()
             if (
-                now - looked > self.silence / 2
-            ):  # this process itself was stopped: then nobody else is to blame
-                heard = dict.fromkeys(others, now)
+                now - last_look > self.max_silence / 2
+            ):  # this process was stopped, so no other rank is to blame
+                last_heard = dict.fromkeys(others, now)
                 self.tick()
-            looked = now
-            before, signs = signs, self._signs_of_work()
-            if signs is None or signs != before:
-                rested = now
-            elif now - rested > self.hung:
-                self._end_self(now - rested)
-            for rank, beat in zip(others, self.store.multi_get([f"alive/{r}" for r in others]), strict=True):
-                if beats.get(rank) != beat:
-                    beats[rank], heard[rank] = beat, now
-                elif now - heard[rank] > self.silence:
-                    self._end_rank(rank, now - heard[rank])
-                    heard[rank] = now
+            last_look = now
+            before, activity = activity, self._read_activity()
+            if activity is None or activity != before:
+                last_activity = now
+            elif now - last_activity > self.idle_limit:
+                self._end_self(now - last_activity)
+            keys = [f"heartbeat/{rank}" for rank in others]
+            for rank, heartbeat in zip(others, self.store.multi_get(keys), strict=True):
+                if heartbeats.get(rank) != heartbeat:
+                    heartbeats[rank], last_heard[rank] = heartbeat, now
+                elif now - last_heard[rank] > self.max_silence:
+                    self._end_rank(rank, now - last_heard[rank])
+                    last_heard[rank] = now
             if self._working and now - self._last_tick > self.layer_timeout:
                 self._end_self(now - self._last_tick)
-            if not failed and self.store.check([f"failure/{epoch}"]):
+            if not failed and self.store.check([failure_key(number)]):
                 failed = True
-                self.on_failure(epoch)
+                self.on_failure(number)
             with self._changed:
-                self._changed.wait_for(lambda: self._epoch != epoch or self._closed, self.period)
+                self._changed.wait_for(lambda: self._job_number != number or self._closed, self.period)
 
-    def _signs_of_work(self) -> tuple[float, int] | None:
-        """What changes while this rank's thread works: its last tick and its CPU time. None while it has nothing to
-        do, is in a `waiting` block, waits for the disk, or where the system does not say."""
+    def _send_heartbeat(self) -> None:
+        self._num_heartbeats += 1
+        self.store.set(f"heartbeat/{self.rank}", str(self._num_heartbeats))
+
+    def _read_activity(self) -> Activity | None:
+        """Return the activity of this rank's thread; None while nothing can be blamed on it.
+
+        It is not to blame outside of `working`, within `waiting`, while it runs or waits for a disk, and where the
+        system does not tell.
+        """
         if not self._working or self._num_waits:
             return None
-        try:
-            with open(f"/proc/self/task/{self._worker[1]}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
+        thread = read_thread(self._worker[1])
+        if thread is None or thread.state != "S":
             return None
-        in_user, in_system = fields[11:13]
-        return (self._last_tick, int(in_user) + int(in_system)) if fields[0] == "S" else None
+        return Activity(self._last_tick, thread.cpu_time)
+
+    def _process_of(self, rank: int) -> tuple[str, int]:
+        """Return host name and process id of a rank."""
+        host, pid = self.store.get(f"process/{rank}").decode().split()
+        return host, int(pid)
 
     def _end_rank(self, rank: int, seconds: float) -> None:
-        host, pid = self.store.get(f"process/{rank}").decode().split()
-        self.last_words(f"rank {rank} gave no sign of life for {seconds:.0f} s")
-        if host == socket.gethostname() and _process(int(pid))[1] == os.getppid():
-            os.kill(int(pid), signal.SIGKILL)  # SIGTERM does not reach a stopped process
+        """End a rank that was silent for so long, or this one if that rank is out of reach."""
+        host, pid = self._process_of(rank)
+        self.leave_last_words(f"rank {rank} gave no sign of life for {seconds:.0f} s")
+        process = read_process(pid) if host == socket.gethostname() else None
+        if process is not None and process.parent == os.getppid():
+            os.kill(pid, signal.SIGKILL)  # SIGTERM does not reach a stopped process
         else:
             os._exit(EXIT_CODE)
 
     def _end_self(self, seconds: float) -> None:
-        self.last_words(f"rank {self.rank} was stuck for {seconds:.0f} s in {self._where}")
+        """End this process, whose thread was stuck for so long, and print where all its threads are."""
+        self.leave_last_words(f"rank {self.rank} was stuck for {seconds:.0f} s in {self._where}")
         faulthandler.dump_traceback(all_threads=True)
         os._exit(EXIT_CODE)
-
-
-def _process(pid: int) -> tuple[str, int]:
-    """State ("Z" for one that has ended and whose parent has not asked yet) and parent; ("", 0) if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            state, parent = file.read().rpartition(")")[2].split()[:2]
-    except OSError:
-        return "", 0
-    return state, int(parent)
