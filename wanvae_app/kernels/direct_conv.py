@@ -209,7 +209,7 @@ def direct_conv(
     if data.is_meta:
         return out
     source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
-    weights = [
+    weights = [  # without second channels the second one is not read
         TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [channels, tile.depth])
         for channels in (tile.first_channels, tile.second_channels or 16)
     ]

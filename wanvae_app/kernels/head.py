@@ -1,9 +1,9 @@
 """The last convolution, causal 3x3x3 to a few channels: one matrix product, then a sum of shifted rows.
 
 With 3 channels out a convolution does too little with a pixel to be worth reading it 27 times. So `head_products`
-multiplies each pixel once with all 27 taps: that is what the pixel contributes to its neighbours in its own frame and
-the next two. `sum_head_products` adds up the contributions to each pixel; those to the next two frames are kept until
-these come. The products are large, so callers take some rows of a frame at a time.
+multiplies each pixel once with all 27 taps. These products are what the pixel contributes to its neighbours, in its own
+frame and the next two. `sum_head_products` adds up the contributions to each pixel, and keeps those to the next two
+frames. Products are larger than frames, so callers take some rows of a frame at a time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 @triton.jit(do_not_specialize=["pixels", "first"])
 def taps_kernel(
     source,  # descriptor of padded frames as rows [slots * pixels, C], block [BM, BK]
-    weight,  # descriptor of all taps [N, C], block [BN, BK]
+    weight,  # descriptor of all taps [N, C], block [BN, BK]; N counts taps times channels out
     slot,  # int32 [1]: of the frame
     products,  # [N, pitch]
     pixels,  # pixels of a padded frame
@@ -42,16 +42,16 @@ def taps_kernel(
 
 
 @triton.jit
-def _sum_nine_taps(products, first, place, stride, pitch, mask, n, N: tl.constexpr):
-    """Return the sum [BM, BN] of what nine taps, of one frame from tap `first` on, contribute to channels n of pixels.
+def _sum_nine_taps(products, first, corner, stride, pitch, mask, n, N: tl.constexpr):
+    """Return what the nine taps from `first` on, those of one frame, contribute to channels n of pixels: [BM, BN].
 
-    `place` [BM] is the pixels' upper left neighbours, as indices in rows of `stride` pixels.
+    `corner` [BM] is the upper left neighbour of each pixel, as an index into rows of `stride` pixels.
     """
     acc = tl.zeros(mask.shape, tl.float32)
     for kh in tl.static_range(3):
         for kw in tl.static_range(3):
             row = (first + kh * 3 + kw) * N + n
-            at = row.to(tl.int64)[None, :] * pitch + (place + kh * stride + kw)[:, None]
+            at = row.to(tl.int64)[None, :] * pitch + (corner + kh * stride + kw)[:, None]
             acc += tl.load(products + at, mask, 0.0).to(tl.float32)
     return acc
 
@@ -72,13 +72,13 @@ def head_kernel(
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.arange(0, BN)
     stride = W + 2
-    place = m // W * stride + m % W
+    corner = m // W * stride + m % W
     mask = (m < H * W)[:, None] & (n < N)[None, :]
     at = m.to(tl.int64)[:, None] * N + n[None, :]
     later = due + due_stride.to(tl.int64) + at
-    next_but_one = _sum_nine_taps(products, 0, place, stride, pitch, mask, n, N)
-    next_one = _sum_nine_taps(products, 9, place, stride, pitch, mask, n, N) + tl.load(later, mask, 0.0)
-    now = _sum_nine_taps(products, 18, place, stride, pitch, mask, n, N) + tl.load(due + at, mask, 0.0)
+    next_but_one = _sum_nine_taps(products, 0, corner, stride, pitch, mask, n, N)
+    next_one = _sum_nine_taps(products, 9, corner, stride, pitch, mask, n, N) + tl.load(later, mask, 0.0)
+    now = _sum_nine_taps(products, 18, corner, stride, pitch, mask, n, N) + tl.load(due + at, mask, 0.0)
     now += tl.load(bias + n, n < N, 0.0).to(tl.float32)[None, :]
     tl.store(out + at, now.to(out.dtype.element_ty), mask)
     tl.store(due + at, next_one, mask)
@@ -86,10 +86,10 @@ def head_kernel(
 
 
 def head_products(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: int) -> Tensor:
-    """Multiply the pixels that rows `begin` to `end` (exclusive) of a frame see with all taps [N, C].
+    """Multiply the pixels that rows `begin` to `end` (exclusive) of a frame see with `taps` [27 N, C].
 
-    Returns [N, pitch], of which the first (end - begin + 2) (W + 2) of each row are pixels: these rows of the padded
-    frame with one above and one below. `slot` names the frame.
+    `taps` are in order kt kh kw N, and `slot` names the frame. Returns [27 N, pitch], of which the first
+    (end - begin + 2) (W + 2) columns are pixels: these rows of the padded frame, with one above and one below.
     """
     _, rows, columns, c = frames.data.shape
     n, num_pixels = len(taps), (end - begin + 2) * columns

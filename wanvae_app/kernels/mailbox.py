@@ -1,13 +1,13 @@
 """Mailboxes in peer memory: where messages between neighbouring ranks lie, and what kernels are told of them.
 
-All ranks open memory of one layout to each other, as int64 words:
+All ranks open memory of one layout to each other:
 
-    4 messages of CAPACITY units: for exchanges of even number, from the rank before and from the rank behind, then for
-        exchanges of odd number
-    int32 flags [4, PROGRAMS]: for each of these messages, one for each program that sends it
-    int32 flags [size, PROGRAMS]: for tokens, which every rank sends to every other
+- int64 words of 4 messages, of CAPACITY units each: from the rank before and from the rank behind, first for exchanges
+  of even number, then for those of odd number
+- int32 flags [4, PROGRAMS] of these messages: one for each program that sends
+- int32 flags [size, PROGRAMS] of tokens, which every rank sends to every other
 
-A sender writes a message into the receiver's memory and raises the flags behind it there.
+A sender writes a message into the receiver's memory, then raises its flags there.
 """
 
 from __future__ import annotations
@@ -28,9 +28,7 @@ class Neighbours(NamedTuple):
 
     columns: bool  # whether the picture is cut along its columns, not along its rows
     programs: int  # programs that send to one neighbour, at most
-    arguments: dict[
-        str, Any
-    ]  # arguments of the kernel, as for `halo_kernel`: mailbox and ranks; empty for a dry run
+    arguments: dict[str, Any]  # who is there and where messages lie, as `halo_kernel` takes it; empty: nobody
 
 
 @dataclass
@@ -43,7 +41,9 @@ class EarlyHalo:
     columns: bool  # whether the picture is cut along its columns, not along its rows
     before: bool  # whether there is a rank before this one
     after: bool  # whether there is a rank behind this one
-    finished: Tensor  # int32 [2]: parts made so far, then programs of the exchange that have seen all; zeros between
+    finished: (
+        Tensor  # int32 [2]: counts parts made, then programs of the exchange that saw all; zeros in between
+    )
     expected: int = 0  # parts that the edges have, set by the kernel's launcher; 0 if it does not count them
 
 

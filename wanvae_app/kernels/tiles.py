@@ -61,9 +61,7 @@ def choose_tile(
         return Tile(1, 128, 128, 32, depth, 4, 5 if depth == 32 else 4)
     if n % 256 == 0:
         return Tile(1, 128, 256, 0, depth, 8, 3)
-    if (
-        num_frames * num_pixels * n < 4 * H100_MULTIPROCESSORS * 256 * 128
-    ):  # fewer than four rounds of large tiles
+    if num_frames * num_pixels * n < 4 * H100_MULTIPROCESSORS * 256 * 128:  # under four rounds of large tiles
         if num_frames * -(-num_pixels // 64) * -(-n // 192) <= 2 * num_multiprocessors:
             return Tile(1, 64, 128, 64, depth, 4, 3)  # two of these share a multiprocessor
         # Each multiprocessor computes one tile after another: the time is that of all its channels together.
