@@ -67,6 +67,11 @@ def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp
         app.stop()
 
 
+def heed_hangups() -> None:
+    """The tests themselves may run under nohup, which their processes would inherit."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("nohup", [False, True])
 def test_the_launchers_torchrun_deletes_its_folder(tmp_path: Path, nohup: bool) -> None:
     """A closed terminal ends it, but not under nohup."""
@@ -79,7 +84,9 @@ def test_the_launchers_torchrun_deletes_its_folder(tmp_path: Path, nohup: bool) 
     command = [sys.executable, "-m", "wanvae_app.cli.torchrun", "--standalone", "--nproc-per-node", "1"]
     command = ["nohup"] * nohup + [*command, str(script)]
     environment = surroundings(TMPDIR=str(home))
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, preexec_fn=heed_hangups
+    )
     try:
         wait_for(begun.exists, 60)
         process.send_signal(signal.SIGHUP)
