@@ -53,6 +53,7 @@ def test_nothing_is_left_by_aborted_uploads_dead_ranks_and_a_closed_terminal(tmp
         boot = (app.health() or {})["boot"]
         os.kill(app.rank_pid(0), signal.SIGKILL)
         wait_for(lambda: (app.health() or {}).get("boot", boot) != boot, 60, app)
+        assert (app.health() or {})["last_words"] == "rank 0 died"
         assert Path(given[0]).exists(), "the page may run its upload again"
         wait_for(lambda: files(home) - before <= {Path(given[0])}, 10, app)
         open_upload.close()

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 # rank that owns no part of the picture spends all of it waiting to agree.
 DATA_TIMEOUT = timedelta(hours=2)
 AGREE_TIMEOUT = 3 * DATA_TIMEOUT
+# Unless somebody left other words: rank 0 leaves them when another rank dies, but nobody outlives rank 0.
+RANK_0_DIED = "rank 0 died"
 
 
 class GroupLost(RuntimeError):
@@ -77,6 +79,8 @@ class Group:
         local_rank, local_size = int(env.get("LOCAL_RANK", 0)), int(env.get("LOCAL_WORLD_SIZE", size))
         group = cls(rank, size, choose_device(device, local_rank, local_size))
         group.restarts = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
+        if group.restarts:
+            group.last_words = RANK_0_DIED
         set_up(group.device, local_size)
         if size > 1:
             group._connect(one_machine=local_size == size)
@@ -225,7 +229,8 @@ class Group:
         self.watchdog.start()
         if self.restarts:
             before = open_store(self.restarts - 1, self.size)
-            self.last_words = before.get(LAST_WORDS).decode() if before.check([LAST_WORDS]) else ""
+            if before.check([LAST_WORDS]):
+                self.last_words = before.get(LAST_WORDS).decode()
         dist.init_process_group(
             "gloo",
             store=PrefixStore("groups", open_store(self.restarts, self.size)),
