@@ -175,7 +175,7 @@ def failing(group: Group, fault: str) -> list[tuple[str, str, int]] | None:
             torch.cuda.empty_cache()
             torch.cuda.set_per_process_memory_fraction(1e-6)
         if mine and fault == "rows":
-            self.shard.swap = lambda *_: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+            self.shard.exchange_rows = lambda *_: 1 / 0  # type: ignore[assignment, method-assign, return-value]
         try:
             return original(self, step)
         finally:
