@@ -29,6 +29,7 @@ install() { # install EXTRA; does nothing if the same was installed before
     .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".$extra" ||
         die "the installation failed; pip says why above. Run the same command again to continue."
     echo "$stamp" >".venv/installed$extra"
+    echo "$stamp" >".venv/installed" # what every extra comes on top of
 }
 
 find_browser() { # prints the path of an installed Chromium or Chrome, or nothing
