@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -43,8 +44,11 @@ def listeners(pid: int) -> list[Listener]:
     """The listening TCP sockets of a process and all that it started."""
     inodes: set[str] = set()
     for each in family(pid):
-        links = [os.readlink(fd) for fd in Path(f"/proc/{each}/fd").iterdir()]
-        inodes |= {link[8:-1] for link in links if link.startswith("socket:[")}
+        with contextlib.suppress(OSError):  # it has just ended
+            for fd in list(Path(f"/proc/{each}/fd").iterdir()):
+                with contextlib.suppress(OSError):  # it has just been closed
+                    link = os.readlink(fd)
+                    inodes |= {link[8:-1]} if link.startswith("socket:[") else set()
     found = []
     for table, width in (("tcp", 8), ("tcp6", 32)):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
