@@ -12,6 +12,7 @@ from wanvae_app.config import WanConfig
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.vae import FastVAE
 from wanvae_app.kernels import triton_support, winograd
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.parallel.shard import WHOLE, Shard
@@ -20,18 +21,19 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 # The interpreter computes in float32; on a GPU the error is bf16's rounding.
 DTYPE, TOLERANCE = (torch.bfloat16, 4e-3) if GPU else (torch.float32, 2e-6)
+KERNELS = KernelSet.HOPPER if winograd.is_supported(DEVICE) else KernelSet.DESCRIPTORS
 # Why the kernels do not run here; "" if they do.
 UNSUPPORTED = triton_support.why_unsupported(torch.device("cuda", 0)) if GPU else ""
 
 
 def fast_state(shard: Shard = WHOLE) -> FastClipState:
     """The state of a clip on the fast path."""
-    return FastClipState(PackedWeights(), SlotTables(DEVICE), winograd.is_supported(DEVICE), shard)
+    return FastClipState(PackedWeights(), SlotTables(DEVICE), KERNELS, shard)
 
 
 def fast_vae(config: WanConfig) -> FastVAE:
     """A VAE of this configuration on the fast path, with random weights, on the CPU in float32."""
-    return FastVAE(config, hopper=winograd.is_supported(DEVICE)).requires_grad_(False)
+    return FastVAE(config, kernels=KERNELS).requires_grad_(False)
 
 
 def random(*shape: int) -> Tensor:

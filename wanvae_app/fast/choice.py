@@ -26,11 +26,13 @@ def build_vae(config: WanConfig, device: torch.device, dtype: torch.dtype, name:
     try:
         from wanvae_app.fast.vae import FastVAE
         from wanvae_app.kernels import triton_support, winograd
+        from wanvae_app.kernels.kernel_set import KernelSet
     except ImportError:  # a build of PyTorch without Triton, or an old one
         return WanVAE(config, name)
     if triton_support.why_unsupported(device):
         return WanVAE(config, name)
-    return FastVAE(config, name, hopper=winograd.is_supported(device))
+    kernels = KernelSet.HOPPER if winograd.is_supported(device) else KernelSet.DESCRIPTORS
+    return FastVAE(config, name, kernels)
 
 
 def _widths(config: WanConfig) -> tuple[int, ...]:

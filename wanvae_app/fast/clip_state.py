@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from wanvae_app.kernels import winograd
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import PaddedFramePool, SlotTables
 from wanvae_app.kernels.zero_frames import zero_frames
@@ -17,14 +18,15 @@ from wanvae_app.parallel.shard import WHOLE, Shard
 class FastClipState(ClipState):
     """The state of one clip in one direction, with the pools of padded frames that its convolutions read.
 
-    `packed` and `tables` belong to the VAE and outlive the clip. `hopper` says whether the kernels in CUDA C++ run,
-    which need a Hopper GPU.
+    `packed` and `tables` belong to the VAE and outlive the clip.
     """
 
-    def __init__(self, packed: PackedWeights, tables: SlotTables, hopper: bool, shard: Shard = WHOLE) -> None:
+    def __init__(
+        self, packed: PackedWeights, tables: SlotTables, kernels: KernelSet, shard: Shard = WHOLE
+    ) -> None:
         super().__init__(shard)
         self.packed = packed
-        self.hopper = hopper
+        self.kernels = kernels
         self._tables = tables
         self._pools: dict[tuple[int, int, int, torch.dtype], PaddedFramePool] = {}
 
@@ -50,7 +52,7 @@ class FastClipState(ClipState):
 
         Winograd's sums need fp16's precision. After a norm no number can overflow in fp16 (see `winograd.is_safe`).
         """
-        if norm is None or not self.hopper:
+        if norm is None or self.kernels is not KernelSet.HOPPER:
             return False
         gamma = norm.gamma
         if gamma.is_meta:

@@ -24,6 +24,7 @@ from wanvae_app.kernels import norm as norm_kernel
 from wanvae_app.kernels import upsample_conv, winograd
 from wanvae_app.kernels.direct_conv import direct_conv
 from wanvae_app.kernels.head import head_products, sum_head_products
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.kernels.packed_weights import bias_of, fold_upsampling, matrix_of
 from wanvae_app.kernels.shortcut import Shortcut
 from wanvae_app.model.layers import Attention, PixelNorm, ResidualBlock, Upsample
@@ -154,7 +155,9 @@ def upsample(
         nonlocal shortcut
         state.shard.fill_halo(frames.data, frames.table(ready))
         per_output = 0 if shortcut is None else shortcut.channels_per_output(conv.out_channels)
-        if state.hopper and upsample_conv.is_supported(conv.in_channels, conv.out_channels, per_output):
+        if state.kernels is KernelSet.HOPPER and upsample_conv.is_supported(
+            conv.in_channels, conv.out_channels, per_output
+        ):
             weights = state.packed.get(conv, upsample_conv.pack, "upsample")
             out = upsample_conv.upsample_conv(weights, bias_of(conv), frames, ready, shortcut)
         else:

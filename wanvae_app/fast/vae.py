@@ -19,6 +19,7 @@ from wanvae_app.fast import layers
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.cuda_graph import GraphCoder
 from wanvae_app.kernels import pixels
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import SlotTables
 from wanvae_app.model.clip_state import ClipState
@@ -77,17 +78,19 @@ class FastDecoder(Decoder):
 class FastVAE(WanVAE):
     """A Wan VAE whose clips take the fast path. It has the `state_dict` of a WanVAE.
 
-    `hopper` says whether the kernels in CUDA C++ run, which need a Hopper GPU. The last clip's memory and its CUDA
-    graphs are kept for the next clip of the same size, until a clip of another size comes or `release` is called.
+    The last clip's memory and its CUDA graphs are kept for the next clip of the same size, until a clip of another
+    size comes or `release` is called.
     """
 
     encoder_class = FastEncoder
     decoder_class = FastDecoder
     default_chunk = 2  # layers at small scales compute two frames together faster than one after the other
 
-    def __init__(self, config: WanConfig, name: str = "Wan VAE", hopper: bool = True) -> None:
+    def __init__(
+        self, config: WanConfig, name: str = "Wan VAE", kernels: KernelSet = KernelSet.HOPPER
+    ) -> None:
         super().__init__(config, name)
-        self.hopper = hopper
+        self.kernels = kernels
         self._packed = PackedWeights()
         self._tables: SlotTables | None = None
         self._idle: GraphCoder | None = None
@@ -95,7 +98,7 @@ class FastVAE(WanVAE):
     def new_state(self, shard: Shard = WHOLE) -> FastClipState:
         if self._tables is None or self._tables.device != self.device:
             self._tables = SlotTables(self.device)
-        return FastClipState(self._packed, self._tables, self.hopper, shard)
+        return FastClipState(self._packed, self._tables, self.kernels, shard)
 
     def to_uint8(self, frames: Tensor) -> Tensor:
         if len(frames) > 1:

@@ -4,6 +4,7 @@ A file holds a kernel and the function that launches it:
 
 - norm, transform: norm and SiLU, written into the padded frames that convolutions read
 - direct_conv, with direct_results: causal convolutions as matrix products, in Triton
+- kernel_set: which kernels a GPU runs
 - winograd, upsample_conv: faster convolutions in CUDA C++, for Hopper GPUs
 - head, attention: the last convolution; attention with one wide head
 - zero_frames, pixels: zeros into frames; numbers in [-1, 1] to uint8
