@@ -1,0 +1,128 @@
+"""How all ranks load and unload the same VAEs: at the start, and before a job.
+
+Every function here is called by all ranks at once. Afterwards the same VAEs are loaded on all of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from itertools import accumulate
+
+import torch
+
+from wanvae_app.codec import warm_up
+from wanvae_app.device import tidy_up
+from wanvae_app.errors import describe, forget
+from wanvae_app.formats.checkpoint import check
+from wanvae_app.jobs.vae_cache import VaeCache, loading_bytes, weight_bytes
+from wanvae_app.memory_estimate import free_bytes
+from wanvae_app.model.vae import WanVAE
+from wanvae_app.parallel.process_group import Group
+
+log = logging.getLogger(__name__)
+
+
+def open_vaes(group: Group, sources: Mapping[str, str], dtype: torch.dtype) -> VaeCache:
+    """Read the headers of all sources, by name, load the first VAE, and wait until all ranks have done so.
+
+    After a restart of the ranks, sources that are no longer there are left out. Raises ValueError, with one sentence,
+    if a source holds no VAE, or if the ranks were given different ones.
+    """
+    if group.restarts:
+        sources = _still_there(group, sources)
+    vaes = VaeCache.open(sources, dtype, group.device)
+    if len({signature for (signature,) in group.agree([vaes.signature])}) > 1:
+        raise ValueError(
+            "The ranks were started with different VAEs: give every machine the same ones, in the same order and "
+            "with the same names, as in --vae NAME=SOURCE."
+        )
+    name = vaes.names[0]
+    vaes.load(name)
+    vaes.use(name)
+    group.agree([0.0])  # wait until every rank has loaded it
+    return vaes
+
+
+def load_on_all_ranks(group: Group, vaes: VaeCache, name: str) -> WanVAE | None:
+    """Return a VAE that is loaded on all ranks; call it within a job.
+
+    Unloads others if memory is short. Returns None if a rank could not load it: then it is loaded on none, and that
+    rank has announced the failure.
+    """
+    if vaes.is_loaded(name):  # so it is on all ranks
+        return vaes.use(name)
+    needed = loading_bytes(vaes[name])
+    free = free_bytes(group.device)
+    make_room(group, vaes, name, lambda more: free is not None and free + more < needed)
+    watchdog = group.watchdog
+    try:
+        with watchdog.working(f"loading {name}") if watchdog is not None else nullcontext():
+            _check_free(needed, free_bytes(group.device))
+            vae = vaes.load(name, watchdog.tick if watchdog is not None else lambda: None)
+            tidy_up(group.device)
+            tick_in_layers(group, vae)
+            warm_up(vae)
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else describe(error)
+        reason = f"Rank {group.rank} could not load {name}: {reason.rstrip('.')}"
+        log.error("%s", reason)
+        group.announce_failure(reason)
+        forget(error)
+        loaded = False
+    else:
+        loaded = True
+    if group.holds_on_all_ranks(loaded):
+        log.info("loaded %s", name)
+        return vaes.use(name)
+    vaes.unload(name)
+    return None
+
+
+def make_room(group: Group, vaes: VaeCache, in_use: str, is_short: Callable[[int], bool]) -> None:
+    """Unload as many VAEs as any rank needs to, those used least recently first, but never `in_use`.
+
+    `is_short` says whether this rank lacks memory though it gets so many bytes more. If all that can be unloaded is
+    not enough, this rank asks for nothing.
+    """
+    idle = vaes.idle(in_use)
+    if not idle:  # so it is on all ranks
+        return
+    freed = accumulate((weight_bytes(vaes[name]) for name in idle), initial=0)
+    wanted = next((count for count, num_bytes in enumerate(freed) if not is_short(num_bytes)), 0)
+    count = int(max(number for (number,) in group.agree([float(wanted)])))
+    for name in idle[:count]:
+        log.info("unloaded %s, to have room for %s", name, in_use)
+        vaes.unload(name)
+
+
+def tick_in_layers(group: Group, vae: WanVAE) -> None:
+    """Let this rank's watchdog see that a long chunk goes on."""
+    if group.watchdog is not None:
+        for module in vae.modules():
+            module.register_forward_pre_hook(group.watchdog.tick)
+
+
+def _check_free(needed: int, free: int | None) -> None:
+    """Raise ValueError if weights need more bytes than are free."""
+    if free is not None and free < needed:
+        raise ValueError(f"it needs {needed / 2**30:.1f} GiB and {max(free, 0) / 2**30:.1f} GiB are free")
+
+
+def _still_there(group: Group, sources: Mapping[str, str]) -> dict[str, str]:
+    """The sources whose headers every rank can read. Raises ValueError if there are none."""
+    problems: dict[str, ValueError] = {}
+    for name, source in sources.items():
+        try:
+            check(source)
+        except ValueError as error:
+            log.error("%s: %s", name, error)
+            problems[name] = error
+    flags = group.agree([float(name not in problems) for name in sources])
+    left = {
+        name: source for (name, source), *found in zip(sources.items(), *flags, strict=True) if all(found)
+    }
+    if not left:
+        raise next(iter(problems.values()), ValueError("No VAE can be read any more on all ranks."))
+    return left
