@@ -65,9 +65,10 @@ def load_on_all_ranks(group: Group, vaes: VaeCache, name: str) -> WanVAE | None:
             tick_in_layers(group, vae)
             warm_up(vae)
     except Exception as error:
-        reason = str(error) if isinstance(error, ValueError) else describe(error)
-        reason = f"Rank {group.rank} could not load {name}: {reason.rstrip('.')}"
-        log.error("%s", reason)
+        is_told = isinstance(error, ValueError)  # in a sentence
+        reason = str(error).rstrip(".") if is_told else describe(error)
+        reason = f"Rank {group.rank} could not load {name}: {reason}"
+        log.error("%s", reason, exc_info=None if is_told else error)
         group.announce_failure(reason)
         forget(error)
         loaded = False
