@@ -129,7 +129,7 @@ function tellSpeed(subject, object, times) {
 
 function comparePixels({ max_abs, frame, row, column, num_different, num_pixels }) {
   if (max_abs === 0) return "Their frames are identical.";
-  const share = ((100 * num_different) / num_pixels).toPrecision(2);
+  const share = Number(((100 * num_different) / num_pixels).toPrecision(2)); // 100, not 1.0e+2
   const place = `frame ${frame + 1}, row ${row}, column ${column}`;
   return `Largest difference of a pixel: ${max_abs} of 255, in ${place}; ${share} % of pixels differ.`;
 }

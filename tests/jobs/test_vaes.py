@@ -22,7 +22,9 @@ from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.formats.latents import read_latent
 from wanvae_app.jobs import vae_cache, vae_loading, worker
 from wanvae_app.jobs.follower import follow
+from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.job_state import JobState
+from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
 from wanvae_app.jobs.vae_cache import VaeCache, loading_bytes, weight_bytes
 from wanvae_app.jobs.vae_loading import open_vaes
@@ -130,6 +132,15 @@ def fail_once_on_rank_1(group: Group, vaes: VaeCache) -> None:
         return original(path, *args)
 
     vae_cache.load_vae = load
+    if group.rank == 1:
+        run_step = RankTask.run_step
+
+        def short_of_memory(self: RankTask, step: Step) -> Any:
+            if self.job.shape.num_latents == 7 and step.chunk == 1:
+                raise MemoryError
+            return run_step(self, step)
+
+        RankTask.run_step = short_of_memory  # type: ignore[method-assign]
 
 
 def fail_to_load(light: str, jobs: JobService) -> list[Outcome]:
@@ -140,15 +151,16 @@ def fail_to_load(light: str, jobs: JobService) -> list[Outcome]:
     tiny_checkpoint(Path(light), 6)
     outcomes.append(outcome(jobs, "light"))
     tiny_checkpoint(Path(light), 4)
-    return [*outcomes, outcome(jobs, "light")]
+    return [*outcomes, outcome(jobs, "light"), outcome(jobs, "full", latent=some_latent(7))]
 
 
 def test_a_rank_that_cannot_load_fails_the_run_and_the_app_goes_on(sources: dict[str, str]) -> None:
     found, loaded = on_two_ranks(partial(fail_to_load, sources["light"]), sources, fail_once_on_rank_1)
-    memory, after, again, gone, other, changed, back = found
+    memory, after, again, gone, other, changed, back, while_decoding = found
     assert memory.status == gone.status == changed.status == "failed"
     assert memory.message == "Rank 1 could not load wide: OutOfMemoryError: no memory for weights."
-    assert memory.loaded == ["full"], "rank 0 had loaded it, and forgot it"
+    assert memory.loaded == [], "rank 0 had loaded it; without memory the others go as well"
+    assert after.loaded == ["full"] and again.loaded == gone.loaded == ["full", "wide"]
     assert gone.message in [
         f"Rank {n} could not load light: light.safetensors is no longer there." for n in (0, 1)
     ]
@@ -157,7 +169,9 @@ def test_a_rank_that_cannot_load_fails_the_run_and_the_app_goes_on(sources: dict
     )
     for each in (after, again, other, back):
         assert each.status == "finished", each
-    assert loaded == [["full", "wide", "light"]] * 2
+    assert back.loaded == ["full", "wide", "light"]
+    assert while_decoding.message == "Rank 1 failed decoding chunk 2: MemoryError."
+    assert loaded == [["full"]] * 2, "so that the next attempt has more memory"
 
 
 def limit_memory(capacity: Path, group: Group, vaes: VaeCache) -> None:

@@ -6,6 +6,7 @@ Every function here is called by all ranks at once. Afterwards the same VAEs are
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from itertools import accumulate
@@ -22,6 +23,9 @@ from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 
 log = logging.getLogger(__name__)
+
+# In the reason of a failed job: of CUDA's allocator and Python's, and of PyTorch's on the CPU.
+OUT_OF_MEMORY = re.compile(r"\b(OutOfMemoryError|MemoryError)\b|not enough memory")
 
 
 def open_vaes(group: Group, sources: Mapping[str, str], dtype: torch.dtype) -> VaeCache:
@@ -96,6 +100,17 @@ def make_room(group: Group, vaes: VaeCache, in_use: str, is_short: Callable[[int
     for name in idle[:count]:
         log.info("unloaded %s, to have room for %s", name, in_use)
         vaes.unload(name)
+
+
+def unload_after(reason: str, vaes: VaeCache, in_use: str) -> None:
+    """Unload all VAEs but one if a job failed for lack of memory, so that the next attempt has more.
+
+    `reason` is what `Group.failure_reason` returns, the same on all ranks.
+    """
+    if OUT_OF_MEMORY.search(reason):
+        for name in vaes.idle(in_use):
+            log.info("unloaded %s, because memory ran out", name)
+            vaes.unload(name)
 
 
 def tick_in_layers(group: Group, vae: WanVAE) -> None:

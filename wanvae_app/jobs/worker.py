@@ -14,7 +14,7 @@ from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.report import Report, Verdict, record_reports
 from wanvae_app.jobs.vae_cache import VaeCache
-from wanvae_app.jobs.vae_loading import load_on_all_ranks, make_room
+from wanvae_app.jobs.vae_loading import load_on_all_ranks, make_room, unload_after
 from wanvae_app.memory_estimate import Clip, free_bytes, refusal
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -44,6 +44,7 @@ def run_job(group: Group, vaes: VaeCache, job: Job, run: JobState | None = None)
         if vae is None:
             reason = group.failure_reason()
             group.rebuild()  # whoever heard of the failure has broken off the connections
+            unload_after(reason, vaes, job.vae)
             return Outcome(Verdict.FAILED, reason)
         if run is not None:
             run.change(status=Status.RUNNING, message=f"{run.phase.gerund.capitalize()}.")
@@ -155,6 +156,7 @@ class Worker:
             self.task.abandon_frames()
         self.group.rebuild()  # after it, no rank waits for another
         self.vae.release()
+        unload_after(reason, self.vaes, self.job.vae)
         tidy_up(self.group.device)
         return reason
 

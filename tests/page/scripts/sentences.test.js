@@ -219,6 +219,7 @@ test("two runs whose frames differ", () => {
     compareRuns(found),
     "Largest difference of a pixel: 3 of 255, in frame 5, row 5, column 6; 1.5 % of pixels differ.",
   );
+  assert.match(compareRuns({ ...found, num_different: 1000 }), /; 100 % of pixels differ\.$/);
 });
 
 test("numbers", () => {
