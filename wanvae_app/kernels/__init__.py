@@ -11,10 +11,10 @@ A file holds a kernel and the function that launches it:
 - halo: rows and tokens from GPU to GPU, launched by `parallel/peer_memory.py`
 
 Their data is described in padded_frames, packed_weights, shortcut and mailbox. `tiles` and `rounds` choose what a
-program computes. `hopper_kernel`, `nvrtc` and `cuda_driver` compile and start CUDA C++. `triton_support` says whether
-Triton's kernels run on a device.
+program computes. `launch` starts every kernel in Triton. `hopper_kernel`, `nvrtc` and `cuda_driver` compile and start
+CUDA C++. `triton_support` says whether Triton's kernels run on a device.
 
 Shapes: T frames, H and W height and width of this rank's part of the picture, C channels in, N channels out. Pixels are
 channels last, [T, H, W, C]. Given tensors without data (on the device "meta") a function allocates as it does
-otherwise, and launches nothing.
+otherwise, and starts nothing.
 """

@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from wanvae_app.kernels.launch import launch
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 
 
@@ -94,12 +95,11 @@ def head_products(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, e
     _, rows, columns, c = frames.data.shape
     n, num_pixels = len(taps), (end - begin + 2) * columns
     products = taps.new_empty(n, -(-num_pixels // 16) * 16)
-    if taps.is_meta:
-        return products
     depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
     source = TensorDescriptor(frames.data, [len(frames.data) * rows * columns, c], [c, 1], [128, depth])
     weight = TensorDescriptor(taps, [n, c], [c, 1], [128, depth])
-    taps_kernel[(triton.cdiv(num_pixels, 128), triton.cdiv(n, 128))](
+    launch(
+        taps_kernel, (triton.cdiv(num_pixels, 128), triton.cdiv(n, 128)),
         source, weight, frames.table(slot), products, rows * columns, begin * columns, products.shape[1],
         C=c, N=n, BM=128, BN=128, BK=depth, STAGES=3, num_warps=8,
     )  # fmt: skip
@@ -117,11 +117,10 @@ def sum_head_products(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) 
         out.shape,
         due.shape,
     )
-    if out.is_meta:
-        return
     block = triton.next_power_of_2(n)
     pixels = 1024 // block
-    head_kernel[(triton.cdiv(height * width, pixels),)](
+    launch(
+        head_kernel, (triton.cdiv(height * width, pixels),),
         products, bias, due, out, height, width, products.shape[1], due.stride(0),
         N=n, BM=pixels, BN=block, num_warps=4,
     )  # fmt: skip
