@@ -91,12 +91,15 @@ class VaeCache:
         return [name for name in self._loaded if name != in_use]
 
     def use(self, name: str) -> WanVAE:
-        """Return a loaded VAE, and note that it was used now. The others keep no memory of their last clip."""
-        for other in self.idle(name):
-            self._loaded[other].release()
-        vae = self._loaded.pop(name)
-        self._loaded[name] = vae
+        """Return a loaded VAE, and note that it was used now."""
+        vae = self._loaded[name]
+        self._loaded = {other: self._loaded[other] for other in self.idle(name)} | {name: vae}
         return vae
+
+    def release_clips(self, in_use: str) -> None:
+        """Free what the last clips of all other VAEs left in memory for a next one."""
+        for name in self.idle(in_use):
+            self._loaded[name].release()
 
     def load(self, name: str, on_tensor: Callable[[], object] = lambda: None) -> WanVAE:
         """Read the weights of a VAE, and return it. `on_tensor` is called after each tensor.

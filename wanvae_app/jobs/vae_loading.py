@@ -55,11 +55,23 @@ def load_on_all_ranks(group: Group, vaes: VaeCache, name: str) -> WanVAE | None:
     Unloads others if memory is short. Returns None if a rank could not load it: then it is loaded on none, and that
     rank has announced the failure.
     """
+    vaes.release_clips(name)
     if vaes.is_loaded(name):  # so it is on all ranks
         return vaes.use(name)
-    needed = loading_bytes(vaes[name])
-    free = free_bytes(group.device)
+    needed, free = loading_bytes(vaes[name]), free_bytes(group.device)
     make_room(group, vaes, name, lambda more: free is not None and free + more < needed)
+    reason = _load_here(group, vaes, name, needed)
+    if reason:
+        group.announce_failure(f"Rank {group.rank} could not load {name}: {reason}")
+    if group.holds_on_all_ranks(not reason):
+        log.info("loaded %s", name)
+        return vaes.use(name)
+    vaes.unload(name)
+    return None
+
+
+def _load_here(group: Group, vaes: VaeCache, name: str, needed: int) -> str:
+    """Load a VAE, which takes `needed` bytes, on this rank. Return why that failed, empty if it did not."""
     watchdog = group.watchdog
     try:
         with watchdog.working(f"loading {name}") if watchdog is not None else nullcontext():
@@ -71,18 +83,11 @@ def load_on_all_ranks(group: Group, vaes: VaeCache, name: str) -> WanVAE | None:
     except Exception as error:
         is_told = isinstance(error, ValueError)  # in a sentence
         reason = str(error).rstrip(".") if is_told else describe(error)
-        reason = f"Rank {group.rank} could not load {name}: {reason}"
-        log.error("%s", reason, exc_info=None if is_told else error)
-        group.announce_failure(reason)
+        log.error("%s could not be loaded: %s", name, reason, exc_info=None if is_told else error)
         forget(error)
-        loaded = False
-    else:
-        loaded = True
-    if group.holds_on_all_ranks(loaded):
-        log.info("loaded %s", name)
-        return vaes.use(name)
-    vaes.unload(name)
-    return None
+        tidy_up(group.device)
+        return reason
+    return ""
 
 
 def make_room(group: Group, vaes: VaeCache, in_use: str, is_short: Callable[[int], bool]) -> None:
