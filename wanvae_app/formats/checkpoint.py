@@ -233,8 +233,12 @@ def _match_names(
     return matched
 
 
+def family_and_width(config: WanConfig) -> str:
+    """What kind of VAE this is, such as "Wan 2.1 VAE, width 96"."""
+    return f"{'Wan 2.2' if config.residual else 'Wan 2.1'} VAE, width {config.base_dim}"
+
+
 def _display_name(path: Path, config: WanConfig) -> str:
     """The VAE's name on the page: that of its file or diffusers folder, its family and its width."""
-    family = "Wan 2.2" if config.residual else "Wan 2.1"
     name = path.parent.name if path.stem == "diffusion_pytorch_model" else path.stem
-    return f"{name} ({family} VAE, width {config.base_dim})"
+    return f"{name} ({family_and_width(config)})"

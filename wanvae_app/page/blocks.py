@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
+from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html
@@ -93,7 +94,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 file = without_empty_files(file)
                 about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
                 vae = gr.Dropdown(
-                    vaes.names,
+                    [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
                     value=vaes.names[0],
                     label="VAE",
                     filterable=False,
