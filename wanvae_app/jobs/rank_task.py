@@ -116,8 +116,12 @@ class RankTask:
 
     def finish(self) -> StepTimes | None:
         """Complete the last step, and wait until its frames have left this rank; on rank 0 until all are in the log."""
+        times = (
+            self._complete_pending()
+        )  # first, because the watchdog does not watch a thread that waits for frames
         self._frame_sink.finish()
-        return self._complete_pending()
+        self._check_connection()
+        return times
 
     def close(self) -> None:
         """Free the clip's memory.
