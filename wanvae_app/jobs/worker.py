@@ -137,7 +137,8 @@ class Worker:
         if times is None:
             return Report()
         seconds = (times.start - self.start, times.seconds - times.wait_seconds, times.wait_seconds)
-        return Report(Verdict.GO, times.step, True, *seconds, float(peak_bytes(self.group.device)))
+        peak = float(peak_bytes(self.group.device))
+        return Report(Verdict.GO, times.step, True, *seconds, peak, times.is_finite)
 
     def _clean_up_failure(self) -> str:
         """Free what the failed job holds, connect the ranks anew, and return why it failed."""
