@@ -99,9 +99,13 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(surviving: Client) -> None
 def test_a_killed_rank_comes_back_and_results_are_still_there(restarting: Client, rank: int) -> None:
     finished = restarting.decode()
     boot = restarting.ask("health")["boot"]
+    begin = len(restarting.app.log())
     restarting.order(f"kill-{rank}-2")
     restarting.start(latents=5)
     seconds = restarting.seconds_until_back(boot)
+    assert "Traceback" not in restarting.app.log()[begin:], (
+        "the connections that a dead rank closes are no fault"
+    )
     print(f"rank {rank} killed: decoded again after {seconds:.1f} s")
     assert seconds < BACK_WITHIN
     state = restarting.state(finished)
