@@ -50,7 +50,9 @@ def test_an_exception_is_told_and_the_next_run_works(surviving: Client, where: s
     assert time.monotonic() - start < TOLD_WITHIN
     assert state["state"] == "failed"
     assert f"Rank {rank} failed" in state["message"] and f"no memory for {where}" in state["message"], state
+    failed = time.monotonic()
     surviving.decode()
+    print(f"rank {rank} failed in {where}: decoded again after {time.monotonic() - failed:.1f} s")
     assert "Traceback" in surviving.app.log() and "being restarted" not in surviving.app.log()
 
 
@@ -172,6 +174,17 @@ def test_a_lost_device_is_told(restarting: Client, rank: int) -> None:
 
 def test_sigterm_in_the_middle_of_a_run_leaves_nothing(restarting: Client) -> None:
     end_by_signal(restarting, signal.SIGTERM)
+
+
+def test_a_single_rank_that_hangs_is_replaced(tmp_path: Path) -> None:
+    environment = {"RIG": str(tmp_path)}
+    with running_app(tmp_path / "log", num_ranks=1, script=RIGGED_APP, environment=environment) as app:
+        client = Client(app, tmp_path)
+        boot = client.ask("health")["boot"]
+        client.order("hang-0-2")
+        client.start(latents=5)
+        print(f"the only rank hung: decoded again after {client.seconds_until_back(boot):.1f} s")
+        assert client.ask("health")["last_words"] == "rank 0 was stuck for 5 s in decoding chunk 2"
 
 
 def test_nothing_is_left_when_torchrun_is_killed(tmp_path: Path) -> None:
