@@ -123,13 +123,13 @@ def test_every_run_is_decoded_by_its_vae_on_all_ranks(sources: dict[str, str]) -
 def fail_once_on_rank_1(group: Group, vaes: VaeCache) -> None:
     original = vae_cache.load_vae
 
-    def load(path: Path, *args: Any) -> Any:
+    def load(path: Path, *args: Any, **kwargs: Any) -> Any:
         assert group.watchdog is not None
         assert group.watchdog._working and group.watchdog._where == f"loading {path.stem}"
         if group.rank == 1 and path.stem == "wide":
             vae_cache.load_vae = original
             raise torch.OutOfMemoryError("no memory for weights")
-        return original(path, *args)
+        return original(path, *args, **kwargs)
 
     vae_cache.load_vae = load
     if group.rank == 1:

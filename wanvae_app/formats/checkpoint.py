@@ -34,6 +34,7 @@ def load_vae(
     source: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    *,
     on_tensor: Callable[[], object] = lambda: None,
 ) -> WanVAE:
     """The VAE in `source`: a file, a diffusers folder, or a Hugging Face id such as Wan-AI/Wan2.1-VAE.

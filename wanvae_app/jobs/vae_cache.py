@@ -141,7 +141,7 @@ def _loader(path: Path, dtype: torch.dtype, device: torch.device) -> Load:
         if not path.is_file():
             raise ValueError(f"{path.name} is no longer there")
         try:
-            return load_vae(path, dtype, device, on_tensor)
+            return load_vae(path, dtype, device, on_tensor=on_tensor)
         except ValueError as error:  # visitors read it, and need not know the server's folders
             raise ValueError(str(error).replace(f"{path.parent}/", "")) from error
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import accumulate
 
 import torch
 
 from wanvae_app.codec import warm_up
-from wanvae_app.device import tidy_up
+from wanvae_app.device import device_fault, tidy_up
 from wanvae_app.errors import describe, forget
 from wanvae_app.formats.checkpoint import check
 from wanvae_app.jobs.vae_cache import VaeCache, loading_bytes, weight_bytes
@@ -24,6 +24,8 @@ from wanvae_app.parallel.process_group import Group
 
 log = logging.getLogger(__name__)
 
+# The watchdog lets a GPU take half a minute for a latent frame; compilers may take minutes for a VAE's kernels.
+COMPILING_LATENTS = 20
 # In the reason of a failed job: of CUDA's allocator and Python's, and of PyTorch's on the CPU.
 OUT_OF_MEMORY = re.compile(r"\b(OutOfMemoryError|MemoryError)\b|not enough memory")
 
@@ -72,22 +74,30 @@ def load_on_all_ranks(group: Group, vaes: VaeCache, name: str) -> WanVAE | None:
 
 def _load_here(group: Group, vaes: VaeCache, name: str, needed: int) -> str:
     """Load a VAE, which takes `needed` bytes, on this rank. Return why that failed, empty if it did not."""
-    watchdog = group.watchdog
+    tick = group.watchdog.tick if group.watchdog is not None else lambda: None
     try:
-        with watchdog.working(f"loading {name}") if watchdog is not None else nullcontext():
+        with _working(group, f"loading {name}"):
             _check_free(needed, free_bytes(group.device))
-            vae = vaes.load(name, watchdog.tick if watchdog is not None else lambda: None)
+            vae = vaes.load(name, tick)
             tidy_up(group.device)
+        with _working(group, f"getting {name} ready", COMPILING_LATENTS):
             tick_in_layers(group, vae)
             warm_up(vae)
     except Exception as error:
         is_told = isinstance(error, ValueError)  # in a sentence
         reason = str(error).rstrip(".") if is_told else describe(error)
         log.error("%s could not be loaded: %s", name, reason, exc_info=None if is_told else error)
+        if fault := device_fault(group.device):
+            raise group.lose_device(f"rank {group.rank} lost its GPU loading {name} ({fault})") from error
         forget(error)
         tidy_up(group.device)
         return reason
     return ""
+
+
+def _working(group: Group, where: str, num_latents: int = 1) -> AbstractContextManager[None]:
+    """Mark one step for the watchdog; see `Watchdog.working`."""
+    return group.watchdog.working(where, num_latents) if group.watchdog is not None else nullcontext()
 
 
 def make_room(group: Group, vaes: VaeCache, in_use: str, is_short: Callable[[int], bool]) -> None:
