@@ -36,7 +36,7 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         type=parse_vae,
         action="append",
         help="weights: a file, a diffusers folder or a Hugging Face id (default: the demo VAE); may be repeated, "
-        "and NAME=SOURCE gives the page's name for it",
+        "and as NAME=SOURCE it has that name on the page",
     )
     parser.add_argument(
         "--dtype",
