@@ -98,7 +98,8 @@ def check_ranks(group: Group, vae: WanVAE) -> str:
 def code_clip(vae: WanVAE, shard: Shard = WHOLE) -> list[Tensor]:
     """Return this rank's part of a clip decoded, and of one encoded, in float64 on the CPU."""
     latents, frames = some_clip(vae.config)
-    latents, frames = shard.part(latents), shard.part(frames, vae.config.spatial_factor)
+    if shard.num_ranks > 1:
+        latents, frames = shard.part(latents), shard.part(frames, vae.config.spatial_factor)
     decoded = torch.cat(list(decode_chunks(vae, latents.split(1, 2), shard)), 2)
     first, later = 1, vae.config.temporal_factor
     sizes = [first, *[later] * (NUM_LATENTS - 1)]
