@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from wanvae_app.config import PRESETS
-from wanvae_app.fast import choice
 from wanvae_app.fast.choice import build_vae, choose_path, usable_kernels
 from wanvae_app.kernels.code_path import PLAIN, CodePath
 from wanvae_app.kernels.kernel_set import KernelSet
@@ -17,7 +16,7 @@ from wanvae_app.model.vae import WanVAE
 
 pytest.importorskip("triton")  # none for this platform
 from wanvae_app.fast.vae import FastVAE
-from wanvae_app.kernels import triton_support, winograd
+from wanvae_app.kernels import mma_support, triton_support, winograd
 
 GPU, CPU, HALF = torch.device("cuda", 0), torch.device("cpu"), torch.bfloat16
 CONFIG = PRESETS["wan2.1"]
@@ -40,10 +39,10 @@ CARDS = {
 
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """Pretend that a card is there, on which Triton and NVRTC work, and that all sets of kernels are written."""
-    monkeypatch.setattr(choice, "WRITTEN", tuple(KernelSet))
+    """Pretend that a card is there, on which Triton and NVRTC work."""
     monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
     monkeypatch.setattr(winograd, "is_supported", lambda device: True)
+    monkeypatch.setattr(mma_support, "is_supported", lambda device: True)
 
     def pretend(capability: tuple[int, int], shared: int = 227) -> None:
         properties = SimpleNamespace(shared_memory_per_block_optin=shared * 1024)
@@ -92,10 +91,25 @@ def test_a_path_is_said_with_its_reason(pretend, monkeypatch: pytest.MonkeyPatch
     assert said() == "plain PyTorch: the GPU is not NVIDIA's"
 
 
-def test_a_set_that_is_not_written_is_not_taken(pretend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(choice, "WRITTEN", (HOPPER, DESCRIPTORS))
-    pretend((8, 9), 99)
-    assert usable_kernels(GPU) == ((), "compute capability 8.9, for which no kernels are written yet")
+def test_without_nvrtc_only_triton_s_kernels_run(pretend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(winograd, "is_supported", lambda device: False)
+    monkeypatch.setattr(mma_support, "is_supported", lambda device: False)
+    for capability, kernels in (((8, 9), ()), ((9, 0), (DESCRIPTORS,)), ((12, 0), ())):
+        pretend(capability)
+        number = f"compute capability {capability[0]}.{capability[1]}"
+        assert usable_kernels(GPU) == (kernels, f"{number}, but its kernels in CUDA C++ do not work here")
+    pretend((10, 0))
+    assert usable_kernels(GPU).kernels == (DESCRIPTORS,)
+
+
+def test_a_kernel_in_cuda_cpp_is_tried_before_it_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_nvrtc(device: torch.device) -> None:
+        raise OSError("libnvrtc.so: cannot open shared object file")
+
+    tried = mma_support.try_convolution(torch.device("meta"))
+    assert tried.shape == (1, 1, 1, mma_support.CHANNELS)
+    monkeypatch.setattr(mma_support, "try_convolution", without_nvrtc)
+    assert not mma_support.is_supported(torch.device("cuda", 93))
 
 
 def test_a_vae_carries_its_path(pretend) -> None:  # type: ignore[no-untyped-def]

@@ -23,8 +23,6 @@ SHARED_BYTES = {
     KernelSet.POINTERS: 99
     * 1024,  # what 8.6, 8.9 and 12.0 have: 100 KiB, less 1 KiB that the driver reserves
 }
-# The sets whose kernels are written.
-WRITTEN = (KernelSet.HOPPER, KernelSet.DESCRIPTORS)
 
 
 class Cards(NamedTuple):
@@ -37,7 +35,7 @@ class Cards(NamedTuple):
 
 CARDS = (
     Cards(
-        (11, 0), (KernelSet.POINTERS,), "where kernels read tiles by pointers, as on every card since Ampere"
+        (11, 0), (KernelSet.POINTERS,), "where kernels read tiles by pointers, as every card since Ampere can"
     ),
     Cards(
         (10, 0),
@@ -78,25 +76,27 @@ def usable_kernels(device: torch.device) -> Usable:
     cards, number = cards_of(capability), f"compute capability {capability[0]}.{capability[1]}"
     if cards is None:
         return Usable((), f"{number}, and {CARDS[-1].since[0]}.{CARDS[-1].since[1]} is needed")
-    written = [kernels for kernels in cards.kernels if kernels in WRITTEN]
-    if not written:
-        return Usable((), f"{number}, for which no kernels are written yet")
     properties: Any = torch.cuda.get_device_properties(device)  # declares only some of its attributes
     shared = properties.shared_memory_per_block_optin
-    fitting = [kernels for kernels in written if SHARED_BYTES[kernels] <= shared]
+    fitting = [kernels for kernels in cards.kernels if SHARED_BYTES[kernels] <= shared]
     if not fitting:
-        needed = SHARED_BYTES[written[-1]] // 1024
+        needed = SHARED_BYTES[cards.kernels[-1]] // 1024
         return Usable((), f"{shared // 1024} KiB of shared memory for a program, and {needed} are needed")
     try:
-        from wanvae_app.kernels import triton_support, winograd
+        from wanvae_app.kernels import mma_support, triton_support, winograd
     except ImportError:  # a build of PyTorch without Triton, or an old one
         return Usable((), "Triton is not installed")
     if why := triton_support.why_unsupported(device):
         return Usable((), why)
-    if KernelSet.HOPPER in fitting and not winograd.is_supported(device):
-        fitting.remove(KernelSet.HOPPER)
-        return Usable(tuple(fitting), f"{number}, but its kernels in CUDA C++ do not work here")
-    return Usable(tuple(fitting), f"{number}, {cards.why}")
+    if KernelSet.HOPPER in fitting and winograd.is_supported(device):  # then all CUDA C++ works
+        return Usable(tuple(fitting), f"{number}, {cards.why}")
+    compiled = mma_support.is_supported(device)
+    usable = [
+        each for each in fitting if each is KernelSet.DESCRIPTORS or (each is KernelSet.POINTERS and compiled)
+    ]
+    if fitting[0] not in usable:
+        return Usable(tuple(usable), f"{number}, but its kernels in CUDA C++ do not work here")
+    return Usable(tuple(usable), f"{number}, {cards.why}")
 
 
 def choose_path(config: WanConfig, device: torch.device, dtype: torch.dtype) -> CodePath:
