@@ -43,6 +43,15 @@ def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def refuse_mixed_devices(on_gpu: list[bool]) -> None:
+    """Raise ValueError if only some ranks have GPUs: no connection carries tensors between these and CPUs."""
+    if len(set(on_gpu)) > 1:
+        raise ValueError(
+            f"Rank {on_gpu.index(False)} runs on a CPU, and rank {on_gpu.index(True)} on a GPU: start all ranks on "
+            "GPUs, or with --cpu N on every machine all on CPUs."
+        )
+
+
 def set_up(device: torch.device, local_size: int) -> None:
     """Prepare this process for its device. On the CPU it shares the cores with `local_size` - 1 other processes."""
     if device.type == "cuda":
@@ -58,6 +67,20 @@ def set_up(device: torch.device, local_size: int) -> None:
             libc.mallopt(M_TRIM_THRESHOLD, NEVER)
             libc.mallopt(M_MMAP_THRESHOLD, NEVER)
             libc.mallopt(M_ARENA_MAX, 1)
+
+
+def device_fault(device: torch.device) -> str:
+    """Return in a line why the device does no more work for this process, "" if it does. Does not wait for it.
+
+    After some errors, such as a card that fell off the bus, every later call of CUDA fails until the process ends.
+    """
+    if device.type != "cuda":
+        return ""
+    try:
+        torch.cuda.current_stream(device).query()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0].rstrip(" .")
+    return ""
 
 
 def tidy_up(device: torch.device) -> None:

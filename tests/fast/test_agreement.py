@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from support.app_runner import surroundings
 from support.grouped import run_group
 from support.tiny import tiny_vae
 
-from wanvae_app.device import slow_dtype
+from wanvae_app.cli.ports import free_port
+from wanvae_app.device import refuse_mixed_devices, slow_dtype
 from wanvae_app.fast import agreement
 from wanvae_app.fast.agreement import Ability, Agreement, agree, check_alike, common, summary, why_unequal
 from wanvae_app.kernels.code_path import CodePath
@@ -139,9 +143,37 @@ def test_ranks_that_differ_refuse_to_work_together() -> None:
     assert run_group(2, differ) == [expected, expected]
 
 
-def test_cpus_and_gpus_do_not_mix(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "H100")
-    group = Group(0, 2, torch.device("cuda", 0))
-    monkeypatch.setattr(group, "agree", lambda report: [[1.0], [0.0]])
-    with pytest.raises(ValueError, match="Rank 1 runs on a CPU, and rank 0 on a GPU"):
-        group._refuse_mixed_devices()
+JOIN = """
+import os, time, torch
+from wanvae_app.parallel import process_group
+if os.environ["RANK"] == "1":  # it has a GPU
+    process_group.choose_device = lambda *_: torch.device("cuda", 0)
+    process_group.set_up = lambda *_: None
+process_group.device_name = lambda device: device.type
+try:
+    process_group.Group.join("auto")
+except ValueError as error:
+    print(error, flush=True)
+time.sleep(1 - int(os.environ["RANK"]))  # rank 0 serves the store
+os._exit(0)
+"""
+
+
+def test_cpus_and_gpus_do_not_mix() -> None:
+    refuse_mixed_devices([True, True])
+    refuse_mixed_devices([False, False])
+    common_part = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", JOIN],
+            env=surroundings(**common_part, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE="2"),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for rank in ranks:
+        printed, _ = rank.communicate(timeout=60)
+        assert printed.startswith(
+            "Rank 0 runs on a CPU, and rank 1 on a GPU: start all ranks on GPUs, or "
+        ), printed
