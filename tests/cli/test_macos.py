@@ -16,6 +16,7 @@ from support.app_runner import ROOT, running_app, surroundings, wait_for
 from support.grouped import run_group
 
 from wanvae_app import device, frame_log
+from wanvae_app.formats import limits
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.page import connections
 from wanvae_app.parallel import proc_stat
@@ -113,6 +114,27 @@ def test_memory_is_counted_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.peak_bytes(cpu) >= 1024 * used
     monkeypatch.setattr(device.sys, "platform", "darwin")
     assert used <= device.peak_bytes(cpu) < 100 * used
+
+
+def test_another_libc_than_glibc_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: object())
+    device.set_up(torch.device("cpu"), local_size=1)
+    device.tidy_up(torch.device("cpu"))
+
+
+def test_a_reader_gets_all_limits_but_that_of_its_address_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS refuses RLIMIT_AS, and has no /proc that tells how much there is already."""
+    asked = []
+
+    def setrlimit(kind: int, _: tuple[int, int]) -> None:
+        asked.append(kind)
+        raise ValueError("a limit that this system refuses")
+
+    monkeypatch.setattr(limits.sys, "platform", "darwin")
+    monkeypatch.setattr(limits, "_address_space", lambda: pytest.fail("asked for /proc"))
+    monkeypatch.setattr(limits.resource, "setrlimit", setrlimit)
+    limits.limits_for(1000).apply()
+    assert resource.RLIMIT_AS not in asked and {resource.RLIMIT_CPU, resource.RLIMIT_NOFILE} < set(asked)
 
 
 def test_frames_are_read_without_preadv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ CARDS = {
 
 
 @pytest.fixture
-def pretend(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def pretend(monkeypatch: pytest.MonkeyPatch):
     """Pretend that a card is there, on which Triton and NVRTC work."""
     monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
     monkeypatch.setattr(winograd, "is_supported", lambda device: True)
@@ -53,7 +53,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_every_card_has_its_kernels(card: str, pretend) -> None:  # type: ignore[no-untyped-def]
+def test_every_card_has_its_kernels(card: str, pretend) -> None:
     capability, shared, expected = CARDS[card]
     pretend(capability, shared)
     kernels, reason = usable_kernels(GPU)
@@ -63,8 +63,8 @@ def test_every_card_has_its_kernels(card: str, pretend) -> None:  # type: ignore
     assert path == CodePath(expected[0] if expected else None, reason)
 
 
-def test_a_path_is_said_with_its_reason(pretend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
-    def said(config=CONFIG, device=GPU, dtype=HALF) -> str:  # type: ignore[no-untyped-def]
+def test_a_path_is_said_with_its_reason(pretend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def said(config=CONFIG, device=GPU, dtype=HALF) -> str:
         return str(choose_path(config, device, dtype))
 
     pretend((9, 0))
@@ -91,7 +91,7 @@ def test_a_path_is_said_with_its_reason(pretend, monkeypatch: pytest.MonkeyPatch
     assert said() == "plain PyTorch: the GPU is not NVIDIA's"
 
 
-def test_without_nvrtc_only_triton_s_kernels_run(pretend, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_without_nvrtc_only_triton_s_kernels_run(pretend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(winograd, "is_supported", lambda device: False)
     monkeypatch.setattr(mma_support, "is_supported", lambda device: False)
     for capability, kernels in (((8, 9), ()), ((9, 0), (DESCRIPTORS,)), ((12, 0), ())):
@@ -112,7 +112,7 @@ def test_a_kernel_in_cuda_cpp_is_tried_before_it_is_chosen(monkeypatch: pytest.M
     assert not mma_support.is_supported(torch.device("cuda", 93))
 
 
-def test_a_vae_carries_its_path(pretend) -> None:  # type: ignore[no-untyped-def]
+def test_a_vae_carries_its_path(pretend) -> None:
     pretend((9, 0))
 
     def built(path: CodePath | None = None, dtype: torch.dtype = HALF, device: torch.device = GPU) -> WanVAE:
