@@ -6,6 +6,7 @@ python -m pytest tests/fast/test_gpu.py      # needs torch, safetensors, pytest 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ from support.grouped import run_group
 from support.tiny import moved, some_latent, some_video, tiny_vae
 from torch import Tensor
 
+from wanvae_app.bench.self_test import check_paths
+from wanvae_app.bench.weights import make_vae as make_bench_vae
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS
+from wanvae_app.fast.choice import usable_kernels
 from wanvae_app.jobs.follower import follow
 from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.pixels import to_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -74,6 +79,22 @@ def test_a_gpu_equals_the_cpu(family: str, dtype: torch.dtype, tolerance: float)
     for chunk in (1, 2, 3):
         for found, expected in zip(both(moved(vae, "cuda", dtype), z, x, chunk), exact, strict=True):
             assert distance(found, expected) < tolerance
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_set_of_kernels_passes_the_self_test(family: str) -> None:
+    """At full width, each set that this card runs strays little further from float32 than the plain path does."""
+    device = Group.join("cuda").device  # fp32 means fp32 from here on
+    usable = usable_kernels(device)
+    if not usable.kernels:
+        pytest.skip(usable.reason)
+    make = partial(bench_vae, family, device)
+    checks = check_paths(make, torch.bfloat16, list(usable.kernels))
+    assert len(checks) == 1 + len(usable.kernels) and not any(check.problem for check in checks), checks
+
+
+def bench_vae(family: str, device: torch.device, dtype: torch.dtype, path: CodePath) -> WanVAE:
+    return make_bench_vae(family, dtype, device, path)
 
 
 def sharded(group: Group, family: str, dtype: torch.dtype, link: bool = True) -> list:
