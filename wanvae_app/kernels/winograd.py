@@ -140,8 +140,6 @@ def winograd_conv(
         out = into[0].data
     else:
         out = torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=data.device)
-    if out.is_meta:
-        return out
     norm, half = gamma is not None, bias.dtype == torch.float16
     assert not norm or (frames_per_tile == 2 and norms_in_place(n)), (frames_per_tile, n)
     num_clusters, costs = count_clusters(data.device), COSTS[frames_per_tile]
@@ -154,6 +152,8 @@ def winograd_conv(
         assert norm, "the sums of four frames leave in two parts"
         cut, before, after = 1 + early_halo.columns, early_halo.before, early_halo.after
         launches = _count_edges(early_halo, launches, regions_across, regions_down, num_regions)
+    if out.is_meta:
+        return out
     finished = ctypes.c_void_p(early_halo.finished.data_ptr() if early_halo is not None else None)
     table = frames.table(slots)
     out_table = into[0].table(into[1]) if into else table
