@@ -1,4 +1,4 @@
-"""Compiles the kernels in Triton for every card that they are meant for, with no GPU, and checks that they fit there.
+"""Compiles the kernels for every card that they are meant for, with no GPU, and checks that they fit there.
 
     python -m wanvae_app.bench.compile                        # a representative part, in minutes
     python -m wanvae_app.bench.compile --all                  # every kernel for every card
@@ -24,9 +24,11 @@ import torch
 from triton import knobs
 
 from wanvae_app.bench.assembly import SHARED_BYTES, Assembly, assemble, target_of
-from wanvae_app.bench.launches import Compilation, Compilations, Part, Scene, note_launches
+from wanvae_app.bench.cuda_assembly import assemble_cuda, find_nvrtc
+from wanvae_app.bench.launches import Compilation, Compilations, CudaCompilation, Part, Scene, note_launches
 from wanvae_app.config import PRESETS
 from wanvae_app.fast.vae import FastVAE
+from wanvae_app.kernels.capability import compiled_as
 from wanvae_app.kernels.kernel_set import KernelSet
 
 # Cards, as compute capabilities, in families that are compiled alike, and the sets of kernels that they run.
@@ -44,10 +46,13 @@ SIZE_NAMES = (
 )  # constants of kernels that count channels: they decide little of what a program needs
 
 
+Needed = Compilation | CudaCompilation
+
+
 class Task(NamedTuple):
     """A compilation, and the card that it is for."""
 
-    compilation: Compilation
+    compilation: Needed
     capability: tuple[int, int]
 
 
@@ -59,7 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if knobs.runtime.interpret:
         raise ValueError("TRITON_INTERPRET is set; unset it: interpreted kernels cannot be compiled.")
-    tasks = choose_tasks(args.card, args.kernel, args.all)
+    if args.language != "triton" and find_nvrtc() is None:
+        raise ValueError("There is no NVRTC: pip install nvidia-cuda-nvrtc, or give --language triton.")
+    tasks = choose_tasks(args)
     print(f"{len(tasks)} kernels to compile", flush=True)
     found = []
     for assembly in assemble_all(tasks, args.processes):
@@ -87,6 +94,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--card", type=_capabilities, metavar="X.Y,...", help="compute capabilities (default: all)"
     )
     parser.add_argument("--kernel", help="only kernels of this name")
+    parser.add_argument(
+        "--language", choices=("triton", "cuda"), help="only kernels in Triton, or in CUDA C++"
+    )
     parser.add_argument("--table", action="store_true", help="a row for each compilation")
     parser.add_argument(
         "--processes", type=int, default=len(os.sched_getaffinity(0)), help="compilations at a time"
@@ -94,43 +104,45 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def choose_tasks(
-    capabilities: list[tuple[int, int]] | None, kernel: str | None, everything: bool
-) -> list[Task]:
-    """Return what to compile. Without `everything` the cards of a family share its representative compilations."""
+def choose_tasks(args: argparse.Namespace) -> list[Task]:
+    """Return what to compile. Without --all the cards of a family share its representative compilations."""
     tasks = []
     for cards, kernel_sets in FAMILIES:
-        found = list(needed(cards[0], kernel_sets).values())
-        if not everything:
-            found = representative(found)
-        for i, compilation in enumerate(found):
-            for card in cards if everything else [cards[i % len(cards)]]:
-                if (capabilities is None or card in capabilities) and kernel in (
-                    None,
-                    compilation.kernel.__name__,
-                ):
-                    tasks.append(Task(compilation, card))
-    return tasks
+        for i, card in enumerate(cards):
+            if args.card is not None and card not in args.card:
+                continue
+            found = needed(card, kernel_sets, args.all)
+            if not args.all:
+                found = representative(found)[i :: len(cards)]
+            tasks += [Task(compilation, card) for compilation in found]
+    return [
+        task
+        for task in tasks
+        if args.kernel in (None, task.compilation.name)
+        and args.language in (None, "cuda" if isinstance(task.compilation, CudaCompilation) else "triton")
+    ]
 
 
-def needed(capability: tuple[int, int], kernel_sets: Iterable[KernelSet]) -> dict[str, Compilation]:
-    """Return every compilation that clips need on a card, each once."""
+def needed(capability: tuple[int, int], kernel_sets: Iterable[KernelSet], everything: bool) -> list[Needed]:
+    """Return every compilation that clips need on a card, each once; without `everything` those of fewer clips."""
     compilations = Compilations(target_of(capability))
-    for kernel_set, (name, config) in product(kernel_sets, PRESETS.items()):
-        with torch.device("meta"):
-            vae = FastVAE(config, name, kernel_set).to(torch.bfloat16).requires_grad_(False)
-        for scene in product(("decode", "encode"), SIZES[name], (1, 2), PARTS):
-            note_launches(vae, Scene(*scene), compilations)
-    return compilations.found
+    with compiled_as(10 * capability[0] + capability[1]):
+        for kernel_set, (name, config) in product(kernel_sets, PRESETS.items()):
+            with torch.device("meta"):
+                vae = FastVAE(config, name, kernel_set).to(torch.bfloat16).requires_grad_(False)
+            sizes, parts = (SIZES[name], PARTS) if everything else (SIZES[name][1:2], PARTS[:2])
+            for scene in product(("decode", "encode"), sizes, (1, 2), parts):
+                note_launches(vae, Scene(*scene), compilations)
+    return list(compilations.found.values())
 
 
-def representative(compilations: Iterable[Compilation]) -> list[Compilation]:
+def representative(compilations: Iterable[Needed]) -> list[Needed]:
     """Return of compilations that differ in nothing but numbers of channels and types the one with most channels."""
-    widest: dict[str, tuple[int, Compilation]] = {}
+    widest: dict[str, tuple[int, Needed]] = {}
     for compilation in compilations:
         parameters = compilation.parameters()
         channels = sum(parameters.pop(name, 0) for name in SIZE_NAMES)
-        key = f"{compilation.kernel.__name__} {parameters} {compilation.options}"
+        key = f"{compilation.name} {parameters}"
         if key not in widest or widest[key][0] < channels:
             widest[key] = channels, compilation
     return [compilation for _, compilation in widest.values()]
@@ -147,7 +159,10 @@ def assemble_all(tasks: list[Task], num_processes: int) -> Iterator[Assembly]:
 
 
 def _assemble(index: int) -> Assembly:
-    return assemble(*_tasks[index])
+    compilation, capability = _tasks[index]
+    if isinstance(compilation, CudaCompilation):
+        return assemble_cuda(compilation, capability)
+    return assemble(compilation, capability)
 
 
 def every_kernel(found: Iterable[Assembly]) -> Iterator[str]:

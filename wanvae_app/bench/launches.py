@@ -1,7 +1,7 @@
-"""Which kernels in Triton a clip needs, and what each is compiled for: found on tensors without data, with no GPU.
+"""Which kernels a clip needs, and what each is compiled for: found on tensors without data, with no GPU.
 
 The clip is coded as a GPU would code it, also as one of several ranks, whose rows travel through peer memory or as
-messages. No launch starts; each is noted, with what Triton would specialize its kernel for.
+messages. No launch starts; each is noted, for a kernel in Triton with what it would be specialized for.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from wanvae_app.fast.vae import FastVAE
 from wanvae_app.kernels import mailbox
+from wanvae_app.kernels.hopper_kernel import HopperKernel
 from wanvae_app.kernels.launch import hooked
 from wanvae_app.kernels.mailbox import Mailbox
+from wanvae_app.kernels.mma_kernel import MmaKernel
 from wanvae_app.parallel.messages import Message, Messages
 from wanvae_app.parallel.peer_memory import PeerMemory
 from wanvae_app.parallel.shard import WHOLE, Shard
@@ -55,21 +57,48 @@ class Compilation(NamedTuple):
     attributes: dict[tuple[int, ...], Any]
     options: dict[str, Any]  # as the launcher gives them: no card's own
 
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return cast(str, self.kernel.__name__)
+
     def parameters(self) -> dict[str, Any]:
         """Return by name what the kernel's source names in capitals: its compile-time constants and options."""
         names = [parameter.name for parameter in self.kernel.params]
         return {names[path[0]]: value for path, value in self.constants.items() if names[path[0]].isupper()}
 
 
+class CudaCompilation(NamedTuple):
+    """One compilation of a kernel in CUDA C++."""
+
+    kernel: HopperKernel | MmaKernel
+
+    @property
+    def name(self) -> str:
+        """The kernel's name, without what CUDA C++ appends."""
+        return self.kernel.name if isinstance(self.kernel, HopperKernel) else "mma_conv"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return by name what the kernel's text is made for."""
+        found = self.kernel._asdict()
+        nested = found.pop("block")._asdict() if "block" in found else dict(found.pop("macros"))
+        return {
+            name: value for name, value in {**nested, **found}.items() if name not in ("name", "capability")
+        }
+
+
 class Compilations:
     """Notes launches, as a hook of `kernels.launch`: each distinct compilation for a target once, in order."""
 
     def __init__(self, target: GPUTarget) -> None:
-        self.found: dict[str, Compilation] = {}
+        self.found: dict[str, Compilation | CudaCompilation] = {}
         self._backend = make_backend(target)
         self._binders: dict[Any, Any] = {}
 
     def __call__(self, kernel: Any, args: Sequence[Any], options: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(kernel, HopperKernel | MmaKernel):
+            self.found[str(kernel)] = CudaCompilation(kernel)
+            return options
         if kernel not in self._binders:
             self._binders[kernel] = create_function_from_signature(
                 kernel.signature, kernel.params, self._backend
