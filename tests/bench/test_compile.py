@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("triton")  # none for this platform
 
-from wanvae_app.bench.as_card import compiled_as, label
+from wanvae_app.bench.as_card import label, run_as
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +60,7 @@ def test_a_hopper_gets_the_instructions_of_another_card(assemblies: list[dict[st
 def test_a_card_that_is_not_known_is_refused() -> None:
     with (
         pytest.raises(ValueError, match="'sm_52' is no card to compile for; known are sm_80"),
-        compiled_as("sm_52"),
+        run_as("sm_52"),
     ):
         pass
     assert label("sm_80", "NVIDIA H100") == "Ampere's instructions (sm_80) on NVIDIA H100"

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from wanvae_app.bench.as_card import compiled_as
+from wanvae_app.bench.as_card import run_as
 from wanvae_app.bench.assembly import assemble, target_of
 from wanvae_app.bench.launches import Compilation, Compilations
 from wanvae_app.kernels.launch import hooked, launch
@@ -73,7 +73,7 @@ def main() -> None:
     found += [assemble(crowded, (8, 9)), assemble(described, (8, 9)), assemble(broken, (8, 0))]
     on_hopper = compilation(product_kernel, x, x, out, 1024, BLOCK=64, STAGES=2, arch=90)
     found.append(assemble(on_hopper, (9, 0)))
-    with compiled_as("sm_80"):
+    with run_as("sm_80"):
         as_ampere = on_hopper._replace(options={**on_hopper.options, "arch": "sm80"})
         found.append(assemble(as_ampere, (9, 0)))
     print(json.dumps([assembly._asdict() for assembly in found]))

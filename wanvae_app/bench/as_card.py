@@ -1,4 +1,4 @@
-"""Runs kernels in Triton as they are compiled for another card, on a newer card that is at hand.
+"""Runs kernels as they are compiled for another card, on a newer card that is at hand.
 
 An H100 so executes the instructions that an RTX 3090 or an RTX 4090 gets: copies by cp.async and products by mma.sync,
 with neither TMA nor wgmma. Results are those of the other card. Times are not: they compare with other times on the
@@ -15,39 +15,41 @@ from unittest.mock import patch
 
 from triton.backends.nvidia.compiler import CUDABackend
 
+from wanvae_app.kernels.capability import compiled_as
 from wanvae_app.kernels.launch import hooked
 
-GENERATIONS = {"80": "Ampere", "86": "Ampere", "87": "Ampere", "89": "Ada"}  # by compute capability
+GENERATIONS = {80: "Ampere", 86: "Ampere", 87: "Ampere", 89: "Ada"}  # by compute capability
 
 
 @contextmanager
-def compiled_as(arch: str) -> Iterator[None]:
-    """Compile what this thread launches for `arch`, such as "sm_80", and assemble it for the GPU at hand.
+def run_as(card: str) -> Iterator[None]:
+    """Compile what this thread launches for a card such as "sm_80", and assemble it for the GPU at hand.
 
-    `arch` must not be newer than the GPU. CUDA graphs that were recorded outside the block replay what they recorded,
-    so make the VAE inside, with `KernelSet.POINTERS`. Raises ValueError for an unknown `arch`.
+    The card must not be newer than the GPU. What a VAE keeps, such as CUDA graphs, was chosen and compiled when it was
+    made: make it inside the block, with `KernelSet.POINTERS`. Raises ValueError for an unknown card.
     """
-    name = f"sm{_number(arch)}"
+    capability = capability_of_card(card)
 
-    def for_arch(kernel: Any, args: Sequence[Any], options: dict[str, Any]) -> dict[str, Any]:
-        return {**options, "arch": name}
+    def for_card(kernel: Any, args: Sequence[Any], options: dict[str, Any]) -> dict[str, Any]:
+        return {**options, "arch": f"sm{capability}"}
 
-    with hooked(for_arch), patch.object(CUDABackend, "make_ptx", _make_ptx):
+    with compiled_as(capability), hooked(for_card), patch.object(CUDABackend, "make_ptx", _make_ptx):
         yield
 
 
-def label(arch: str, card: str) -> str:
-    """Return what times so measured are called, for a `card` such as "NVIDIA H100"."""
-    number = _number(arch)
-    return f"{GENERATIONS[number]}'s instructions (sm_{number}) on {card}"
+def label(card: str, gpu: str) -> str:
+    """Return what times so measured on a `gpu` such as "NVIDIA H100" are called."""
+    capability = capability_of_card(card)
+    return f"{GENERATIONS[capability]}'s instructions (sm_{capability}) on {gpu}"
 
 
-def _number(arch: str) -> str:
-    found = re.fullmatch(r"sm_?(\d+)", arch)
-    if not found or found[1] not in GENERATIONS:
+def capability_of_card(card: str) -> int:
+    """Return 80 for "sm_80", and so on. Raises ValueError for a card that is not known."""
+    found = re.fullmatch(r"sm_(\d+)", card)
+    if not found or int(found[1]) not in GENERATIONS:
         known = ", ".join(f"sm_{number}" for number in GENERATIONS)
-        raise ValueError(f"{arch!r} is no card to compile for; known are {known}.")
-    return found[1]
+        raise ValueError(f"{card!r} is no card to compile for; known are {known}.")
+    return int(found[1])
 
 
 _make_ptx_for_target = CUDABackend.make_ptx
