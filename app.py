@@ -35,7 +35,8 @@ from wanvae_app.cli.processes import (
     torchrun_logs,
 )
 from wanvae_app.cli.vae_sources import VaeSource, named
-from wanvae_app.device import DEVICES, choose_dtype
+from wanvae_app.device import DEVICES
+from wanvae_app.fast.agreement import agree, summary
 from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.jobs.vae_loading import open_vaes
 from wanvae_app.parallel.process_group import Group, GroupLost
@@ -64,10 +65,14 @@ def main(argv: list[str] | None = None) -> None:
         if rank == 0 and is_first_start():
             check_port(options.host, options.port)
         group = Group.join(options.device)
-        vaes = open_vaes(group, dict(named(options.vae)), choose_dtype(options.dtype, group.device))
+        agreed = agree(group, options.dtype)
+        vaes = open_vaes(group, dict(named(options.vae)), agreed.dtype, agreed.path)
     except Exception as error:
         give_up(error)
     if group.rank == 0:
+        for warning in agreed.warnings:
+            log.warning("%s", warning)
+        log.info("%s", summary(group, vaes.first))
         serve(group, vaes, options)
     else:
         follow_rank_0(group, vaes)

@@ -20,6 +20,7 @@ from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
 from wanvae_app.formats.weights_file import find_weights_file
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.vae import WanVAE
 
 # float16 ends at 65504, so there every activation that a norm reads is multiplied by this factor. A norm's output
@@ -34,26 +35,28 @@ def load_vae(
     source: str | Path,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    path: CodePath | None = None,
     *,
     on_tensor: Callable[[], object] = lambda: None,
 ) -> WanVAE:
     """The VAE in `source`: a file, a diffusers folder, or a Hugging Face id such as Wan-AI/Wan2.1-VAE.
 
     Reads the official .pth, and the files of ComfyUI, LightX2V and diffusers, which it tells apart by their tensors.
-    The VAE is in evaluation mode, without gradients, in channels-last layout. `on_tensor` is called after each tensor
-    that is read. Raises ValueError, with one sentence, for a source that is none of these.
+    `path` is the code path that ranks agreed on; see `build_vae`. The VAE is in evaluation mode, without gradients, in
+    channels-last layout. `on_tensor` is called after each tensor that is read. Raises ValueError, with one sentence,
+    for a source that is none of these.
     """
     device = torch.device(device)
-    path, config, tensors = _open(source)
-    vae = _build(path, config, dtype, device)
+    file, config, tensors = _open(source)
+    vae = _build(file, config, dtype, device, path)
     load_dtype = loading_dtype(dtype)
     weights = {}
     for name, tensor in tensors.items():
-        weight = _read_weight(name, tensor, config, path).to(device, load_dtype)
+        weight = _read_weight(name, tensor, config, file).to(device, load_dtype)
         # NaN and infinity show in the extremes; isfinite(weight).all() takes twenty times as long.
         if not all(extreme.isfinite() for extreme in weight.aminmax()):
             raise ValueError(
-                f"{path.name} is damaged: its weights for {name} have values that are no numbers."
+                f"{file.name} is damaged: its weights for {name} have values that are no numbers."
             )
         weights[name] = weight
         on_tensor()
@@ -71,14 +74,17 @@ def loading_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def describe_vae(
-    source: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    path: CodePath | None = None,
 ) -> WanVAE:
     """What `load_vae` would return, on "meta": all but the values of its weights. Reads the file's headers alone.
 
     Raises ValueError, with one sentence, if load_vae would refuse the source for its headers.
     """
-    path, config, _ = _open(source)
-    vae = _build(path, config, dtype, torch.device(device))
+    file, config, _ = _open(source)
+    vae = _build(file, config, dtype, torch.device(device), path)
     return vae.requires_grad_(False).eval().to(dtype)
 
 
@@ -122,10 +128,12 @@ def _open(source: str | Path) -> tuple[Path, WanConfig, dict[str, LazyTensor]]:
     return path, config, _match_names(vae, tensors, naming, path)
 
 
-def _build(path: Path, config: WanConfig, dtype: torch.dtype, device: torch.device) -> WanVAE:
-    """The VAE of a file on "meta", made for `dtype` and `device`."""
+def _build(
+    file: Path, config: WanConfig, dtype: torch.dtype, device: torch.device, path: CodePath | None
+) -> WanVAE:
+    """The VAE of a file on "meta", made for `dtype`, `device` and a code path."""
     with torch.device("meta"):
-        return build_vae(config, device, dtype, _display_name(path, config))
+        return build_vae(config, device, dtype, _display_name(file, config), path)
 
 
 def _read_weight(name: str, tensor: LazyTensor, config: WanConfig, path: Path) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from wanvae_app.device import tidy_up
 from wanvae_app.formats.checkpoint import describe_vae, load_vae, loading_dtype
 from wanvae_app.formats.weights_file import find_weights_file
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.vae import WanVAE
 
 Load = Callable[[Callable[[], object]], WanVAE]  # takes what is to be called after each tensor
@@ -39,16 +40,22 @@ class VaeCache:
         return cache
 
     @classmethod
-    def open(cls, sources: Mapping[str, str], dtype: torch.dtype, device: torch.device) -> VaeCache:
-        """Read the headers of these sources (see `load_vae`), by name. Loads none.
+    def open(
+        cls,
+        sources: Mapping[str, str],
+        dtype: torch.dtype,
+        device: torch.device,
+        path: CodePath | None = None,
+    ) -> VaeCache:
+        """Read the headers of these sources, by name, for a dtype and a code path as in `load_vae`. Loads none.
 
         Raises ValueError, with one sentence, for a source that holds no VAE.
         """
         described, loads = {}, {}
         for name, source in sources.items():
-            path = find_weights_file(source)  # downloaded now, if it must be
-            described[name] = describe_vae(path, dtype, device)
-            loads[name] = _loader(path, dtype, device)
+            file = find_weights_file(source)  # downloaded now, if it must be
+            described[name] = describe_vae(file, dtype, device, path)
+            loads[name] = _loader(file, dtype, device, path)
         return cls(described, loads)
 
     @property
@@ -136,13 +143,13 @@ def loading_bytes(vae: WanVAE) -> int:
     return sum(weight.numel() for weight in vae.parameters()) * loading_dtype(vae.dtype).itemsize
 
 
-def _loader(path: Path, dtype: torch.dtype, device: torch.device) -> Load:
+def _loader(file: Path, dtype: torch.dtype, device: torch.device, path: CodePath | None) -> Load:
     def load(on_tensor: Callable[[], object]) -> WanVAE:
-        if not path.is_file():
-            raise ValueError(f"{path.name} is no longer there")
+        if not file.is_file():
+            raise ValueError(f"{file.name} is no longer there")
         try:
-            return load_vae(path, dtype, device, on_tensor=on_tensor)
+            return load_vae(file, dtype, device, path, on_tensor=on_tensor)
         except ValueError as error:  # visitors read it, and need not know the server's folders
-            raise ValueError(str(error).replace(f"{path.parent}/", "")) from error
+            raise ValueError(str(error).replace(f"{file.parent}/", "")) from error
 
     return load

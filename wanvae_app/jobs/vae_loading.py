@@ -16,8 +16,10 @@ import torch
 from wanvae_app.codec import warm_up
 from wanvae_app.device import device_fault, tidy_up
 from wanvae_app.errors import describe, forget
+from wanvae_app.fast.agreement import check_alike
 from wanvae_app.formats.checkpoint import check
 from wanvae_app.jobs.vae_cache import VaeCache, loading_bytes, weight_bytes
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.memory_estimate import free_bytes
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -30,23 +32,26 @@ COMPILING_LATENTS = 20
 OUT_OF_MEMORY = re.compile(r"\b(OutOfMemoryError|MemoryError)\b|not enough memory")
 
 
-def open_vaes(group: Group, sources: Mapping[str, str], dtype: torch.dtype) -> VaeCache:
+def open_vaes(
+    group: Group, sources: Mapping[str, str], dtype: torch.dtype, path: CodePath | None = None
+) -> VaeCache:
     """Read the headers of all sources, by name, load the first VAE, and wait until all ranks have done so.
 
-    After a restart of the ranks, sources that are no longer there are left out. Raises ValueError, with one sentence,
-    if a source holds no VAE, or if the ranks were given different ones.
+    `dtype` and code path are those that the ranks agreed on; without a path, each device chooses. After a restart of
+    the ranks, sources that are no longer there are left out. Raises ValueError, with one sentence, if a source holds no
+    VAE, or if the ranks were given different ones.
     """
     if group.restarts:
         sources = _still_there(group, sources)
-    vaes = VaeCache.open(sources, dtype, group.device)
+    vaes = VaeCache.open(sources, dtype, group.device, path)
     if len({signature for (signature,) in group.agree([vaes.signature])}) > 1:
         raise ValueError(
             "The ranks were started with different VAEs: give every machine the same ones, in the same order and "
             "with the same names, as in --vae NAME=SOURCE."
         )
-    name = vaes.names[0]
-    vaes.load(name)
-    vaes.use(name)
+    for name in vaes.names:
+        check_alike(group, vaes[name])
+    vaes.load(vaes.names[0])
     group.agree([0.0])  # wait until every rank has loaded it
     return vaes
 
