@@ -113,7 +113,7 @@ def test_a_refusal_says_what_would_fit() -> None:
     needed = needs(4)
     assert refused(needed) == refused(None) == refused(100 * needed) == ""
     sentence = refused(needed - 1)
-    assert "rank 0 would need 0.5 GiB" in sentence and "2 latent frames per chunk would fit" in sentence
+    assert "rank 0 would need 0.4 GiB" in sentence and "2 latent frames per chunk would fit" in sentence
     assert refused(needs(1) - 1, chunk=1).endswith("2 ranks would fit")
     assert refused(2**20, chunk=1).endswith("a smaller picture would fit")
 

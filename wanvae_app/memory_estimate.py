@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import weakref
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -22,6 +26,7 @@ from wanvae_app.parallel.shard import Shard
 
 CPU = torch.device("cpu")
 HEAP = 1.4  # bytes that glibc's heap takes for a byte of tensors: 1.0 to 1.6 in clips of 480 and 720 rows
+ATTENTION_TILE = 128  # channels of a result that CUDA's memory-efficient attention keeps in registers
 MAX_ACTIVATIONS = 30  # of the largest size that live at once: twice what was ever seen
 
 
@@ -39,12 +44,15 @@ class Clip:
 
 
 class AllocationCounter(TorchDispatchMode):
-    """Adds up the bytes of all tensors that are made within it, as long as they live: `live` now, `peak` at most."""
+    """Adds up the bytes of all tensors that are made within it, as long as they live: `live` now, `peak` at most.
 
-    def __init__(self) -> None:
+    `existing` are tensors that were made before and live longer: a view of one is no tensor that is made.
+    """
+
+    def __init__(self, existing: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._known: set[int] = set()  # storages that live
+        self._known = {tensor.untyped_storage()._cdata for tensor in existing}  # storages that live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -69,6 +77,28 @@ class AllocationCounter(TorchDispatchMode):
         self.live -= num_bytes
 
 
+class CudaOperations(TorchFunctionMode):
+    """Lets operations take the memory that CUDA's kernels take, where other devices decompose them.
+
+    `rms_norm` computes in registers there. Attention is one kernel for all dtypes but float64, whatever the number of
+    channels; where these are more than a tile's, it adds up its result in float32 first.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.rms_norm:
+            x = args[0]
+            x.new_empty(x.shape[:-1], dtype=torch.float32)  # the inverse root of each mean
+            return torch.empty_like(x)
+        if func is F.scaled_dot_product_attention and args[0].dtype != torch.float64:
+            q, _, v = args
+            out = q.new_empty(*q.shape[:-1], v.shape[-1])
+            if v.shape[-1] > ATTENTION_TILE and q.dtype != torch.float32:
+                torch.empty_like(out, dtype=torch.float32)
+            return out
+        return func(*args, **kwargs)
+
+
 @lru_cache(maxsize=256)
 def activation_bytes(clip: Clip, phase: str, size: int = 1, rank: int = 0) -> int:
     """Return the peak bytes of activations, past frames and results on `rank` of `size` while it codes the clip.
@@ -84,11 +114,12 @@ def activation_bytes(clip: Clip, phase: str, size: int = 1, rank: int = 0) -> in
         vae = build_vae(config, clip.device, clip.dtype).to(clip.dtype).requires_grad_(False)
     encodes = phase == "encode"
     channels, scale = (3, config.spatial_factor) if encodes else (config.z_dim, 1)
-    counter, state = AllocationCounter(), vae.new_state(shard)
+    counter, state = AllocationCounter(vae.parameters()), vae.new_state(shard)
     # Three chunks show the peak: later ones do the same as the third, or are shorter.
     chunks = [1, *[min(clip.chunk, clip.num_latents - 1)] * min(2, clip.num_latents - 1)]
+    operations = CudaOperations() if clip.device.type == "cuda" else nullcontext()
     # Not in inference mode, which would hide what composite operations allocate inside.
-    with counter, torch.no_grad():
+    with counter, operations, torch.no_grad():
         for num_latents in chunks:
             num_frames = num_latents
             if encodes and not state.first:
