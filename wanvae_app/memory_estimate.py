@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,6 +28,7 @@ from wanvae_app.parallel.shard import Shard
 CPU = torch.device("cpu")
 HEAP = 1.4  # bytes that glibc's heap takes for a byte of tensors: 1.0 to 1.6 in clips of 480 and 720 rows
 ATTENTION_TILE = 128  # channels of a result that CUDA's memory-efficient attention keeps in registers
+LEAST_ADVISED = 8  # rows and columns of the smallest latent that is worth advising
 MAX_ACTIVATIONS = 30  # of the largest size that live at once: twice what was ever seen
 
 
@@ -148,37 +150,61 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def refusal(
-    clip: Clip, phases: tuple[str, ...], size: int, rank: int, free: int | None, *, interleaved: bool = False
+    clip: Clip,
+    phases: tuple[str, ...],
+    size: int,
+    rank: int,
+    free: int | None,
+    *,
+    interleaved: bool = False,
+    most_ranks: int = 1,
 ) -> str:
     """Return why `rank` of `size` cannot code its part of a clip in `free` bytes, and what would fit; "" if it can.
 
     `phases` are the steps of the job, "encode" and "decode". Their chunks come one phase after the other, or
-    `interleaved`; then both phases need their memory at once. If `free` is None, nothing is refused.
+    `interleaved`; then both phases need their memory at once. If `free` is None, nothing is refused. `most_ranks` is
+    how many ranks there could be: more are not advised.
     """
     if free is None or _surely_fits(clip, free, interleaved):
         return ""
 
-    def needed_bytes(chunk: int, size: int, rank: int) -> int:
-        each = [activation_bytes(replace(clip, chunk=chunk), phase, size, rank) for phase in phases]
+    def needed_bytes(clip: Clip, size: int, rank: int) -> int:
+        each = [activation_bytes(clip, phase, size, rank) for phase in phases]
         needed = sum(each) if interleaved else max(each)
         return round(HEAP * needed) if clip.device.type == "cpu" else needed
 
-    needed = needed_bytes(clip.chunk, size, rank)
+    needed = needed_bytes(clip, size, rank)
     if needed <= free:
         return ""
-    advice = "a smaller picture would"
     # A few candidates only, because each takes a simulation.
     chunks = [chunk for chunk in (clip.chunk // 2, clip.chunk // 4, 1) if 0 < chunk < clip.chunk]
-    shorter = [chunk for chunk in chunks if needed_bytes(chunk, size, rank) <= free]
-    larger = [n for n in (2, 4, 8, 16, 32) if n > size and needed_bytes(clip.chunk, n, n // 2) <= free]
+    shorter = [chunk for chunk in chunks if needed_bytes(replace(clip, chunk=chunk), size, rank) <= free]
+    counts = [n for n in sorted({2, 4, 8, 16, 32, most_ranks}) if size < n <= most_ranks]
+    if clip.device.type == "cpu":  # all ranks share one memory, so each of more ranks has less
+        larger = [n for n in counts if needed_bytes(clip, n, n // 2) <= free * size // n]
+    else:
+        larger = [n for n in counts if needed_bytes(clip, n, n // 2) <= free]
     if shorter:
-        advice = f"{shorter[0]} latent frame{'s' * (shorter[0] > 1)} per chunk would"
+        advice = f"{shorter[0]} latent frame{'s' * (shorter[0] > 1)} per chunk would fit"
     elif larger:
-        advice = f"{larger[0]} ranks would"
+        advice = f"{larger[0]} ranks would fit"
+    else:
+        advice = _advise_size(clip, free / needed, lambda smaller: needed_bytes(smaller, size, rank) <= free)
     return (
         f"rank {rank} would need {needed / 2**30:.1f} GiB for this and has {max(free, 0) / 2**30:.1f} GiB free; "
-        f"{advice} fit"
+        f"{advice}"
     )
+
+
+def _advise_size(clip: Clip, share: float, fits: Callable[[Clip], bool]) -> str:
+    """Return which smaller picture of the same shape would fit, where `share` of the memory that it needs is free."""
+    factor = clip.config.output_factor
+    for margin in (0.98, 0.9, 0.75, 0.5):
+        scale = math.sqrt(max(share, 0) * margin)  # memory is nearly proportional to the pixels
+        smaller = replace(clip, height=int(clip.height * scale), width=int(clip.width * scale))
+        if min(smaller.height, smaller.width) >= LEAST_ADVISED and fits(smaller):
+            return f"a picture of {smaller.height * factor}x{smaller.width * factor} would fit"
+    return "a smaller picture would fit"
 
 
 def _surely_fits(clip: Clip, free: int, interleaved: bool) -> bool:

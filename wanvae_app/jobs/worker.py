@@ -7,7 +7,7 @@ import time
 from contextlib import nullcontext
 from typing import NamedTuple
 
-from wanvae_app.device import peak_bytes, reset_peak, tidy_up
+from wanvae_app.device import num_spare_ranks, peak_bytes, reset_peak, tidy_up
 from wanvae_app.errors import describe, forget
 from wanvae_app.jobs.job import Job, Step
 from wanvae_app.jobs.job_state import JobState
@@ -160,4 +160,5 @@ class Worker:
         clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device)
         size = group.size if job.parallel else 1
         free = free_bytes(group.device)
-        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved)
+        most = group.size + num_spare_ranks(group.device)
+        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved, most_ranks=most)
