@@ -34,7 +34,8 @@ from wanvae_app.cli.processes import (
     leave_reason,
     torchrun_logs,
 )
-from wanvae_app.device import DEVICES, choose_dtype
+from wanvae_app.device import DEVICES
+from wanvae_app.fast.agreement import agree, check_alike, summary
 from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group, GroupLost
@@ -63,11 +64,15 @@ def main(argv: list[str] | None = None) -> None:
         if rank == 0 and is_first_start():
             check_port(options.host, options.port)
         group = Group.join(options.device)
-        vae = load_vae(options.vae, choose_dtype(options.dtype, group.device), group.device)
-        group.agree([0.0])  # wait until every rank has loaded the VAE
+        agreed = agree(group, options.dtype)
+        vae = load_vae(options.vae, agreed.dtype, group.device, agreed.path)
+        check_alike(group, vae)  # waits until every rank has loaded the VAE
     except Exception as error:
         give_up(error)
     if group.rank == 0:
+        for warning in agreed.warnings:
+            log.warning("%s", warning)
+        log.info("%s", summary(group, vae))
         serve(group, vae, options)
     else:
         follow_rank_0(group, vae)

@@ -16,6 +16,7 @@ from wanvae_app.bench.case import Case
 from wanvae_app.bench.diffusers_baseline import diffusers_seconds
 from wanvae_app.bench.measure import measure
 from wanvae_app.codec import decode_chunks, encode_chunks
+from wanvae_app.kernels.code_path import PLAIN_NAME
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 
@@ -26,7 +27,7 @@ ERROR_LATENTS, ERROR_SIZE = 3, (8, 13)  # latent frames, height and width of the
 class Candidate(NamedTuple):
     """A code path, by the name that people read."""
 
-    name: str
+    name: str  # "": that of the path which the device takes
     card: str | None = None  # such as "sm_80": the path by pointers, compiled as for this card
     is_plain: bool = False
 
@@ -55,7 +56,7 @@ class Candidate(NamedTuple):
 
 def candidates(cards: Sequence[str], gpu: str) -> list[Candidate]:
     """Return the paths to compare on a `gpu` such as "NVIDIA H100". Raises ValueError for an unknown card."""
-    found = [Candidate("plain PyTorch", is_plain=True), Candidate("this device's")]
+    found = [Candidate(PLAIN_NAME, is_plain=True), Candidate("")]
     if cards:
         from wanvae_app.bench.as_card import label
 
@@ -88,7 +89,7 @@ def comparison_rows(
         plain_seconds = plain_seconds or result.seconds
         yield (
             case,
-            path.name,
+            path.name or own.path.name,
             result.ranks,
             f"{result.seconds:.3f} s",
             f"{plain_seconds / result.seconds:.2f}x",

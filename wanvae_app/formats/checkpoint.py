@@ -19,6 +19,7 @@ from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
 from wanvae_app.formats.weights_file import find_weights_file
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.vae import WanVAE
 
 # float16 ends at 65504, so there every activation that a norm reads is multiplied by this factor. A norm's output
@@ -30,34 +31,37 @@ MAX_TENSORS = 2000  # of a VAE; Wan 2.2's has 196
 
 
 def load_vae(
-    source: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    path: CodePath | None = None,
 ) -> WanVAE:
     """The VAE in `source`: a file, a diffusers folder, or a Hugging Face id such as Wan-AI/Wan2.1-VAE.
 
     Reads the official .pth, and the files of ComfyUI, LightX2V and diffusers, which it tells apart by their tensors.
-    The VAE is in evaluation mode, without gradients, in channels-last layout. Raises ValueError, with one sentence,
-    for a source that is none of these.
+    `path` is the code path that ranks agreed on; see `build_vae`. The VAE is in evaluation mode, without gradients, in
+    channels-last layout. Raises ValueError, with one sentence, for a source that is none of these.
     """
     device = torch.device(device)
-    path, config, tensors = _open(source)
+    file, config, tensors = _open(source)
     with torch.device("meta"):
-        vae = build_vae(config, device, dtype)
+        vae = build_vae(config, device, dtype, path=path)
     # A weight can exceed float16's range until it is rescaled.
     load_dtype = torch.float32 if dtype == torch.float16 else dtype
     weights = {
-        name: _read_weight(name, tensor, config, path).to(device, load_dtype)
+        name: _read_weight(name, tensor, config, file).to(device, load_dtype)
         for name, tensor in tensors.items()
     }
     for name, weight in weights.items():
         # NaN and infinity show in the extremes; isfinite(weight).all() takes twenty times as long.
         if not all(extreme.isfinite() for extreme in weight.aminmax()):
             raise ValueError(
-                f"{path.name} is damaged: its weights for {name} have values that are no numbers."
+                f"{file.name} is damaged: its weights for {name} have values that are no numbers."
             )
     vae.load_state_dict(weights, assign=True)
     if dtype == torch.float16:
         rescale(vae, FP16_SCALE)
-    vae.name = _display_name(path, config)
+    vae.name = _display_name(file, config)
     return vae.requires_grad_(False).eval().to(dtype).channels_last()
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from wanvae_app.device import device_fault, peak_bytes, reset_peak, tidy_up
 from wanvae_app.errors import describe, forget, is_lost_connection
+from wanvae_app.fast.agreement import why_unequal
 from wanvae_app.jobs.job import Job, Step
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.rank_task import RankTask
@@ -70,7 +71,10 @@ class Worker:
         if self.job.parallel and self.group.peer_memory is not None:
             chunk = (self.job.chunk, self.job.shape.height, self.job.shape.width)
             self.group.peer_memory.reserve_tokens(self.vae.config, chunk, self.vae.dtype)
-        self._agree(Report())  # all ranks are here, so their clocks start together
+        # All ranks are here then, so their clocks start together.
+        if why := why_unequal(self.group, self.vae):
+            self.group.announce_failure(f"The ranks cannot work together: {why}")
+            report = Report(Verdict.FAILED)
         self.start = time.monotonic()
         if self.run is not None:
             self.run.change(started=self.start)
@@ -175,7 +179,7 @@ class Worker:
         if self.task is None:
             return ""
         group, job, vae = self.group, self.job, self.vae
-        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device)
+        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device, vae.path)
         size = group.size if job.parallel else 1
         free = free_bytes(group.device)
         return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved)

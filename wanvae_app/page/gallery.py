@@ -7,8 +7,6 @@ import html
 import json
 from pathlib import Path
 
-import torch
-
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
 from wanvae_app.jobs.service import JobService
@@ -47,12 +45,18 @@ def gallery_html(samples: list[Path]) -> str:
 
 
 def header_html(jobs: JobService) -> str:
-    """The line on top of the page: which VAE, on which devices, in which dtype, and whether it is ready."""
+    """The line on top of the page: which VAE, on which devices, in which dtype, by which code, and whether it is ready.
+
+    Pointing at the code path shows why it was chosen.
+    """
     group, vae = jobs.group, jobs.vae
-    device = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "CPU"
+    devices = ", ".join(dict.fromkeys(group.device_names))
     ranks = f"{group.size} rank{'s' * (group.size != 1)}"
-    facts = [vae.name, f"{ranks} on {device}", str(vae.dtype).removeprefix("torch.")]
+    facts = [vae.name, f"{ranks} on {devices}", str(vae.dtype).removeprefix("torch.")]
     spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
+    reason = vae.path.reason[:1].upper() + vae.path.reason[1:]
+    word = f'<abbr id="path" tabindex="0" title="{html.escape(reason)}">{html.escape(vae.path.name)}</abbr>'
+    spans += f"<span>{word}</span>"
     return (
         f'<h1>Wan VAE</h1><div class="facts">{spans}</div>'
         '<div class="health" id="health" role="status"><i></i><span>connecting</span></div>'
