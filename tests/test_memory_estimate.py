@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from wanvae_app import device, memory_estimate
+from wanvae_app import device
 from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS
+from wanvae_app.fast.choice import build_vae, choose_path
+from wanvae_app.kernels.code_path import CodePath
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.memory_estimate import (
     HEAP,
     AllocationCounter,
@@ -85,14 +88,10 @@ def test_memory_depends_on_the_chunk_and_the_ranks_and_not_on_the_length() -> No
     assert estimate(21, 1, size=64, rank=63) == 0, "a rank without rows needs nothing"
 
 
-def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_clip_of_720_rows_needs_on_a_gpu() -> None:
     pytest.importorskip("triton")  # none for this platform
-    from wanvae_app.kernels import triton_support, winograd
-
-    monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
-    monkeypatch.setattr(winograd, "is_supported", lambda device: True)
-    config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test has cached an estimate for it
-    clip = Clip(config, 21, 90, 160, 1, torch.bfloat16, gpu)
+    config, path = PRESETS["wan2.1"], CodePath(KernelSet.HOPPER, "for a test")
+    clip = Clip(config, 21, 90, 160, 1, torch.bfloat16, torch.device("cuda", 0), path)
     with torch.device("meta"):
         weights = sum(p.nbytes for p in WanVAE(config).bfloat16().parameters())
     alone, one_of_two = (weights + activation_bytes(clip, "decode", size) for size in (1, 2))
@@ -171,20 +170,18 @@ def test_a_gpu_needs_no_attention_matrix_and_no_float32_copies() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("path", ["plain", "fast"])
+@pytest.mark.parametrize("kernels", ["none", *KernelSet.__members__])
 @pytest.mark.parametrize("phase", ["decode", "encode"])
 @pytest.mark.parametrize("family", ["wan2.1", "wan2.2"])
-def test_within_15_percent_of_the_peak_on_a_gpu(
-    family: str, phase: str, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, gpu = PRESETS[family], torch.device("cuda", 0)
-    if path == "plain":
-        monkeypatch.setattr(memory_estimate, "build_vae", lambda config, device, dtype: WanVAE(config))
+def test_within_15_percent_of_the_peak_on_a_gpu(family: str, phase: str, kernels: str) -> None:
+    config, gpu, bf16 = PRESETS[family], torch.device("cuda", 0), torch.bfloat16
+    path = CodePath(None if kernels == "none" else KernelSet[kernels], "for a test")
+    if path.kernels not in (None, choose_path(config, gpu, bf16).kernels):
+        pytest.skip("other kernels are for this GPU")
     height, width = 480 // config.spatial_factor, 832 // config.spatial_factor
-    activation_bytes.cache_clear()  # it knows no paths
-    estimate = activation_bytes(Clip(config, 7, height, width, 2, torch.bfloat16, gpu), phase)
+    estimate = activation_bytes(Clip(config, 7, height, width, 2, bf16, gpu, path), phase)
     with gpu:
-        vae = memory_estimate.build_vae(config, gpu, torch.bfloat16).bfloat16().requires_grad_(False)
+        vae = build_vae(config, gpu, bf16, path=path).bfloat16().requires_grad_(False)
     vae.channels_last()
     device.tidy_up(gpu)
     device.reset_peak(gpu)
@@ -197,7 +194,6 @@ def test_within_15_percent_of_the_peak_on_a_gpu(
         for _ in encode_chunks(vae, (torch.rand(1, 3, n, *size) for n in (1, 8, 8, 8))):
             pass
     measured = device.peak_bytes(gpu) - before
-    activation_bytes.cache_clear()
     assert 0.85 < estimate / measured < 1.15, f"estimated {estimate >> 20} MiB, measured {measured >> 20} MiB"
 
 

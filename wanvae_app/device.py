@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -42,6 +43,15 @@ def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def refuse_mixed_devices(on_gpu: list[bool]) -> None:
+    """Raise ValueError if only some ranks have GPUs: no connection carries tensors between these and CPUs."""
+    if len(set(on_gpu)) > 1:
+        raise ValueError(
+            f"Rank {on_gpu.index(False)} runs on a CPU, and rank {on_gpu.index(True)} on a GPU: start all ranks on "
+            "GPUs, or with --cpu N on every machine all on CPUs."
+        )
+
+
 def set_up(device: torch.device, local_size: int) -> None:
     """Prepare this process for its device. On the CPU it shares the cores with `local_size` - 1 other processes."""
     if device.type == "cuda":
@@ -57,6 +67,20 @@ def set_up(device: torch.device, local_size: int) -> None:
             libc.mallopt(M_TRIM_THRESHOLD, NEVER)
             libc.mallopt(M_MMAP_THRESHOLD, NEVER)
             libc.mallopt(M_ARENA_MAX, 1)
+
+
+def device_fault(device: torch.device) -> str:
+    """Return in a line why the device does no more work for this process, "" if it does. Does not wait for it.
+
+    After some errors, such as a card that fell off the bus, every later call of CUDA fails until the process ends.
+    """
+    if device.type != "cuda":
+        return ""
+    try:
+        torch.cuda.current_stream(device).query()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0].rstrip(" .")
+    return ""
 
 
 def tidy_up(device: torch.device) -> None:
@@ -86,6 +110,24 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         # Tensor cores take bf16 from compute capability 8.0 on. Older GPUs only emulate it.
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
+
+
+def slow_dtype(dtype: torch.dtype, device: torch.device) -> str:
+    """Return a sentence if the device has no instructions for a dtype, and which dtype is faster; "" if it has."""
+    fast = choose_dtype("auto", device)
+    if device.type == "cuda":
+        lacks = dtype == torch.bfloat16 and fast != dtype
+    else:
+        lacks = dtype.itemsize == 2 and dtype != fast
+    if not lacks:
+        return ""
+    names = {value: name for name, value in DTYPES.items()}
+    return f"{device_name(device)} is slow in {names[dtype]}: --dtype {names[fast]} is faster there"
+
+
+def device_name(device: torch.device) -> str:
+    """Return what people call the device: the GPU's name, or "CPU"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def _cpu_multiplies_bf16() -> bool:
@@ -121,6 +163,7 @@ def peak_bytes(device: torch.device) -> int:
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes: macOS counts bytes, other systems KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     return int(found[1]) * 1024 if found else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
@@ -58,6 +59,14 @@ def test_a_wrong_file_is_an_error_in_one_sentence(client: Client, tmp_path: Path
     assert "Traceback" not in str(failure.value)
 
 
+def test_a_chunk_is_a_whole_number(client: Client) -> None:
+    told = "2.5 latent frames per chunk is impossible; choose a whole number from 1 to 16."
+    with pytest.raises(Exception, match=re.escape(told)):
+        client.predict(handle_file(SAMPLE), True, 2.5, "Auto", api_name="/run")
+    last, *_ = client.predict(handle_file(SAMPLE), True, 4.0, "Auto", api_name="/run")
+    assert last["chunk"] == 4
+
+
 def test_cancel_frees_the_ranks(app: App, client: Client) -> None:
     long = ROOT / "assets" / "samples" / "Bicycle at sunset.safetensors"
     job = client.submit(handle_file(long), True, 1, "Auto", api_name="/run")
@@ -73,7 +82,7 @@ def test_nothing_else_is_offered(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/run"]
     names = [parameter["parameter_name"] for parameter in endpoints["/run"]["parameters"]]
-    assert names == ["file", "parallel", "chunk", "scaling"]
+    assert names == ["file", "parallel", "chunk", "scaling", "vae"]
 
 
 def test_the_password_covers_the_runs(app: App, client: Client) -> None:

@@ -20,6 +20,7 @@ from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.convolve import frames_at_once
 from wanvae_app.fast.cuda_graph import GraphCoder
 from wanvae_app.kernels import pixels
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import SlotTables
@@ -92,6 +93,7 @@ class FastVAE(WanVAE):
     ) -> None:
         super().__init__(config, name)
         self.kernels = kernels
+        self.path = CodePath(kernels, "asked for")
         self._packed = PackedWeights()
         self._tables: SlotTables | None = None
         self._idle: GraphCoder | None = None

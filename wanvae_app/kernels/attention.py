@@ -14,19 +14,17 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
-from wanvae_app.kernels.capability import capability_of, shared_bytes
 from wanvae_app.kernels.launch import launch
-from wanvae_app.kernels.load_tile import load_tile, tiles_of
-from wanvae_app.kernels.tiles import count_multiprocessors
+from wanvae_app.kernels.tiles import H100_MULTIPROCESSORS
 
 
 @triton.jit(do_not_specialize=["QUERIES", "KEYS"])
 def attention_kernel(
-    q1, q2,  # the queries [frames * QUERIES, C], for `load_tile` in blocks [BM, C1] and [BM, C2]
-    k1, k2,  # the keys [frames * KEYS, C], in blocks [BN, C1] and [BN, C2]
-    v1, v2,  # the values, like the keys
-    q_stride, k_stride, v_stride,  # numbers from one row of these to the next
+    q1, q2,  # descriptors of the queries [frames * QUERIES, C], blocks [BM, C1] and [BM, C2]
+    k1, k2,  # descriptors of the keys [frames * KEYS, C], blocks [BN, C1] and [BN, C2]
+    v1, v2,  # descriptors of the values, like the keys'
     out,  # [frames * QUERIES, C]; with SHARES > 1 float32 [frames, SHARES, QUERIES, C], not yet divided by the sum
     found,  # with SHARES > 1 float32 [frames, SHARES, QUERIES, 2]: maximum and sum
     QUERIES, KEYS,  # of a frame
@@ -36,16 +34,13 @@ def attention_kernel(
     BN: tl.constexpr,  # keys per step
     STAGES: tl.constexpr,  # steps whose keys and values are fetched ahead
     SHARES: tl.constexpr,  # programs that share the keys
-    POINTERS: tl.constexpr,
 ):  # fmt: skip
     """Programs: (ceil(QUERIES / BM), frames, SHARES)."""
     m0 = tl.program_id(0) * BM
     frame = tl.program_id(1)
     row = frame * QUERIES + m0
-    frames = tl.num_programs(1)
-    C: tl.constexpr = C1 + C2
-    a1 = load_tile(q1, row, 0, frames * QUERIES, q_stride, C, BM, C1, POINTERS)
-    a2 = load_tile(q2, row, C1, frames * QUERIES, q_stride, C, BM, C2, POINTERS)
+    a1 = q1.load([row, 0])
+    a2 = q2.load([row, C1])
     top = tl.full((BM,), -float("inf"), tl.float32)  # the largest score so far
     total = tl.zeros((BM,), tl.float32)
     acc1 = tl.zeros((BM, C1), tl.float32)
@@ -57,9 +52,8 @@ def attention_kernel(
         end = tl.minimum(begin + share, KEYS)
     for n in tl.range(begin, end, BN, num_stages=STAGES):
         key = frame * KEYS + n
-        b1 = load_tile(k1, key, 0, frames * KEYS, k_stride, C, BN, C1, POINTERS)
-        b2 = load_tile(k2, key, C1, frames * KEYS, k_stride, C, BN, C2, POINTERS)
-        s = tl.dot(a2, b2.T, tl.dot(a1, b1.T)) * scale  # scores [BM, BN], exponents of 2
+        s = tl.dot(a1, k1.load([key, 0]).T)
+        s = tl.dot(a2, k2.load([key, C1]).T, s) * scale  # scores [BM, BN], exponents of 2
         s = tl.where((n + tl.arange(0, BN) < KEYS)[None, :], s, -float("inf"))
         peak = tl.maximum(top, tl.max(s, 1))
         p = tl.exp2(s - peak[:, None])
@@ -67,10 +61,8 @@ def attention_kernel(
         total = total * shrink + tl.sum(p, 1)
         top = peak
         p = p.to(a1.dtype)
-        b1 = load_tile(v1, key, 0, frames * KEYS, v_stride, C, BN, C1, POINTERS)
-        b2 = load_tile(v2, key, C1, frames * KEYS, v_stride, C, BN, C2, POINTERS)
-        acc1 = tl.dot(p, b1, acc1 * shrink[:, None])
-        acc2 = tl.dot(p, b2, acc2 * shrink[:, None])
+        acc1 = tl.dot(p, v1.load([key, 0]), acc1 * shrink[:, None])
+        acc2 = tl.dot(p, v2.load([key, C1]), acc2 * shrink[:, None])
     m = m0 + tl.arange(0, BM)
     row = frame.to(tl.int64) * QUERIES + m
     if SHARES > 1:
@@ -121,44 +113,36 @@ def is_supported(channels: int) -> bool:
     return channels == 384
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, num_shares: int | None = None, pointers: bool = False) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, num_shares: int | None = None) -> Tensor:
     """Return softmax(q k^T / sqrt(C)) v of q [frames, queries, C] and k, v [frames, keys, C].
 
     `num_shares` programs share the keys of a frame; by default as many as fill the chip, if there are few queries.
-    `pointers` says how tiles are loaded.
     """
     num_frames, queries, c = q.shape
     keys = k.shape[1]
     c1, c2, bn = 256, 128, 32
-    multiprocessors = count_multiprocessors(q.device)
     # Two or three stages fill the shared memory. Few queries go to smaller programs, on more multiprocessors.
-    few = 2 * triton.cdiv(queries, 128) * num_frames <= multiprocessors
+    few = 2 * triton.cdiv(queries, 128) * num_frames <= H100_MULTIPROCESSORS
     bm, stages, warps = (64, 3, 4) if few else (128, 2, 8)
-    if pointers:
-        large = shared_bytes(capability_of(q.device)) >= 104 * 1024
-        bm, bn, stages, warps = (64, 32, 2, 8) if large else (64, 16, 3, 8)
     programs = triton.cdiv(queries, bm) * num_frames
-    num_shares = num_shares or max(1, min(multiprocessors // programs, 8, keys // 1024))
+    num_shares = num_shares or max(1, min(H100_MULTIPROCESSORS // programs, 8, keys // 1024))
     out = q.new_empty(q.shape)
-    rows = []
-    for x in (q, k, v):
+
+    def describe(x: Tensor, rows: int) -> list[TensorDescriptor]:
         assert len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1), x.stride()
-        rows.append(x.as_strided((x.shape[0] * x.shape[1], c), (x.stride(1), 1)))
-    # Both views of a matrix begin at channel 0: the kernel adds C1 for the second part.
-    tiles = [
-        tiles_of(x, (length, channels), pointers)
-        for x, length in zip(rows, (bm, bn, bn), strict=True)
-        for channels in (c1, c2)
-    ]
+        shape = [x.shape[0] * x.shape[1], c]
+        # Both descriptors begin at channel 0: the kernel adds C1 for the second part.
+        return [TensorDescriptor(x, shape, [x.stride(1), 1], [rows, channels]) for channels in (c1, c2)]
+
     partial, found = out, out
     if num_shares > 1:
         partial = torch.empty(num_frames, num_shares, queries, c, dtype=torch.float32, device=q.device)
         found = torch.empty(num_frames, num_shares, queries, 2, dtype=torch.float32, device=q.device)
     launch(
         attention_kernel, (triton.cdiv(queries, bm), num_frames, num_shares),
-        *tiles, *(x.stride(0) for x in rows), partial, found, queries, keys,
+        *describe(q, bm), *describe(k, bn), *describe(v, bn), partial, found, queries, keys,
         c**-0.5 * math.log2(math.e),
-        C1=c1, C2=c2, BM=bm, BN=bn, STAGES=stages, SHARES=num_shares, POINTERS=pointers, num_warps=warps,
+        C1=c1, C2=c2, BM=bm, BN=bn, STAGES=stages, SHARES=num_shares, num_warps=warps,
     )  # fmt: skip
     if num_shares > 1:
         launch(

@@ -223,58 +223,88 @@ mma_conv_kernel(
                     acc[1 % SUMS][r][n][i] = one - two - acc[3 % SUMS][r][n][i];
                 }
 
-    // Adds what is added to `count` sums of channels from n on, and stores them: 4 channels, or 2.
-    auto finish = [&](const float (&sum)[4], int count, int f, int r, int h, int n) {
-        const int t = group * FRAMES + f, y = y0 + warp_y + r, x = x0 + h * 8 + (lane >> 2);
-        if (y >= H || x >= W || n >= N) return;
-        const long long at = ((long long)(t * H + y) * W + x) * N + n;
-        long long to = at;
-        if (TAPS == 2) to = ((long long)(t * 2 * H + 2 * y + dy) * (2 * W) + 2 * x + dx) * N + n;
-        if (PADDED) to = (((long long)out_slots[t] * (H + 2) + y + 1) * stride + x + 1) * N + n;
-        u32 result[2];
-#pragma unroll
-        for (int i = 0; i < count / 2; ++i) {
-            float2 v = make_float2(sum[2 * i], sum[2 * i + 1]);
-            const float2 b = unpack(*(const u32*)(bias + n + 2 * i));
-            v.x += b.x, v.y += b.y;
-            if (RESIDUAL) {
-                const float2 q = unpack(*(const u32*)(residual + at + 2 * i));
-                v.x += q.x, v.y += q.y;
-            }
-            if (PER_OUTPUT) {
-                constexpr int PER = PER_OUTPUT ? PER_OUTPUT : 1, TIME = TIME_FACTOR ? TIME_FACTOR : 1;
-                const int s = first_frame + t;  // a pixel becomes TIME x 2 x 2 pixels: each gets one of the channels
-                const int mine = ((s % TIME * 2 + dy) * 2 + dx) * PER / (TIME * 4);
-                const u16* from = shortcut + (((long long)(s / TIME * H + y) * W + x) * N + n + 2 * i) * PER + mine;
-                v.x += to_float(from[0]), v.y += to_float(from[PER]);
-            }
-            result[i] = pack(v.x, v.y);
-        }
-        if (count == 4)
-            *(uint2*)(out + to) = make_uint2(result[0], result[1]);
-        else
-            *(u32*)(out + to) = result[0];
-    };
+    // A thread holds two channels of each eight. Neighbours exchange two, so that each stores four together.
     const bool even = !(lane & 1);
-#pragma unroll
-    for (int f = 0; f < FRAMES; ++f)
+    const int my_n = n0 + warp_n + (even ? 0 : 8) + (lane & 2) * 2;    // of a pair of eight channels
+    const int last_n = n0 + warp_n + (NT - 1) * 8 + (lane & 3) * 2;  // of the last eight, if they have no pair
+    auto pixel_of = [&](int f, int r, int h) {
+        return (long long)((group * FRAMES + f) * H + y0 + warp_y + r) * W + x0 + h * 8 + (lane >> 2);
+    };
+    auto is_inside = [&](int r, int h, int n) {
+        return y0 + warp_y + r < H && x0 + h * 8 + (lane >> 2) < W && n < N;
+    };
+    // A frame's residual is loaded before the frame ahead of it is stored: both may lie in the same memory, so the
+    // compiler keeps this order.
+    uint2 added[RESIDUAL ? 2 : 1][2][2][(NT + 1) / 2];
+    auto load_residual = [&](int f) {
 #pragma unroll
         for (int r = 0; r < 2; ++r)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
-                // A thread holds two channels of each eight. Neighbours exchange two, so that each stores four together.
+                const u16* from = residual + pixel_of(f, r, h) * N;
 #pragma unroll
-                for (int n = 0; n + 1 < NT; n += 2) {
-                    const float (&p)[4] = acc[f][r][n], (&q)[4] = acc[f][r][n + 1];
-                    const float got0 = __shfl_xor_sync(~0u, even ? q[h * 2] : p[h * 2], 1);
-                    const float got1 = __shfl_xor_sync(~0u, even ? q[h * 2 + 1] : p[h * 2 + 1], 1);
-                    const float v[4] = {even ? p[h * 2] : got0, even ? p[h * 2 + 1] : got1,
-                                        even ? got0 : q[h * 2], even ? got1 : q[h * 2 + 1]};
-                    finish(v, 4, f, r, h, n0 + warp_n + (even ? n : n + 1) * 8 + (lane & 2) * 2);
-                }
-                if (NT % 2) {
-                    const float v[4] = {acc[f][r][NT - 1][h * 2], acc[f][r][NT - 1][h * 2 + 1], 0, 0};
-                    finish(v, 2, f, r, h, n0 + warp_n + (NT - 1) * 8 + (lane & 3) * 2);
+                for (int p = 0; p < (NT + 1) / 2; ++p) {
+                    uint2& to = added[RESIDUAL ? f & 1 : 0][r][h][p];
+                    to = make_uint2(0, 0);
+                    if (2 * p + 1 == NT) {
+                        if (is_inside(r, h, last_n)) to.x = *(const u32*)(from + last_n);
+                    } else if (is_inside(r, h, my_n + p * 16)) {
+                        to = *(const uint2*)(from + my_n + p * 16);
+                    }
                 }
             }
+    };
+    // Returns two sums of channels from n on, with all that is added, as results.
+    auto finish = [&](float2 v, u32 added_to_it, int f, int r, int h, int n) {
+        const float2 b = unpack(*(const u32*)(bias + n)), q = unpack(added_to_it);
+        v.x += b.x + (RESIDUAL ? q.x : 0), v.y += b.y + (RESIDUAL ? q.y : 0);
+        if (PER_OUTPUT) {
+            constexpr int PER = PER_OUTPUT ? PER_OUTPUT : 1, TIME = TIME_FACTOR ? TIME_FACTOR : 1;
+            const int s = first_frame + group * FRAMES + f, y = y0 + warp_y + r, x = x0 + h * 8 + (lane >> 2);
+            // A pixel becomes TIME x 2 x 2 pixels: each gets one of the channels.
+            const int mine = ((s % TIME * 2 + dy) * 2 + dx) * PER / (TIME * 4);
+            const u16* from = shortcut + (((long long)(s / TIME * H + y) * W + x) * N + n) * PER + mine;
+            if (PER == 1) {
+                const float2 both = unpack(*(const u32*)from);
+                v.x += both.x, v.y += both.y;
+            } else {
+                v.x += to_float(from[0]), v.y += to_float(from[PER]);
+            }
+        }
+        return pack(v.x, v.y);
+    };
+    if (RESIDUAL) load_residual(0);
+#pragma unroll
+    for (int f = 0; f < FRAMES; ++f) {
+        if (RESIDUAL && f + 1 < FRAMES) load_residual(f + 1);
+        const int t = group * FRAMES + f;
+#pragma unroll
+        for (int r = 0; r < 2; ++r)
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                const int y = y0 + warp_y + r, x = x0 + h * 8 + (lane >> 2);
+                long long pixel = pixel_of(f, r, h);
+                if (TAPS == 2) pixel = (long long)(t * 2 * H + 2 * y + dy) * (2 * W) + 2 * x + dx;
+                if (PADDED) pixel = ((long long)out_slots[t] * (H + 2) + y + 1) * stride + x + 1;
+                u16* const to = out + pixel * N;
+#pragma unroll
+                for (int p = 0; p < NT / 2; ++p) {
+                    const float (&one)[4] = acc[f][r][2 * p], (&two)[4] = acc[f][r][2 * p + 1];
+                    const float got0 = __shfl_xor_sync(~0u, even ? two[h * 2] : one[h * 2], 1);
+                    const float got1 = __shfl_xor_sync(~0u, even ? two[h * 2 + 1] : one[h * 2 + 1], 1);
+                    const float2 lower = even ? make_float2(one[h * 2], one[h * 2 + 1]) : make_float2(got0, got1);
+                    const float2 upper = even ? make_float2(got0, got1) : make_float2(two[h * 2], two[h * 2 + 1]);
+                    const int n = my_n + p * 16;
+                    const uint2 q = added[RESIDUAL ? f & 1 : 0][r][h][p];
+                    if (is_inside(r, h, n))
+                        *(uint2*)(to + n) =
+                            make_uint2(finish(lower, q.x, f, r, h, n), finish(upper, q.y, f, r, h, n + 2));
+                }
+                if (NT % 2 && is_inside(r, h, last_n)) {
+                    const float2 v = make_float2(acc[f][r][NT - 1][h * 2], acc[f][r][NT - 1][h * 2 + 1]);
+                    const uint2 q = added[RESIDUAL ? f & 1 : 0][r][h][NT / 2];
+                    *(u32*)(to + last_n) = finish(v, q.x, f, r, h, last_n);
+                }
+            }
+    }
 }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from wanvae_app.channels_last import cat_channels_last
 from wanvae_app.config import WanConfig
+from wanvae_app.kernels.code_path import PLAIN, CodePath
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import (
     Attention,
@@ -187,6 +188,7 @@ class WanVAE(nn.Module):
     encoder_class: type[Encoder] = Encoder
     decoder_class: type[Decoder] = Decoder
     default_chunk = 1  # latent frames per chunk unless asked otherwise: with one, frames are seen soonest
+    path: CodePath = PLAIN  # which code codes, and why
 
     def __init__(self, config: WanConfig, name: str = "Wan VAE") -> None:
         super().__init__()
@@ -230,11 +232,12 @@ class WanVAE(nn.Module):
     def decode(self, z: Tensor, state: ClipState) -> Tensor:
         """Decode a clip's next raw latents [B z T H W] to frames [B 3 T' H' W'] in [-1, 1].
 
-        T' is 1 + 4 (T - 1) in the clip's first call, and 4 T in later ones.
+        T' is 1 + 4 (T - 1) in the clip's first call, and 4 T in later ones. What is not finite, infinity too, is NaN.
         """
         x: Tensor = self.decoder(self.post_quant_conv(z, state), state)
         state.end_chunk()
-        return unpatchify(x, self.config.output_patch).clamp(-1, 1)
+        x = unpatchify(x, self.config.output_patch)
+        return x.clamp(-1, 1).add_(x.mul(0))  # clamp would make a 1 of infinity, and infinity times 0 is NaN
 
     def to_uint8(self, frames: Tensor) -> Tensor:
         """Convert decoded frames [1 3 T H W] in [-1, 1] to pixels [T H W 3] in 0..255, rounded to nearest."""

@@ -19,13 +19,13 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore  # torch.distributed does not declare it
 
-from wanvae_app.device import choose_device, set_up
+from wanvae_app.device import choose_device, device_name, refuse_mixed_devices, set_up
 from wanvae_app.errors import describe
 from wanvae_app.parallel.command_store import LAST_WORDS, CommandStore, open_store
 from wanvae_app.parallel.messages import Messages
 from wanvae_app.parallel.network import interface_towards
 from wanvae_app.parallel.peer_access import connect_peer_memory
-from wanvae_app.parallel.watchdog import IDLE_LIMITS, Watchdog
+from wanvae_app.parallel.watchdog import Watchdog
 
 if TYPE_CHECKING:  # it needs Triton
     from wanvae_app.parallel.peer_memory import PeerMemory
@@ -40,6 +40,11 @@ AGREE_TIMEOUT = 3 * DATA_TIMEOUT
 RANK_0_DIED = "rank 0 died"
 
 
+def torchrun_has_store() -> bool:
+    """Whether this process runs under a torchrun that serves the ranks' store itself."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
+
+
 class GroupLost(RuntimeError):
     """The ranks cannot reach each other any more; only a restart of all of them helps."""
 
@@ -50,6 +55,7 @@ class Group:
     `data` carries rows between ranks while a chunk is coded, and `frames` carries finished frames to rank 0. Both are
     None if there is only one rank. Where GPUs reach each other's memory, `peer_memory` carries the rows. `restarts`
     counts how often torchrun restarted the ranks, and `last_words` says why it did so last, if that is known.
+    `device_names` is what people call the ranks' devices, by rank.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
@@ -62,6 +68,7 @@ class Group:
         self.peer_memory: PeerMemory | None = None
         self.restarts = 0
         self.last_words = ""
+        self.device_names = [device_name(device)] * size
         self.watchdog: Watchdog | None = None
         self.broken = False  # exchanges were aborted: what they delivered since then is undefined
         self._commands = CommandStore(None)
@@ -72,7 +79,8 @@ class Group:
     def join(cls, device: str = "auto") -> Group:
         """Join the ranks that torchrun's environment describes; without torchrun, be a single rank.
 
-        `device` is auto, cpu or cuda. Raises ValueError if there are fewer GPUs than ranks.
+        `device` is auto, cpu or cuda. Raises ValueError if there are fewer GPUs than ranks, or if only some ranks have
+        GPUs.
         """
         env = os.environ
         rank, size = int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1))
@@ -84,6 +92,8 @@ class Group:
         set_up(group.device, local_size)
         if size > 1:
             group._connect(one_machine=local_size == size)
+        elif torchrun_has_store():  # else nobody would restart this rank
+            group._start_watchdog()
         return group
 
     def post(self, command: dict[str, Any]) -> None:
@@ -133,6 +143,21 @@ class Group:
         except RuntimeError as error:
             raise self._lost(error) from error
         return [r.tolist() for r in reports]
+
+    def share(self, text: str) -> list[str]:
+        """Return every rank's text, by rank. All ranks call this. Raises GroupLost if a rank does not."""
+        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        lengths = [int(length) for (length,) in self.agree([float(len(mine))])]
+        if self.size == 1:
+            return [text]
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        texts = [torch.empty_like(padded) for _ in lengths]
+        try:
+            dist.all_gather(texts, padded)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        return [bytes(t[:n].tolist()).decode() for t, n in zip(texts, lengths, strict=True)]
 
     def holds_on_all_ranks(self, condition: bool) -> bool:
         """Whether a condition holds on every rank; see `agree`."""
@@ -199,14 +224,26 @@ class Group:
         if self.watchdog is not None:
             self.watchdog.close()
             self.drop()
+        if self.size > 1:
             dist.destroy_process_group()
 
+    def lose_device(self, reason: str) -> GroupLost:
+        """Return the exception for this rank, whose device does no more work; all ranks and their pages hear why."""
+        if self.watchdog is not None:
+            self.watchdog.leave_last_words(reason)
+        return GroupLost(reason)
+
     def _lost(self, error: RuntimeError) -> GroupLost:
-        """Return the exception that names the rank that died, if one has."""
+        """Return the exception that says why another rank has gone, or at least which one."""
+        dead, last_words = [], ""
         try:
-            dead = self.watchdog.dead_ranks(reaped=False) if self.watchdog is not None else []
+            if self.watchdog is not None:
+                dead, last_words = self.watchdog.dead_ranks(reaped=False), self.watchdog.last_words()
         except RuntimeError:  # the store is gone, and torchrun with it
-            dead = []
+            log.debug("the store is gone", exc_info=True)
+        log.debug("an agreement failed", exc_info=error)
+        if last_words:
+            return GroupLost(last_words)
         if dead:
             return GroupLost(f"rank {dead[0]} died")
         return GroupLost(f"rank {self.rank} lost the other ranks ({describe(error)})")
@@ -218,19 +255,12 @@ class Group:
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-        # Otherwise the communicator's own watchdog ends the process at the first error; see `abort`.
+        # Otherwise the communicator's own watchdog ends the process at the first error, of NCCL or CUDA; see `abort`.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-        torchrun_has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
-        is_server = self.rank == 0 and not torchrun_has_store
+        os.environ.setdefault("TORCH_NCCL_RETHROW_CUDA_ERRORS", "0")
+        is_server = self.rank == 0 and not torchrun_has_store()
         self._commands = CommandStore(open_store(self.restarts, self.size, is_server))
-        store = open_store(self.restarts, self.size)
-        idle_limit = IDLE_LIMITS[self.device.type]
-        self.watchdog = Watchdog(self.rank, self.size, store, self.abort, idle_limit)
-        self.watchdog.start()
-        if self.restarts:
-            before = open_store(self.restarts - 1, self.size)
-            if before.check([LAST_WORDS]):
-                self.last_words = before.get(LAST_WORDS).decode()
+        self._start_watchdog()
         dist.init_process_group(
             "gloo",
             store=PrefixStore("groups", open_store(self.restarts, self.size)),
@@ -238,8 +268,20 @@ class Group:
             world_size=self.size,
             timeout=AGREE_TIMEOUT,
         )
+        self.device_names = self.share(device_name(self.device))
+        refuse_mixed_devices([value == 1 for (value,) in self.agree([float(self.device.type == "cuda")])])
         self._make_groups()
         self.peer_memory = connect_peer_memory(self.rank, self.size, self.device, self.holds_on_all_ranks)
+
+    def _start_watchdog(self) -> None:
+        """Start the watchdog, and read why the ranks were restarted."""
+        store = open_store(self.restarts, self.size)
+        self.watchdog = Watchdog(self.rank, self.size, store, self.abort, self.device.type)
+        self.watchdog.start()
+        if self.restarts:
+            before = open_store(self.restarts - 1, self.size)
+            if before.check([LAST_WORDS]):
+                self.last_words = before.get(LAST_WORDS).decode()
 
     def _make_groups(self) -> None:
         """Make the process groups of `data` and `frames`."""
