@@ -15,6 +15,7 @@ from support.grouped import run_group
 from support.tiny import tiny_vae
 
 from wanvae_app.bench import __main__ as bench
+from wanvae_app.bench.beside import HEADINGS, candidates, comparison_rows
 from wanvae_app.bench.case import Case
 from wanvae_app.bench.cost import count_traffic
 from wanvae_app.bench.exchange import exchange_seconds
@@ -189,3 +190,13 @@ def test_json_under_torchrun_has_every_field() -> None:
         check_bytes(result)
         assert (result.path, result.path_reason) == ("plain PyTorch", "no GPU")
     assert asdict(both)["efficiency"] == both.speedup / 2
+
+
+def test_paths_are_measured_beside_each_other() -> None:
+    """The plain path and the device's own, which is the plain one here, in one table."""
+    group, vae = Group(0, 1, CPU), tiny_vae(torch.bfloat16)
+    rows = list(comparison_rows(group, vae, DECODE, candidates([], "CPU"), 1, 1, False))
+    assert [row[:3] for row in rows] == [(DECODE, "plain PyTorch", 1)] * 2, "a CPU takes it, too"
+    assert all(len(row) == len(HEADINGS) for row in rows)
+    plain, own = (float(str(row[HEADINGS.index("relative error")]).rstrip("%")) for row in rows)
+    assert 0.1 < plain == own < 3

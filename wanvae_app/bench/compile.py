@@ -27,17 +27,12 @@ from wanvae_app.bench.assembly import SHARED_BYTES, Assembly, assemble, target_o
 from wanvae_app.bench.cuda_assembly import assemble_cuda, find_nvrtc
 from wanvae_app.bench.launches import Compilation, Compilations, CudaCompilation, Part, Scene, note_launches
 from wanvae_app.config import PRESETS
+from wanvae_app.fast.choice import cards_of
 from wanvae_app.fast.vae import FastVAE
 from wanvae_app.kernels.capability import compiled_as
-from wanvae_app.kernels.kernel_set import KernelSet
 
-# Cards, as compute capabilities, in families that are compiled alike, and the sets of kernels that they run.
-FAMILIES = (
-    (((8, 0), (8, 6), (8, 9)), (KernelSet.POINTERS,)),
-    (((12, 0),), (KernelSet.POINTERS,)),
-    (((9, 0),), (KernelSet.HOPPER, KernelSet.DESCRIPTORS)),
-    (((10, 0),), (KernelSet.DESCRIPTORS,)),
-)
+# Cards, as compute capabilities, in families that are compiled alike.
+FAMILIES = (((8, 0), (8, 6), (8, 9)), ((12, 0),), ((9, 0),), ((10, 0),))
 SIZES = {"wan2.1": ((480, 832), (720, 1280), (1088, 1920)), "wan2.2": ((480, 832), (704, 1280), (1088, 1920))}
 PARTS = (Part(), Part(2, 0), Part(2, 1), Part(2, 0, False), Part(2, 1, False))
 SIZE_NAMES = (
@@ -107,11 +102,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def choose_tasks(args: argparse.Namespace) -> list[Task]:
     """Return what to compile. Without --all the cards of a family share its representative compilations."""
     tasks = []
-    for cards, kernel_sets in FAMILIES:
+    for cards in FAMILIES:
         for i, card in enumerate(cards):
             if args.card is not None and card not in args.card:
                 continue
-            found = needed(card, kernel_sets, args.all)
+            found = needed(card, args.all)
             if not args.all:
                 found = representative(found)[i :: len(cards)]
             tasks += [Task(compilation, card) for compilation in found]
@@ -123,8 +118,14 @@ def choose_tasks(args: argparse.Namespace) -> list[Task]:
     ]
 
 
-def needed(capability: tuple[int, int], kernel_sets: Iterable[KernelSet], everything: bool) -> list[Needed]:
-    """Return every compilation that clips need on a card, each once; without `everything` those of fewer clips."""
+def needed(capability: tuple[int, int], everything: bool) -> list[Needed]:
+    """Return every compilation that clips need on a card, each once.
+
+    Without `everything` it is what fewer clips need, with the set of kernels that is the card's best.
+    """
+    row = cards_of(capability)
+    assert row is not None, capability
+    kernel_sets = row.kernels if everything else row.kernels[:1]
     compilations = Compilations(target_of(capability))
     with compiled_as(10 * capability[0] + capability[1]):
         for kernel_set, (name, config) in product(kernel_sets, PRESETS.items()):
@@ -195,7 +196,7 @@ def _counts(instructions: dict[str, int]) -> str:
 
 def _capabilities(text: str) -> list[tuple[int, int]]:
     """Compute capabilities, such as "8.0,8.6"."""
-    known = {f"{major}.{minor}": (major, minor) for cards, _ in FAMILIES for major, minor in cards}
+    known = {f"{major}.{minor}": (major, minor) for cards in FAMILIES for major, minor in cards}
     parts = text.split(",")
     if not set(parts) <= set(known):
         raise argparse.ArgumentTypeError(f"{text!r}: known compute capabilities are {', '.join(known)}")

@@ -7,7 +7,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-from wanvae_app.device import device_fault, peak_bytes, reset_peak, tidy_up
+from wanvae_app.device import device_fault, num_spare_ranks, peak_bytes, reset_peak, tidy_up
 from wanvae_app.errors import describe, forget, is_lost_connection
 from wanvae_app.fast.agreement import why_unequal
 from wanvae_app.jobs.job import Job, Step
@@ -205,4 +205,5 @@ class Worker:
         free = free_bytes(group.device)
         if free is not None:
             free += more
-        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved)
+        most = group.size + num_spare_ranks(group.device)
+        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved, most_ranks=most)
