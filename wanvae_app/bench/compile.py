@@ -35,10 +35,7 @@ from wanvae_app.kernels.capability import compiled_as
 FAMILIES = (((8, 0), (8, 6), (8, 9)), ((12, 0),), ((9, 0),), ((10, 0),))
 SIZES = {"wan2.1": ((480, 832), (720, 1280), (1088, 1920)), "wan2.2": ((480, 832), (704, 1280), (1088, 1920))}
 PARTS = (Part(), Part(2, 0), Part(2, 1), Part(2, 0, False), Part(2, 1, False))
-SIZE_NAMES = (
-    "C",
-    "N",
-)  # constants of kernels that count channels: they decide little of what a program needs
+CHANNELS = ("C", "N")  # constants of kernels that count channels
 
 
 Needed = Compilation | CudaCompilation
@@ -138,15 +135,25 @@ def needed(capability: tuple[int, int], everything: bool) -> list[Needed]:
 
 
 def representative(compilations: Iterable[Needed]) -> list[Needed]:
-    """Return of compilations that differ in nothing but numbers of channels and types the one with most channels."""
-    widest: dict[str, tuple[int, Needed]] = {}
-    for compilation in compilations:
-        parameters = compilation.parameters()
-        channels = sum(parameters.pop(name, 0) for name in SIZE_NAMES)
-        key = f"{compilation.name} {parameters}"
-        if key not in widest or widest[key][0] < channels:
-            widest[key] = channels, compilation
-    return [compilation for _, compilation in widest.values()]
+    """Return so many of the compilations that every value of every parameter of a kernel occurs, the largest first.
+
+    Numbers of channels do not count as parameters here: they decide little of what a program needs.
+    """
+    chosen: list[Needed] = []
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for compilation in sorted(compilations, key=_size, reverse=True):
+        parameters = compilation.parameters().items()
+        values = {(name, str(value)) for name, value in parameters if name not in CHANNELS}
+        known = seen.setdefault(compilation.name, set())
+        if not known or values - known:
+            chosen.append(compilation)
+            known |= values or {("", "")}
+    return chosen
+
+
+def _size(compilation: Needed) -> float:
+    """Return a number that is larger for a compilation with more channels and larger tiles."""
+    return sum(value for value in compilation.parameters().values() if isinstance(value, int | float))
 
 
 def assemble_all(tasks: list[Task], num_processes: int) -> Iterator[Assembly]:
