@@ -22,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run Python where Triton compiles, in place of interpreting."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), environment.get("PYTHONPATH", "")]
+    )
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
 
 
