@@ -139,6 +139,12 @@ def _cpu_multiplies_bf16() -> bool:
     return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None
 
 
+def num_spare_ranks(device: torch.device) -> int:
+    """How many more ranks this machine has GPUs for, or cores if `device` is a CPU."""
+    places = torch.cuda.device_count() if device.type == "cuda" else num_cores()
+    return max(0, places - int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
 def reset_peak(device: torch.device) -> None:
     """Let `peak_bytes` count from now on, where the system allows that."""
     if device.type == "cuda":

@@ -55,9 +55,11 @@ def both(vae: WanVAE, chunk: int, shard: Shard = WHOLE) -> list[Tensor]:
     config, generator = vae.config, torch.Generator().manual_seed(4)
     scale, sizes = config.spatial_factor, chunk_sizes(LATENTS, chunk)
     counts = [config.num_frames(sizes[0]), *(config.temporal_factor * n for n in sizes[1:])]
-    z = shard.part(torch.randn(1, config.z_dim, LATENTS, HEIGHT, WIDTH, generator=generator))
+    z = torch.randn(1, config.z_dim, LATENTS, HEIGHT, WIDTH, generator=generator)
     x = torch.rand(1, 3, config.num_frames(LATENTS), HEIGHT * scale, WIDTH * scale, generator=generator)
-    x = shard.part(x * 2 - 1, scale)
+    x = x * 2 - 1
+    if shard.num_ranks > 1:
+        z, x = shard.part(z), shard.part(x, scale)
     frames = torch.cat(list(decode_chunks(vae, z.split(sizes, 2), shard)), 2)
     latents = torch.cat(list(encode_chunks(vae, x.split(counts, 2), shard)), 2)
     return [frames.double().cpu(), latents.double().cpu()]
