@@ -284,9 +284,8 @@ def _launch(
     end = programs + (2 if part == _Part.ALL_BUT_RECEIVERS else 4) * senders
     launch(
         transform_kernel, (end - begin,),
-        x, gamma, into.data, into.table(slots), num_frames, height, width, senders, first_receiver, begin,
-        c, POINTS[0], POINTS[1], BM=pixels, BC=block, CUT=cut, **exchange,
-        num_warps=max(1, block // 512),
+        x, gamma, into.data, into.table(slots), num_frames, height, width, senders, first_receiver, begin, c,
+        POINTS[0], POINTS[1], BM=pixels, BC=block, CUT=cut, **exchange, num_warps=max(1, block // 512),
     )  # fmt: skip
 
 
