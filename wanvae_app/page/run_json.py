@@ -11,6 +11,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from wanvae_app.page.borders import borders_of
 from wanvae_app.page.compare import difference
 from wanvae_app.page.entry import HistoryEntry
 
@@ -40,6 +41,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "fps": run.fps,
         "parallel": job.parallel,
         "ranks": run.num_ranks,
+        "borders": borders_of(run).to_json(),
         "chunk": job.chunk,
         "latent": list(job.shape),
         "scaling": entry.input.scaling,
@@ -64,6 +66,7 @@ def row_json(entry: HistoryEntry) -> dict[str, Any]:
     """An ended run as a row of the page's table."""
     run = entry.run
     return {
+        "id": run.id,
         "number": entry.number,
         "state": run.status,
         "parallel": run.job.parallel,
