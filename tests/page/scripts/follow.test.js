@@ -48,17 +48,18 @@ function newFollower() {
   const show = (name) => (value) => {
     page[name] = value;
   };
-  const player = {
-    decoded: null,
+  const comparison = {
+    isOpen: false,
     clear: () => {
-      player.decoded = null;
+      comparison.isOpen = false;
     },
-    open: ({ decoded }) => {
-      player.decoded = decoded;
+    begin: () => {
+      comparison.isOpen = true;
       page.numOpened++;
     },
+    hear() {},
     showPreview: show("preview"),
-    expect: (count, ended) => show("expected")([count, ended]),
+    expect: (job, count, ended) => show("expected")([count, ended]),
   };
   return new Follower({
     server: {
@@ -67,7 +68,7 @@ function newFollower() {
       stop: (job) => answered(`stop ${job}`),
     },
     panel: { alert: show("alert"), say: show("line"), update: show("run"), clear() {}, reveal() {} },
-    player,
+    comparison,
     controls: { showHealth: show("health"), enable: show("buttons") },
     session,
   });
