@@ -7,16 +7,17 @@ export function stem(name) {
   return name.replace(/\.[^.]+$/, "");
 }
 
-/** Describe a run among others of its input: "Run 2, 2 ranks, chunk 1". */
-export function describeRun({ number, parallel, ranks, chunk, vae }) {
+/** Describe a run among others of its input: "Run 2, 2 ranks, chunk 1", and its VAE where there are several. */
+export function describeRun({ number, parallel, ranks, chunk, vae }, showsVae = false) {
   const where = parallel && ranks > 1 ? `${ranks} ranks` : "rank 0 alone";
-  return [`Run ${number}`, where, `chunk ${chunk}`, vae].filter(Boolean).join(", ");
+  const parts = [`Run ${number}`, where, `chunk ${chunk}`];
+  return (showsVae && vae ? [...parts, vae] : parts).join(", ");
 }
 
 /** Label a clip on the stage: which input, which run. */
-export function labelClip(run, isSource) {
+export function labelClip(run, isSource, showsVae = false) {
   if (run === undefined) return "";
-  return isSource ? `${stem(run.name)} · source` : `${stem(run.name)} · ${describeRun(run)}`;
+  return isSource ? `${stem(run.name)} · source` : `${stem(run.name)} · ${describeRun(run, showsVae)}`;
 }
 
 /**
@@ -42,12 +43,13 @@ export function listChoices(run, runs) {
     else if (listed.has(other.id)) listed.get(other.id).frames_available = other.frames_available;
   }
   const own = [...listed.values()].filter((row) => row.frames_available).sort((a, b) => a.number - b.number);
+  const showsVae = new Set([...own, ...others].map(({ vae }) => vae ?? "")).size > 1;
   const source = run.source ? [{ name: run.job + SOURCE, label: "Source" }] : [];
   return {
-    input: [...source, ...own.map((row) => ({ name: row.id, label: describeRun(row) }))],
+    input: [...source, ...own.map((row) => ({ name: row.id, label: describeRun(row, showsVae) }))],
     others: others.flatMap((other) => {
       const name = [stem(other.name), other.scaling].filter(Boolean).join(", ");
-      const clips = [{ name: other.id, label: `${name}: ${describeRun(other)}` }];
+      const clips = [{ name: other.id, label: `${name}: ${describeRun(other, showsVae)}` }];
       return other.source ? [{ name: other.id + SOURCE, label: `${name}: source` }, ...clips] : clips;
     }),
   };

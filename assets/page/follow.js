@@ -88,7 +88,7 @@ export class Follower {
     }
     this.reading = Boolean(message.reading);
     if (message.reading) this.panel.say({ title: "Reading", text: message.reading });
-    if (message.error) this.panel.say({ title: "Not run", text: message.error, tone: "bad" });
+    if (message.error) this.panel.refuse(message.error);
     this.#enable();
   }
 

@@ -1,6 +1,7 @@
 // Main: builds the player, and joins it to Gradio.
 
 import { AddressWriter, parseAddress } from "./address.js";
+import { startChunkField } from "./chunk_field.js";
 import { Comparison, parseClip } from "./comparison.js";
 import { Controls } from "./controls.js";
 import { Curve } from "./curve.js";
@@ -40,6 +41,7 @@ export function start({ element, props, watch }) {
   const comparison = new Comparison(server, player);
   const panel = new Panel(element, server, comparison);
   const curve = startViewer(element, { server, player, comparison, settings, stage });
+  startChunkField();
   startTheme(document.getElementById("theme"), settings);
 
   const follower = new Follower({ server, panel, comparison, controls: new Controls(), session });

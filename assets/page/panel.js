@@ -57,6 +57,13 @@ export class Panel {
     if (announcer.textContent !== announced) announcer.textContent = announced;
   }
 
+  /** Say why nothing is run, unless the page says it already below the chosen file. */
+  refuse(reason) {
+    const told = document.querySelector("#about .bad")?.textContent;
+    const text = told === reason ? "the chosen file cannot be used, as said below it." : reason;
+    this.say({ title: "Not run", text, tone: "bad" });
+  }
+
   /** Show an alert over the picture; none for an empty text. */
   alert(text) {
     const banner = this.find(".banner");

@@ -46,9 +46,11 @@ export class Pickers {
       this.#askRuns();
     }
     this.#fill(run);
+    const showsVae = comparison.runOf(comparison.a)?.vae !== comparison.runOf(comparison.b)?.vae;
     for (const side of ["a", "b"]) {
       const name = comparison[side];
-      const label = name === null ? "" : labelClip(comparison.runOf(name), parseClip(name).isSource);
+      const label =
+        name === null ? "" : labelClip(comparison.runOf(name), parseClip(name).isSource, showsVae);
       stage.labels[side] = label && `${side.toUpperCase()} · ${label}`;
       const borders = name !== null && !parseClip(name).isSource ? comparison.runOf(name).borders : null;
       stage.slabs[side] = borders?.positions.length ? borders : null;

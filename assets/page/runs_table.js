@@ -30,8 +30,8 @@ export class RunsTable {
     if (key === this.#key) return;
     this.#key = key;
     this.section.hidden = !rows.length;
-    const vaes = new Set(rows.map(({ vae }) => vae ?? ""));
-    this.section.classList.toggle("several-vaes", vaes.size > 1);
+    // Gradio leaves the choice out where there is one VAE.
+    this.section.classList.toggle("one-vae", document.getElementById("vae") === null);
     const lines = rows.map((row) => tableLine(row, row.number === number));
     this.body.replaceChildren(...(source && rows.length ? [sourceLine(job)] : []), ...lines);
     this.#press();
@@ -50,6 +50,7 @@ function tableLine(row, isPresent) {
   line.classList.toggle("present", isPresent);
   line.append(headCell(`${row.number}`, row.frames > 0 ? row.id : null, `Run ${row.number}`));
   const cells = [
+    row.vae ?? "",
     row.parallel ? "on" : "off",
     row.ranks,
     row.chunk,
@@ -60,9 +61,7 @@ function tableLine(row, isPresent) {
     row.state,
   ];
   for (const cell of cells) line.insertCell().textContent = cell;
-  const vae = line.insertCell();
-  vae.className = "vae";
-  vae.textContent = row.vae ?? "";
+  line.cells[1].className = "vae";
   return line;
 }
 

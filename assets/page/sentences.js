@@ -132,12 +132,19 @@ export function describeLost(lastWords, advice) {
 /**
  * Compare two runs of one input: their speed, and their pixels.
  *
- * @param {object} found before, after: the runs' numbers; parallel: of both; speedup: how many times as fast the second
+ * @param {object} found before, after: the runs' numbers; parallel, cold: of both; speedup: how many times as fast the second
  *   was, or null; max_abs, frame, row, column, num_different, num_pixels: as compare.py says
  */
 export function compareRuns(found) {
-  const speed = found.speedup == null ? "" : `${compareSpeed(found)} `;
+  const speed = found.speedup == null ? "" : `${compareSpeed(found)} ${tellCold(found)}`;
   return speed + comparePixels(found);
+}
+
+/** Say which of the two runs was slower because it was the first. */
+function tellCold({ before, after, cold: [isBeforeCold, isAfterCold] }) {
+  if (isBeforeCold === isAfterCold) return "";
+  const run = isBeforeCold ? before : after;
+  return `Run ${run} was the first of its size, so its time includes warming up: run it again to compare. `;
 }
 
 function compareSpeed({ before, after, parallel, speedup }) {

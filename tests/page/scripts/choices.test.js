@@ -46,9 +46,18 @@ test("a run whose frames were deleted cannot be chosen", () => {
   assert.deepEqual(names(listChoices(RUN, runs).input), ["2.source", "2"]);
 });
 
+test("the VAE is told where runs by several can be chosen", () => {
+  const run = { ...RUN, vae: "full", rows: [{ ...ROW, vae: "light" }] };
+  assert.deepEqual(
+    listChoices(run, []).input.map(({ label }) => label),
+    ["Source", "Run 1, 2 ranks, chunk 1, light", "Run 2, 2 ranks, chunk 1, full"],
+  );
+});
+
 test("a clip's label says input, run and settings", () => {
   assert.equal(describeRun({ ...ROW, parallel: false, ranks: 1 }), "Run 1, rank 0 alone, chunk 1");
-  assert.equal(describeRun({ ...ROW, vae: "light" }), "Run 1, 2 ranks, chunk 1, light");
+  assert.equal(describeRun({ ...ROW, vae: "light" }, true), "Run 1, 2 ranks, chunk 1, light");
+  assert.equal(describeRun({ ...ROW, vae: "light" }), "Run 1, 2 ranks, chunk 1");
   assert.equal(labelClip(RUN, false), "Fish pond · Run 2, 2 ranks, chunk 1");
   assert.equal(labelClip(RUN, true), "Fish pond · source");
 });

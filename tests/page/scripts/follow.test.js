@@ -59,7 +59,7 @@ function newFollower() {
     },
     hear() {},
     showPreview: show("preview"),
-    expect: (job, count, ended) => show("expected")([count, ended]),
+    expect: (_job, count, ended) => show("expected")([count, ended]),
   };
   return new Follower({
     server: {
@@ -67,7 +67,14 @@ function newFollower() {
       askHealth: () => answered("health"),
       stop: (job) => answered(`stop ${job}`),
     },
-    panel: { alert: show("alert"), say: show("line"), update: show("run"), clear() {}, reveal() {} },
+    panel: {
+      alert: show("alert"),
+      say: show("line"),
+      refuse: show("refusal"),
+      update: show("run"),
+      clear() {},
+      reveal() {},
+    },
     comparison,
     controls: { showHealth: show("health"), enable: show("buttons") },
     session,
@@ -179,7 +186,7 @@ test("a refused click leaves what was there", async () => {
   follower.hear({ reading: "clip.pt" });
   assert.equal(follower.reading, true);
   follower.hear({ error: "No latent." });
-  assert.deepEqual(page.line, { title: "Not run", text: "No latent.", tone: "bad" });
+  assert.equal(page.refusal, "No latent.");
   assert.deepEqual([follower.reading, follower.job], [false, "a"]);
 });
 

@@ -154,6 +154,7 @@ const FOUND = {
   before: 1,
   after: 2,
   parallel: [true, false],
+  cold: [false, false],
   speedup: 0.5,
   max_abs: 0,
   frame: 0,
@@ -250,4 +251,11 @@ test("a run that decodes says how long it will take", () => {
   assert.equal(text(2, 5), "5 of 17 frames, on 2 ranks. About 6 s left.");
   assert.equal(text(100, 5), "5 of 17 frames, on 2 ranks. Less than a second left.");
   assert.equal(text(0.1, 5), "5 of 17 frames, on 2 ranks. About 2 min left.");
+});
+
+test("a run that was the first of its size is said to be slower", () => {
+  const told = (cold) => compareRuns({ ...FOUND, cold });
+  assert.match(told([true, false]), / Run 1 was the first of its size, so its time includes warming up: /);
+  assert.match(told([false, true]), / Run 2 was the first of its size/);
+  assert.doesNotMatch(told([true, true]), /first/);
 });
