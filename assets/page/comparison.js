@@ -17,7 +17,8 @@ export class Comparison {
   #runs = new Map(); // state by run id, as last heard
   #listeners = [];
   #before = null; // A of the run before, which the next run is compared with
-  #wished = null; // { a, b, frame } of the page's address, until these are there
+  #wished = null; // { a, b, frame } of the page's address, until their runs are known
+  #frame = null; // number of a frame of the page's address, until it is there
 
   /**
    * @param {import("./server.js").Server} server
@@ -29,6 +30,7 @@ export class Comparison {
     this.a = this.b = null; // names
     this.followed = null; // state of the run that the page follows
     this.problem = ""; // why a clip could not be chosen, in a sentence
+    player.listen(() => this.#seekWished());
   }
 
   /** Call back when A, B, or what is known of them has changed. */
@@ -60,6 +62,7 @@ export class Comparison {
   clear() {
     if (this.a !== null && !parseClip(this.a).isSource) this.#before = this.a;
     this.a = this.b = null;
+    this.#frame = null;
     this.problem = "";
     this.#closeFeeds();
     this.player.clear();
@@ -143,19 +146,16 @@ export class Comparison {
     if (!wished) return;
     if (wished.a && wished.a !== this.a) await this.choose("a", wished.a);
     if (wished.b !== undefined && wished.b !== this.b) await this.choose("b", wished.b);
-    if (wished.frame > 0) this.#seekWhenThere(wished.frame);
+    this.#frame = wished.frame > 0 ? wished.frame : null;
+    this.#seekWished();
   }
 
-  /** Go to a frame as soon as it has arrived. */
-  #seekWhenThere(frame) {
-    const seek = () => {
-      if (this.player.count > frame) {
-        this.player.seek(frame);
-        done = true;
-      }
-    };
-    let done = false;
-    this.player.listen(() => done || seek());
+  /** Go to the frame that was wished as soon as it has arrived. */
+  #seekWished() {
+    if (this.#frame === null || this.player.count <= this.#frame) return;
+    const frame = this.#frame;
+    this.#frame = null;
+    this.player.seek(frame);
   }
 
   /** Ask for the state of a clip's run, if it is not known. Returns whether the clip is there. */

@@ -11,7 +11,7 @@ export class Curve {
   #asking = false;
   #lastAsked = 0;
   #complete = true;
-  #drawn = -1; // number of frames that are in the drawing
+  #drawn = ""; // what the drawing shows: how many frames, and whether these are all
 
   /**
    * @param {Element} root holds `.curve` and `.found-clip`
@@ -89,13 +89,14 @@ export class Curve {
     this.onBorders = null; // largest of all frames; null: there are no borders
     this.elsewhere = 0;
     this.known = 0; // frames that both clips have
-    this.#drawn = -1;
+    this.#drawn = "";
     this.line.textContent = "";
   }
 
   #draw() {
-    if (this.#drawn === this.psnr.length || !this.psnr.length) return;
-    this.#drawn = this.psnr.length;
+    const drawn = `${this.psnr.length} ${this.#complete}`;
+    if (drawn === this.#drawn || !this.psnr.length) return;
+    this.#drawn = drawn;
     const { line, bars } = curveShape(this.psnr, this.worst, this.#total);
     this.drawing.querySelector(".psnr-line").setAttribute("d", line);
     this.drawing.querySelector(".worst-bars").setAttribute("d", bars);

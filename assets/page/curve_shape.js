@@ -4,7 +4,8 @@ import { formatDecibel } from "./sentences.js";
 
 export const WIDTH = 1000;
 export const HEIGHT = 100;
-const TOP = 8; // where identical frames are drawn
+const SAME = 28; // where identical frames are drawn, below the words
+const [TOP, BOTTOM] = [42, 90]; // where the highest and the lowest of the others are
 const MIN_RANGE = 3; // dB from the lowest to the highest, so that noise is not blown up
 
 /**
@@ -20,7 +21,7 @@ export function curveShape(psnr, worst, total) {
   const finite = psnr.filter(Number.isFinite);
   const low = Math.min(...finite);
   const range = Math.max(MIN_RANGE, Math.max(...finite) - low);
-  const y = (value) => (Number.isFinite(value) ? HEIGHT - 12 - ((value - low) / range) * (HEIGHT - 32) : TOP);
+  const y = (value) => (Number.isFinite(value) ? BOTTOM - ((value - low) / range) * (BOTTOM - TOP) : SAME);
   const points = psnr.map((value, frame) => `${round(x(frame))} ${round(y(value))}`);
   if (points.length === 1) points.push(points[0]); // a point is seen where a path ends
   const largest = Math.max(1, ...worst);

@@ -267,7 +267,7 @@ export class Player {
     const b = needsB ? (exact.b ?? this.b.bitmaps.get(frame)) : undefined;
     if (!a || (needsB && !b && this.b.hasSoon(frame))) return false;
     const { difference } = exact;
-    const mode = b ? this.mode : "single";
+    const mode = !b ? "single" : this.peeking ? "flicker" : this.mode;
     this.stage.draw(mode, { a, b, difference }, this.peeking);
     this.shown = frame;
     this.isExact = mode === "difference" ? Boolean(difference) : Boolean(exact.a) && (!b || Boolean(exact.b));

@@ -68,11 +68,10 @@ export class Stage {
     this.pictures = pictures;
     this.element.classList.remove("stale");
     this.empty.hidden = true;
-    const seen = isPeeking && b ? "flicker" : mode;
-    const key = [seen, isPeeking, a.width, a.height, b?.width, Boolean(difference), labelled].join();
+    const key = [mode, isPeeking, a.width, a.height, b?.width, Boolean(difference), labelled].join();
     if (key === this.#key) return;
     this.#key = key;
-    Object.assign(this, { mode: seen, isPeeking, picture: { width: a.width, height: a.height }, labelled });
+    Object.assign(this, { mode, isPeeking, picture: { width: a.width, height: a.height }, labelled });
     this.arrange();
   }
 

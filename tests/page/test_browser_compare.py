@@ -247,3 +247,37 @@ def test_only_what_is_seen_is_fetched(rigged: Rigged, browser: Browser) -> None:
     visitor.wait("s.exact")
     assert sum("view=source" in url for url in visitor.requests) == 1
     visitor.close()
+
+
+def test_runs_of_other_inputs_can_be_compared(rigged: Rigged, browser: Browser) -> None:
+    """Whatever the server lists as the visitor's runs, if their frames are of the same size."""
+    visitor = Visitor(browser, rigged.url)
+    page = visitor.page
+    visitor.choose(SAMPLE)
+    first = visitor.run()
+    visitor.wait("s.settled")
+    page.click("#options button")
+    page.click("#scaling label:has-text('Raw')")  # the same file in the other scaling is another input
+    second = visitor.run()
+    run = visitor.wait("s.settled && s.exact")["run"]
+    shared = {"height": 256, "width": 256, "parallel": True, "ranks": 2, "chunk": 1, "frames_available": True}
+    known = {"name": run["name"], "vae": "", "source": False, **shared}
+    runs = [
+        {"id": second, "number": 2, "input": "x", **known},
+        {"id": first, "number": 1, "input": "y", "scaling": "normalised", **known},
+        {"id": "small", "number": 3, "input": "z", **known, "height": 128},
+    ]
+    page.route("**/runs", lambda route: route.fulfill(json={"runs": runs}))
+    page.focus(".pick.b")
+    option = page.locator(".pick.b optgroup[label='Other inputs'] option")
+    page.wait_for_function("document.querySelector('.pick.b optgroup[label=\"Other inputs\"]')")
+    assert option.all_text_contents() == [f"{SAMPLE}, normalised: Run 1, 2 ranks, chunk 1"]
+    page.select_option(".pick.b", "")
+    visitor.wait("s.b === null && s.mode === 'single'")
+    page.select_option(".pick.b", first)
+    visitor.wait(f"s.b === {first!r}")
+    page.wait_for_selector(".found-clip:has-text('All 17 frames: largest difference ')")
+    page.evaluate("wanvae.comparison.choose('b', 'unknown')")
+    page.wait_for_selector(".problem:has-text('This run has been deleted')")
+    assert visitor.state["b"] == first
+    visitor.close()

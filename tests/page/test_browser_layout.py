@@ -82,7 +82,9 @@ def test_every_selector_of_ours_matches(rigged: Rigged, visitor: Visitor, tmp_pa
 
     look()
     page.click("#options button")
-    np.save(tmp_path / "latent.npy", np.random.default_rng(1).normal(size=(1, 16, 2, 8, 6)).astype(np.float32))
+    np.save(
+        tmp_path / "latent.npy", np.random.default_rng(1).normal(size=(1, 16, 2, 8, 6)).astype(np.float32)
+    )
     visitor.upload(tmp_path / "latent.npy")
     look()
     finished(visitor)

@@ -93,6 +93,7 @@ def test_what_waits_takes_no_stream(rigged: Rigged, visitor: Visitor) -> None:
     page.wait_for_selector("#about:has-text('Latent')")
     page.click("#run")
     page.wait_for_selector(".status:has-text('1 run before this one')")
+    assert "1 run before this one" in page.inner_text(".empty")  # not "No run yet"
     page.wait_for_timeout(1000)
     waiting = page.evaluate("window.wanvae.state.job")
     assert not any(f"{waiting}?view" in url for url in visitor.requests)

@@ -9,18 +9,18 @@ const SAME = Number.POSITIVE_INFINITY;
 
 test("frames lie where the scrubber has them", () => {
   const { line, bars } = curveShape([40, 50], [1, 2], 5);
-  assert.equal(line, `M0 88L${WIDTH / 4} 20`);
+  assert.equal(line, `M0 90L${WIDTH / 4} 42`);
   assert.equal(bars, `M0 ${HEIGHT}V75M250 ${HEIGHT}V50`);
 });
 
 test("identical frames lie at the top, without a bar", () => {
   const { line, bars } = curveShape([SAME, SAME, 30], [0, 0, 9], 3);
-  assert.equal(line, "M0 8L500 8L1000 88");
+  assert.equal(line, "M0 28L500 28L1000 90");
   assert.equal(bars, `M1000 ${HEIGHT}V50`);
 });
 
 test("a single frame is a point", () => {
-  assert.equal(curveShape([40], [3], 1).line, "M500 88L500 88");
+  assert.equal(curveShape([40], [3], 1).line, "M500 90L500 90");
 });
 
 test("the range is told", () => {
