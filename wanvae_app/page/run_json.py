@@ -47,7 +47,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "scaling": entry.input.scaling,
         "note": entry.input.note,
         "why": entry.input.why,
-        "warning": run.frames.warning,
+        "warning": run.warning,
         "elapsed": max(0.0, now - run.started) if run.started is not None else 0.0,
         "first": entry.first_frame_seconds,
         "rate": entry.frames_per_second,
