@@ -1,6 +1,6 @@
 // Pickers: the two lists from which A and B are chosen.
 
-import { labelClip, listChoices } from "./choices.js";
+import { labelClip, listChoices } from "./clip_choices.js";
 import { parseClip } from "./comparison.js";
 
 const NOTHING = { name: "", label: "nothing" };

@@ -1,6 +1,6 @@
 // Saving: the frame on the stage as PNG files, from the exact frames.
 
-import { stem } from "./choices.js";
+import { stem } from "./clip_choices.js";
 import { parseClip } from "./comparison.js";
 
 const GAP = 8; // pixels between two pictures in one file

@@ -281,3 +281,32 @@ def test_runs_of_other_inputs_can_be_compared(rigged: Rigged, browser: Browser) 
     page.wait_for_selector(".problem:has-text('This run has been deleted')")
     assert visitor.state["b"] == first
     visitor.close()
+
+
+def test_two_fingers_zoom_and_f_fills_the_screen(comparing: Visitor) -> None:
+    page = comparing.page
+    choose_mode(comparing, "side")
+    page.focus(".stage")
+    page.keyboard.press("0")
+    before = page.evaluate("wanvae.player.stage.scale")
+    network = comparing.context.new_cdp_session(page)
+    middle = point(page, 128, 128)
+
+    def touch(kind: str, distance: float, count: int) -> None:
+        points = [
+            {"x": middle["x"] + sign * distance, "y": middle["y"], "id": i} for i, sign in enumerate((-1, 1))
+        ]
+        network.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points[:count]})
+
+    touch("touchStart", 20, 1)
+    touch("touchStart", 20, 2)
+    for distance in (30, 40, 50, 60):
+        touch("touchMove", distance, 2)
+    touch("touchEnd", 0, 0)
+    assert page.evaluate("wanvae.player.stage.scale") == pytest.approx(3 * before, rel=0.1)
+    page.keyboard.press("0")
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement?.className === 'theatre'")
+    page.wait_for_function("document.querySelector('.stage').getBoundingClientRect().width > innerWidth - 40")
+    page.keyboard.press("f")
+    page.wait_for_function("document.fullscreenElement === null")

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { describeRun, labelClip, listChoices } from "../../../assets/page/choices.js";
+import { describeRun, labelClip, listChoices } from "../../../assets/page/clip_choices.js";
 
 const ROW = { id: "1", number: 1, parallel: true, ranks: 2, chunk: 1, frames: 5 };
 const RUN = {
