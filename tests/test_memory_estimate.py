@@ -12,6 +12,8 @@ import pytest
 import torch
 
 from wanvae_app.config import PRESETS
+from wanvae_app.kernels.code_path import CodePath
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.memory_estimate import HEAP, AllocationCounter, Clip, activation_bytes, free_bytes, refusal
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import Downsample
@@ -74,14 +76,10 @@ def test_memory_depends_on_the_chunk_and_the_ranks_and_not_on_the_length() -> No
     assert estimate(21, 1, size=64, rank=63) == 0, "a rank without rows needs nothing"
 
 
-def test_what_a_clip_of_720_rows_needs_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_clip_of_720_rows_needs_on_a_gpu() -> None:
     pytest.importorskip("triton")  # none for this platform
-    from wanvae_app.kernels import triton_support, winograd
-
-    monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
-    monkeypatch.setattr(winograd, "is_supported", lambda device: True)
-    config, gpu = PRESETS["wan2.1"], torch.device("cuda", 99)  # no other test has cached an estimate for it
-    clip = Clip(config, 21, 90, 160, 1, torch.bfloat16, gpu)
+    config, path = PRESETS["wan2.1"], CodePath(KernelSet.HOPPER, "for a test")
+    clip = Clip(config, 21, 90, 160, 1, torch.bfloat16, torch.device("cuda", 0), path)
     with torch.device("meta"):
         weights = sum(p.nbytes for p in WanVAE(config).bfloat16().parameters())
     alone, one_of_two = (weights + activation_bytes(clip, "decode", size) for size in (1, 2))

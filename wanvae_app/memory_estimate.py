@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from wanvae_app.config import WanConfig
 from wanvae_app.fast.choice import build_vae
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.parallel.dry_run import DryRunShard
 from wanvae_app.parallel.shard import Shard
 
@@ -36,6 +37,7 @@ class Clip:
     chunk: int  # latent frames per chunk, after the first chunk
     dtype: torch.dtype
     device: torch.device = CPU
+    path: CodePath | None = None  # of the VAE; None: what this device chooses
 
 
 class AllocationCounter(TorchDispatchMode):
@@ -81,7 +83,7 @@ def activation_bytes(clip: Clip, phase: str, size: int = 1, rank: int = 0) -> in
         return 0
     config, shard = clip.config, DryRunShard(plan)
     with torch.device("meta"):
-        vae = build_vae(config, clip.device, clip.dtype).to(clip.dtype).requires_grad_(False)
+        vae = build_vae(config, clip.device, clip.dtype, path=clip.path).to(clip.dtype).requires_grad_(False)
     encodes = phase == "encode"
     channels, scale = (3, config.spatial_factor) if encodes else (config.z_dim, 1)
     counter, state = AllocationCounter(), vae.new_state(shard)

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 
+from wanvae_app.cli.vae_sources import parse_vae
 from wanvae_app.config import DTYPE_NAMES
 
 # A name, an IPv4 address, or an IPv6 address in brackets; perhaps a port.
@@ -13,7 +14,10 @@ AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII)
 
 
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
-    """Add --port, --host, --allow-host, --vae, --dtype, --share and --auth. Without --vae its value is None."""
+    """Add --port, --host, --allow-host, --vae, --dtype, --share and --auth.
+
+    The value of --vae is a list of VaeSource, None without the option.
+    """
     parser.add_argument("--port", type=int, default=7860, help="port of the page (default 7860)")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: this machine only)"
@@ -29,7 +33,10 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vae",
         metavar="SOURCE",
-        help="weights: a file, a diffusers folder or a Hugging Face id (default: the demo VAE)",
+        type=parse_vae,
+        action="append",
+        help="weights: a file, a diffusers folder or a Hugging Face id (default: the demo VAE); may be repeated, "
+        "and as NAME=SOURCE it has that name on the page",
     )
     parser.add_argument(
         "--dtype",

@@ -19,6 +19,7 @@ from wanvae_app.fast import layers
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.cuda_graph import GraphCoder
 from wanvae_app.kernels import pixels
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.kernels.packed_weights import PackedWeights
 from wanvae_app.kernels.padded_frames import SlotTables
@@ -91,6 +92,7 @@ class FastVAE(WanVAE):
     ) -> None:
         super().__init__(config, name)
         self.kernels = kernels
+        self.path = CodePath(kernels, "asked for")
         self._packed = PackedWeights()
         self._tables: SlotTables | None = None
         self._idle: GraphCoder | None = None

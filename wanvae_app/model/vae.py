@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wanvae_app.config import WanConfig
+from wanvae_app.kernels.code_path import PLAIN, CodePath
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import (
     Attention,
@@ -144,6 +145,7 @@ class WanVAE(nn.Module):
     encoder_class: type[Encoder] = Encoder
     decoder_class: type[Decoder] = Decoder
     default_chunk = 1  # latent frames per chunk unless asked otherwise: with one, frames are seen soonest
+    path: CodePath = PLAIN  # which code codes, and why
 
     def __init__(self, config: WanConfig, name: str = "Wan VAE") -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
+from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html
@@ -70,8 +71,10 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
 def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> gr.Blocks:
     """Build the page for these jobs. `samples` is a folder of latents and videos, each with a .jpg beside it."""
     UploadRoom(jobs).install()
-    handlers = EventHandlers(jobs, history, find_samples(samples, jobs.vae.config))
-    gr.set_static_paths(handlers.samples)  # else Gradio copies a sample when it is chosen
+    vaes = jobs.vaes
+    found = find_samples(samples, [vaes[name].config for name in vaes.names])
+    handlers = EventHandlers(jobs, history, found)
+    gr.set_static_paths(found)  # else Gradio copies a sample when it is chosen
     num_ranks = jobs.group.size
     # Every hour Gradio deletes uploads older than a day: a page may run an upload again.
     page = gr.Blocks(title="Wan VAE", fill_width=True, delete_cache=(HOUR, DAY))
@@ -81,7 +84,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=0, min_width=300, elem_id="controls"):
                 gallery = gr.HTML(
-                    gallery_html(handlers.samples),
+                    gallery_html(found, vaes.first.config),
                     js_on_load=load_module("gallery.js"),
                     elem_id="samples",
                     apply_default_css=False,
@@ -90,6 +93,14 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 file = for_uploads(gr.File(label="Latent or video", height=108, elem_id="file"))
                 file = without_empty_files(file)
                 about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
+                vae = gr.Dropdown(
+                    [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
+                    value=vaes.names[0],
+                    label="VAE",
+                    filterable=False,
+                    visible=len(vaes.names) > 1,
+                    elem_id="vae",
+                )
                 with gr.Row(elem_id="actions"):
                     run = gr.Button("Run", variant="primary", elem_id="run", min_width=90)
                     stop = gr.Button("Stop", elem_id="stop", min_width=90)
@@ -128,18 +139,21 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         inputs = [file, parallel, chunk, scaling]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(handlers.choose_sample, None, file, **private)
-        file.change(handlers.describe, file, about, concurrency_limit=4, **private)
-        run.click(handlers.start, inputs, player, concurrency_limit=4, trigger_mode="once", **private)
+        file.change(handlers.describe, [file, vae], about, concurrency_limit=4, **private)
+        vae.change(handlers.choose_vae, [vae, file], [gallery, about], concurrency_limit=4, **private)
+        run.click(handlers.start, [*inputs, vae], player, concurrency_limit=4, trigger_mode="once", **private)
         stop.click(None, js="() => window.wanvae?.stop()")
 
         # The API endpoint /run, for programs. Its components are never shown.
         trigger = gr.Button(visible=False)
+        # A dropdown would refuse other names in a sentence of Gradio's.
+        vae_name = gr.Textbox("", label=f"VAE: {', '.join(vaes.names)}; empty: the first", visible=False)
         outputs = [
             gr.JSON(label="State", visible=False),
             gr.File(label="MP4", visible=False),
             gr.File(label="Latent", visible=False),
         ]
-        trigger.click(handlers.run, inputs, outputs, api_name="run", concurrency_limit=None)
+        trigger.click(handlers.run, [*inputs, vae_name], outputs, api_name="run", concurrency_limit=None)
     return page
 
 

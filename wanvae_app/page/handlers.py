@@ -19,10 +19,11 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.file_components import publish
-from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
+from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.upload import Description, describe_upload, make_run
+from wanvae_app.page.vae_advice import advising
 
 log = logging.getLogger(__name__)
 
@@ -46,22 +47,30 @@ class EventHandlers:
             raise gr.Error("Click one of the samples to choose it.", print_exception=False)
         return str(self.samples[index % len(self.samples)])
 
-    def describe(self, file: str | None) -> str:
-        """Return a line of HTML about the chosen file: what it is, or why it is refused."""
+    def choose_vae(self, vae: str, file: str | None) -> tuple[str, str]:
+        """Return the HTML of the samples for a VAE, and what `describe` says of the chosen file."""
+        vaes = self.jobs.vaes
+        return gallery_html(self.samples, vaes[vaes.find(vae)].config), self.describe(file, vae)
+
+    def describe(self, file: str | None, vae: str) -> str:
+        """Return a line of HTML about the chosen file: what it is for the chosen VAE, or why it is refused."""
         if file is None:
             return UPLOAD_HINT
+        path, vaes = Path(file), self.jobs.vaes
         try:
-            return description_html(describe_upload(Path(file), self.jobs.vae.config))
+            vae = vaes.find(vae)
+            with advising(path, vaes, vae):
+                return description_html(describe_upload(path, vaes[vae].config))
         except (ValueError, OSError) as error:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
     def start(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
     ) -> Iterator[str]:
         """Submit a run. The player gets its id, and follows it by the routes of routes.py."""
         yield player_message(reading=Path(file).name if file else "")
         try:
-            entry = self._submit(file, parallel, chunk, scaling, request)
+            entry = self._submit(file, parallel, chunk, scaling, vae, request)
             wait_until_checked(entry.run)
             if entry.run.refused:
                 self.history.delete(entry)
@@ -72,15 +81,15 @@ class EventHandlers:
         yield player_message(job=entry.run.id)
 
     def run(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
     ) -> Iterator[tuple[dict[str, Any], str | None, str | None]]:
         """Decode a latent, or code a video there and back, on all ranks.
 
         Streams the run's state as JSON: job, state, phase, frames so far of num_frames, rate in frames per second,
         elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
-        a video the latent. Ending the call stops the run.
+        a video the latent. Ending the call stops the run. `vae` is the name of one of the app's VAEs; empty: the first.
         """
-        entry = self._submit(file, parallel, chunk, scaling, request)
+        entry = self._submit(file, parallel, chunk, scaling, vae, request)
         run, version, num_known = entry.run, None, 0
         try:
             while not entry.settled:
@@ -103,7 +112,7 @@ class EventHandlers:
                 run.stop()
 
     def _submit(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
     ) -> HistoryEntry:
         """Make a run and queue it. Raises gr.Error, in one sentence, for whatever cannot be run."""
         if file is None:
@@ -117,6 +126,7 @@ class EventHandlers:
                 chunk=chunk,
                 scaling=scaling,
                 owner=owner_of(request),
+                vae=vae,
             )
             run.address = address_of(request)
             return self.history.submit(run, run_input)

@@ -93,8 +93,8 @@ class History:
             entry.settled = True
 
     def _is_cold(self, entry: HistoryEntry) -> bool:
-        """Whether nothing of a run's shape was run on these ranks before it, and note it. Hold the lock."""
-        key = str(entry.run.job.shape)
+        """Whether nothing of a run's shape and VAE was run on these ranks before it, and note it. Hold the lock."""
+        key = f"{entry.run.job.vae} {entry.run.job.shape}"
         is_cold = key not in self._warm
         if entry.run.started is not None:
             _put(self._warm, key, None, MAX_TABLES)

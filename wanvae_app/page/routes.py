@@ -5,7 +5,8 @@ live/ID?view=decoded&start=K  frames from K on, as records (see frame_stream.py)
 live/ID/state?activity=K      JSON, see `state_json`, without the first K activities; asking counts as watching
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
-health                        JSON: ready, busy or broken
+health                        JSON: ready, busy or broken; which code path codes, and why; the names of the VAEs, and
+                              which are loaded
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
@@ -92,7 +93,18 @@ class RouteHandlers:
 
     async def health(self, request: Request) -> Response:
         """Needs no login, for service managers; tells nothing of any run."""
-        return _json({"state": self.jobs.health, "boot": self.boot, "last_words": self.jobs.group.last_words})
+        jobs, path = self.jobs, self.jobs.vae.path
+        vaes = [{"name": name, "loaded": jobs.vaes.is_loaded(name)} for name in jobs.vaes.names]
+        return _json(
+            {
+                "state": jobs.health,
+                "boot": self.boot,
+                "last_words": jobs.group.last_words,
+                "path": path.name,
+                "path_reason": path.reason,
+                "vaes": vaes,
+            }
+        )
 
     async def logout(self, request: Request) -> Response:
         return log_out(request)
