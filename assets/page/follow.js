@@ -1,7 +1,6 @@
 // Follow: joins the page to a run, through reloads and restarts of the server.
 
-import { Feed } from "./feed.js";
-import { CONNECTION_LOST, describeLost, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
+import { CONNECTION_LOST, describeLost, GONE, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
 
 const ENDED = ["finished", "stopped", "failed", "gone"];
 const JOB_KEY = "wanvae-job";
@@ -14,6 +13,7 @@ export class Follower {
   #lastWords = ""; // why the server was restarted, if it knows
   #toStop = null; // id of a run to be stopped, until the server has heard of it
   #numActivities = 0; // that have arrived
+  #named = null; // id of a run that the page's address names
   #asking = false;
   #lastAsked = 0; // on performance.now's clock
 
@@ -21,14 +21,14 @@ export class Follower {
    * @param {object} parts
    * @param {import("./server.js").Server} parts.server
    * @param {import("./panel.js").Panel} parts.panel
-   * @param {import("./player.js").Player} parts.player
+   * @param {import("./comparison.js").Comparison} parts.comparison
    * @param {import("./controls.js").Controls} parts.controls
    * @param {import("./storage.js").SafeStorage} parts.session keeps what a reload needs
    */
-  constructor({ server, panel, player, controls, session }) {
+  constructor({ server, panel, comparison, controls, session }) {
     this.server = server;
     this.panel = panel;
-    this.player = player;
+    this.comparison = comparison;
     this.controls = controls;
     this.session = session;
     this.job = null; // id of the run that is followed
@@ -52,9 +52,10 @@ export class Follower {
     return this.run !== null && ENDED.includes(this.run.state);
   }
 
-  /** Follow the run that a reload left behind, if there is one. */
-  resume() {
-    const job = this.session.get(JOB_KEY);
+  /** Follow the run that the page's address names, or the one that a reload left behind, if there is one. */
+  resume(named = null) {
+    this.#named = named;
+    const job = named ?? this.session.get(JOB_KEY);
     if (job) this.follow(job);
     else this.#ask();
   }
@@ -66,7 +67,7 @@ export class Follower {
     this.#numActivities = 0;
     this.session.set(JOB_KEY, job);
     this.panel.clear();
-    this.player.clear();
+    this.comparison.clear();
     this.panel.say({ title: "Waiting", text: "" });
     this.panel.reveal();
     this.#ask();
@@ -87,14 +88,14 @@ export class Follower {
     }
     this.reading = Boolean(message.reading);
     if (message.reading) this.panel.say({ title: "Reading", text: message.reading });
-    if (message.error) this.panel.say({ title: "Not run", text: message.error, tone: "bad" });
+    if (message.error) this.panel.refuse(message.error);
     this.#enable();
   }
 
   /** Ask if it is time to, and look after the streams. To be called often. */
   beat() {
     this.#enable();
-    if (this.run !== null && !this.lost) this.player.expect(this.run.frames, this.#ended);
+    if (this.run !== null && !this.lost) this.comparison.expect(this.job, this.run.frames, this.#ended);
     if (performance.now() - this.#lastAsked >= this.#pause()) this.#ask();
   }
 
@@ -150,24 +151,15 @@ export class Follower {
     this.run = run;
     this.#numActivities += run.activity.length;
     // A run that waits has no frames yet. A browser has six connections to a server, which its tabs share.
-    if (this.player.decoded === null && run.state !== "queued" && run.num_frames) this.#play(run);
+    if (!this.comparison.isOpen && run.state !== "queued" && run.num_frames) this.comparison.begin(run);
+    else this.comparison.hear(run);
     if (run.kind === "roundtrip" && run.phase === "encode") {
       const newest = FRAMES_PER_LATENT * (run.phases.encode[0] - 1);
-      this.player.showPreview(Math.min(run.num_frames - 1, Math.max(0, newest)));
+      this.comparison.showPreview(Math.min(run.num_frames - 1, Math.max(0, newest)));
     }
     this.panel.update(run);
     if (["queued", "running"].includes(run.state)) this.controls.showHealth("busy");
     else await this.#askHealth();
-  }
-
-  #play(run) {
-    const feed = (view) => new Feed((start) => this.server.framesAddress(run.job, view, start));
-    this.player.open({
-      numFrames: run.num_frames,
-      fps: run.fps,
-      decoded: feed("decoded"),
-      source: run.source ? feed("source") : null,
-    });
   }
 
   async #askHealth() {
@@ -200,7 +192,8 @@ export class Follower {
     if (this.run === null) {
       this.job = null; // the run ended before this page was loaded
       const lost = describeLost(this.#lastWords, "Choose its input and run it again.");
-      this.panel.say(this.#restarted ? lost : { title: "", text: "" });
+      if (this.#restarted) this.panel.say(lost);
+      else this.panel.say(this.#named ? GONE : { title: "", text: "" });
     } else if (!this.#ended) {
       this.run = { ...this.run, state: "gone" };
       this.panel.say(describeLost(this.#lastWords, "Run it again."));

@@ -22,7 +22,7 @@ from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
-from wanvae_app.page.upload import describe_upload, make_run
+from wanvae_app.page.upload import Description, describe_upload, make_run
 from wanvae_app.page.vae_advice import advising
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class EventHandlers:
         try:
             vae = vaes.find(vae)
             with advising(path, vaes, vae):
-                return f"<p>{html.escape(describe_upload(path, vaes[vae].config))}</p>"
+                return description_html(describe_upload(path, vaes[vae].config))
         except (ValueError, OSError) as error:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
@@ -76,8 +76,8 @@ class EventHandlers:
                 self.history.delete(entry)
                 raise gr.Error(entry.run.message, print_exception=False)
         except gr.Error as error:
-            yield player_message(error=error.message)  # stays in the player when Gradio's toast has gone
-            raise
+            yield player_message(error=error.message)  # the player says it, so Gradio need not
+            return
         yield player_message(job=entry.run.id)
 
     def run(
@@ -134,6 +134,13 @@ class EventHandlers:
             if not isinstance(error, (ValueError, OSError)):
                 log.exception("%s was not accepted", path.name)
             raise gr.Error(tell(error, path.name), print_exception=False) from error
+
+
+def description_html(description: Description) -> str:
+    """Return the HTML of what an upload is; what is behind it unfolds."""
+    text, why = (html.escape(part) for part in description)
+    more = f" <details><summary>why?</summary>{why}</details>" if why else ""
+    return f"<p>{text}{more}</p>"
 
 
 def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:

@@ -10,6 +10,8 @@ health                        JSON: ready, busy or broken; which code path codes
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
+Exact frames, and clips compared, have routes of their own: see compare_routes.py.
+
 A run that does not exist and a run of somebody else both get 404.
 """
 
@@ -25,7 +27,9 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import is_logged_in, log_out, may_use
+from wanvae_app.page.auth import log_out
+from wanvae_app.page.clips import deleted, find_entry
+from wanvae_app.page.compare_routes import make_compare_routes
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
@@ -45,6 +49,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/health", handlers.health),
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
+        *make_compare_routes(history),
     ]
 
 
@@ -61,7 +66,7 @@ class RouteHandlers:
         log = run.source if request.query_params.get("view") == "source" else run.frames
         start = _count(request, "start", "start must be the number of a frame")
         if log is None or log.closed:
-            raise HTTPException(410, "These frames have been deleted; run it again.")
+            raise deleted()
         return StreamingResponse(
             stream_records(log, start, run),
             media_type="application/octet-stream",
@@ -105,13 +110,8 @@ class RouteHandlers:
         return log_out(request)
 
     def _entry(self, request: Request) -> HistoryEntry:
-        """The run that the path names. Raises 401 without a login, 404 if the caller has no such run."""
-        if not is_logged_in(request):
-            raise HTTPException(401, "Log in first.")
-        entry = self.history.get(request.path_params["id"])
-        if entry is None or not may_use(request, entry.run.owner):
-            raise HTTPException(404, "There is no such run.")
-        return entry
+        """The run that the path names. Raises HTTPException as `find_entry` does."""
+        return find_entry(self.history, request, request.path_params["id"])
 
 
 def _count(request: Request, name: str, refusal: str) -> int:

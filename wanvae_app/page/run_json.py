@@ -11,6 +11,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from wanvae_app.page.borders import borders_of
 from wanvae_app.page.compare import difference
 from wanvae_app.page.entry import HistoryEntry
 
@@ -41,10 +42,12 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "fps": run.fps,
         "parallel": job.parallel,
         "ranks": run.num_ranks,
+        "borders": borders_of(run).to_json(),
         "chunk": job.chunk,
         "latent": list(job.shape),
         "scaling": entry.input.scaling,
         "note": entry.input.note,
+        "why": entry.input.why,
         "warning": run.warning,
         "elapsed": max(0.0, now - run.started) if run.started is not None else 0.0,
         "first": entry.first_frame_seconds,
@@ -65,6 +68,7 @@ def row_json(entry: HistoryEntry) -> dict[str, Any]:
     """An ended run as a row of the page's table."""
     run = entry.run
     return {
+        "id": run.id,
         "number": entry.number,
         "state": run.status,
         "vae": run.job.vae,
@@ -90,6 +94,7 @@ def comparison_json(before: HistoryEntry, after: HistoryEntry) -> dict[str, Any]
         "before": before.number,
         "after": after.number,
         "parallel": [before.run.job.parallel, after.run.job.parallel],
+        "cold": [before.is_cold, after.is_cold],
         "vae": [before.run.job.vae, after.run.job.vae],
     }
     if before.run.size != after.run.size:
