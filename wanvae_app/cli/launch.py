@@ -17,6 +17,7 @@ from typing import NamedTuple
 from wanvae_app.cli.interrupts import end_on_interrupt
 from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
+from wanvae_app.cli.surroundings import mend_surroundings
 from wanvae_app.cli.vae_sources import VaeSource, named
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
@@ -139,6 +140,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(sys.argv[1:] if argv is None else argv)
     if args.check_only:
         return
+    for warning in mend_surroundings(args.host):
+        print(f"{warning}.", file=sys.stderr)
     try:
         placement = place_ranks(args)
         if args.node_rank == 0:  # it serves the page
