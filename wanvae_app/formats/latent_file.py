@@ -22,6 +22,7 @@ from wanvae_app.formats.untrusted_text import first_line, printable
 ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
 # Preferred where several tensors of a file could be the latent.
 USUAL_NAMES = ("latent", "latent_tensor", "latents", "samples", "z")
+UNNAMED = "tensor"  # how a file's only tensor is listed, if it has no name
 MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
 MAX_NUM_LATENTS = 1024  # latent frames; 4,093 frames
 MAX_LATENT_SIDE = 512  # latent rows or columns; 4,096 pixels (8,192 with patches)
@@ -153,7 +154,7 @@ def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str
     name, tensor = max(tensors.items(), key=lambda item: math.prod(item[1].shape))
     shape, channels = tensor.shape, config.z_dim
     subject = (
-        f"its tensor {printable(name)} has"
+        f"its tensor{'' if name == UNNAMED else f' {printable(name)}'} has"
         if len(tensors) == 1
         else f"the largest of its {len(tensors)} tensors has"
     )
