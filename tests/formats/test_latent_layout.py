@@ -58,7 +58,7 @@ def test_noise_is_read_as_usual_and_the_doubt_is_said(tmp_path: Path) -> None:
     z = moving(16, likeness=0)
     torch.save(z, tmp_path / "z.pt")
     found, order = read_clip(tmp_path / "z.pt", WAN)
-    assert torch.equal(found, z) and "which its values leave open" in order
+    assert torch.equal(found, z) and "though its values fit both" in order
 
 
 def test_another_familys_latent_is_not_read_as_frames() -> None:

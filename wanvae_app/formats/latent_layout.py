@@ -15,7 +15,7 @@ from wanvae_app.config import PRESETS, WanConfig
 CLEAR_RATIO = 1.2
 READ_AS_STORED = "frames before channels, [T, C, H, W], as its shape says"
 JUDGED_FRAMES_FIRST = "frames before channels, [T, C, H, W], because neighbours along the first are alike"
-DOUBTFUL = "channels before frames, [C, T, H, W], which its values leave open: save latent.transpose(-4, -3) if it looks wrong"
+DOUBTFUL = "channels before frames, [C, T, H, W], though its values fit both: exchange them if it looks wrong"
 
 
 class LatentShape(NamedTuple):
