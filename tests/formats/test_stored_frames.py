@@ -64,7 +64,7 @@ def test_a_damaged_file_is_refused_and_never_guessed(
     with pytest.raises(ValueError, match="run it again"):
         log.read(4, 5)
     assert log.closed, "so that the page says that the frames are gone"
-    assert len(caplog.records) == 1 and str(tmp_path) not in caplog.text
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class Budget:
 
     A run that has not ended takes what it was granted, an ended one what its files and frames take. When there is no
     room, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own. When only the
-    visitor's share is used up, his own go first.
+    visitor's share is used up, his own go first. Those that are being archived go last.
     """
 
     def __init__(self, store: ResultStore) -> None:
@@ -74,7 +74,9 @@ class Budget:
                 needs, self._capacity(), self._used_by(run.owner, self.store.runs()), strict=True
             )
         )
-        return sorted(ended, key=lambda o: (share_is_short and o.owner != run.owner, o in watched))
+        return sorted(
+            ended, key=lambda o: (o.is_pinned, share_is_short and o.owner != run.owner, o in watched)
+        )
 
     def _used_by(self, owner: str | None, runs: list[JobState]) -> Needs:
         """What these runs take, if they are this owner's; None: all of them."""

@@ -24,6 +24,7 @@ RUN_FILE = "run.json"  # in a finished run's folder
 SAVED_FACTS = (
     "owner",
     "name",
+    "status",
     "fps",
     "num_frames",
     "num_ranks",
@@ -78,10 +79,13 @@ class ResultStore:
             return list(self._runs.values())
 
     def delete_old(self) -> None:
-        """Delete ended runs: beyond the newest MAX_UNWATCHED if not watched, beyond the newest MAX_ENDED anyway."""
+        """Delete ended runs: beyond the newest MAX_UNWATCHED if not watched, beyond the newest MAX_ENDED anyway.
+
+        Those that are being archived stay: their number is limited by the room that they take, see Budget.
+        """
         now = time.monotonic()
         with self._lock:
-            ended = [run for run in self._runs.values() if run.ended]
+            ended = [run for run in self._runs.values() if run.ended and not run.is_pinned]
             surplus = [
                 run
                 for place, run in enumerate(reversed(ended), start=1)
@@ -114,8 +118,10 @@ class ResultStore:
 
 
 def save_run(run: JobState) -> None:
-    """Write a finished run's facts into its folder, for `load_run` after a restart."""
+    """Write the facts of a run with files to download into its folder, for `load_run` after a restart."""
     facts = {name: getattr(run, name) for name in (*SAVED_FACTS, *SAVED_TIMES)}
+    is_complete = len(run.frames) == run.num_frames
+    facts["status"] = Status.FINISHED if is_complete else Status.STOPPED
     files = [path.name if path is not None else None for path in (run.video_path, run.latent_path)]
     try:
         path = run.folder / RUN_FILE
@@ -126,7 +132,7 @@ def save_run(run: JobState) -> None:
 
 
 def load_run(folder: Path) -> JobState | None:
-    """Return the finished run that `save_run` wrote there, without frames.
+    """Return the run that `save_run` wrote there, without frames.
 
     Delete the folder and return None if it holds none, or one that cannot be read.
     """
@@ -136,6 +142,7 @@ def load_run(folder: Path) -> JobState | None:
         run = JobState(job, folder=folder, frames=FrameLog(1, 1), num_frames=facts["num_frames"])
         for name in (*SAVED_FACTS, *SAVED_TIMES):
             setattr(run, name, facts[name])
+        run.status = Status(facts["status"])
         video, latent = facts["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.info("%s holds no finished run: %s", folder, error)
@@ -146,8 +153,8 @@ def load_run(folder: Path) -> JobState | None:
     run.latent_path = folder / latent if latent else None
     run.done = {phase: job.shape.num_latents for phase in job.phases}
     run.change(
-        status=Status.FINISHED,
         phase=job.phases[-1],
-        message="Finished, and then the ranks were restarted: the files are here, the frames are gone.",
+        message=f"{run.status.capitalize()}, and then the ranks were restarted: the files are here, "
+        "the frames are gone.",
     )
     return run

@@ -5,16 +5,22 @@ live/ID?view=decoded&start=K  frames from K on, as records (see frame_stream.py)
 live/ID/state?activity=K      JSON, see `state_json`, without the first K activities; asking counts as watching
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
+runs?seen=ID,ID               JSON: the runs of the visitor who asks, newest first, see `listed_json`; those that are
+                              named count as watched
+runs/ID                       DELETE: the run and all that is kept of it
+runs/ID/picture.jpg           a small picture of it
 health                        JSON: ready, busy or broken
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
-A run that does not exist and a run of somebody else both get 404.
+A run of an earlier start is opened like a fresh one. A run that does not exist and a run of somebody else both get 404.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +30,14 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import is_logged_in, log_out, may_use
+from wanvae_app.page.auth import COOKIE, is_logged_in, log_out, may_use
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.scripts import Scripts
+
+MAX_SEEN = 64  # runs that one request says are watched
 
 
 def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
@@ -41,6 +49,9 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/live/{id}/stop", handlers.stop, methods=["POST"]),
         Route("/live/{id}/video.mp4", handlers.video),
         Route("/live/{id}/latent.safetensors", handlers.latent),
+        Route("/runs", handlers.runs),
+        Route("/runs/{id}", handlers.delete, methods=["DELETE"]),
+        Route("/runs/{id}/picture.jpg", handlers.picture),
         Route("/health", handlers.health),
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
@@ -85,6 +96,28 @@ class RouteHandlers:
         run = self._entry(request).run
         return _file(run.latent_path, f"{Path(run.name).stem}-latent.safetensors")
 
+    async def runs(self, request: Request) -> Response:
+        owner = _visitor(request)
+        for run_id in request.query_params.get("seen", "").split(",")[:MAX_SEEN]:
+            run = self.jobs.get(run_id)
+            if run is not None and may_use(request, run.owner):
+                run.seen()
+        return _json({"runs": await asyncio.to_thread(self.history.listed, owner) if owner else []})
+
+    async def delete(self, request: Request) -> Response:
+        entry = self._entry(request, self.history.find)
+        if not entry.settled:
+            raise HTTPException(409, "Stop this run first, or wait for its end.")
+        await asyncio.to_thread(self.history.delete, entry)
+        return _json({"deleted": True})
+
+    async def picture(self, request: Request) -> Response:
+        entry = self._entry(request, self.history.find)
+        if entry.picture is None:
+            raise HTTPException(404, "This run has no picture.")
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        return Response(entry.picture, media_type="image/jpeg", headers=headers)
+
     async def health(self, request: Request) -> Response:
         """Needs no login, for service managers; tells nothing of any run."""
         return _json({"state": self.jobs.health, "boot": self.boot, "last_words": self.jobs.group.last_words})
@@ -92,14 +125,28 @@ class RouteHandlers:
     async def logout(self, request: Request) -> Response:
         return log_out(request)
 
-    def _entry(self, request: Request) -> HistoryEntry:
-        """The run that the path names. Raises 401 without a login, 404 if the caller has no such run."""
-        if not is_logged_in(request):
-            raise HTTPException(401, "Log in first.")
-        entry = self.history.get(request.path_params["id"])
+    def _entry(
+        self, request: Request, look_up: Callable[[str, str], HistoryEntry | None] | None = None
+    ) -> HistoryEntry:
+        """The run that the path names, opened, or only found by `History.find` as `look_up`.
+
+        Raises 401 without a login, 404 if the caller has no such run, 507 if there is no room to open it.
+        """
+        owner = _visitor(request)
+        try:
+            entry = (look_up or self.history.get)(request.path_params["id"], owner)
+        except ValueError as error:
+            raise HTTPException(507, str(error)) from error
         if entry is None or not may_use(request, entry.run.owner):
             raise HTTPException(404, "There is no such run.")
         return entry
+
+
+def _visitor(request: Request) -> str:
+    """The browser's cookie, "" if it has none. Raises 401 without a login."""
+    if not is_logged_in(request):
+        raise HTTPException(401, "Log in first.")
+    return request.cookies.get(COOKIE, "")
 
 
 def _count(request: Request, name: str, refusal: str) -> int:
