@@ -12,7 +12,7 @@ from wanvae_app.config import DTYPE_NAMES
 # A name, an IPv4 address, or an IPv6 address in brackets; perhaps a port.
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII)
 # A number, perhaps with a unit.
-SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([kmgt]?b)?")
+SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([kmgt]?b)?", re.ASCII)
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 MAX_SIZE = 2**62
 HISTORY_BYTES = 20 * 10**9

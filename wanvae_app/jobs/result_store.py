@@ -52,8 +52,12 @@ class ResultStore:
 
     def new_folder(self) -> Path:
         """Make an empty folder for one run, which only this user can enter. Raises OSError if that fails."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make_folder()
         return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self.folder))
+
+    def make_folder(self) -> None:
+        """Make the store's own folder, if it is not there. Raises OSError if that fails."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def folder_or_none(self) -> Path | None:
         """Make an empty folder for one run. Return None if that fails: its frames are then kept in memory."""

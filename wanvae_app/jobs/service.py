@@ -147,13 +147,14 @@ class JobService:
     def reopen(self, run: JobState) -> None:
         """Keep a run that ended long ago, whose frames will be decoded from the archive.
 
-        Raises ValueError, with the numbers, if there is no room for them.
+        Raises ValueError, with the numbers, if there is no room for them; OSError without a folder.
         """
         logs = [run.frames, *([run.source] if run.source is not None else [])]
         needs = Needs(sum(len(log) * log.frame_bytes for log in logs), 0)
         if not self._budget.grant(run, needs):
             raise ValueError(f"{run.name} needs {amount(needs.disk)} of the server's disk; try again later.")
         run.needs = Needs(0, 0)  # from now on, what it has decoded counts
+        self.store.make_folder()
         self.store.add(run)
         self.store.delete_old()
 

@@ -29,6 +29,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
+from wanvae_app.errors import tell
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import COOKIE, is_logged_in, log_out, may_use
 from wanvae_app.page.entry import HistoryEntry
@@ -135,8 +136,8 @@ class RouteHandlers:
         owner = _visitor(request)
         try:
             entry = (look_up or self.history.get)(request.path_params["id"], owner)
-        except ValueError as error:
-            raise HTTPException(507, str(error)) from error
+        except (ValueError, OSError) as error:
+            raise HTTPException(507, tell(error, "This run")) from error
         if entry is None or not may_use(request, entry.run.owner):
             raise HTTPException(404, "There is no such run.")
         return entry
