@@ -1,10 +1,10 @@
 // Follow: joins the page to a run, through reloads and restarts of the server.
 
 import { Feed } from "./feed.js";
-import { CONNECTION_LOST, describeLost, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
+import { CONNECTION_LOST, describeLost, LOGGED_OUT, NO_ANSWER, NOT_KEPT } from "./sentences.js";
 
 const ENDED = ["finished", "stopped", "failed", "gone"];
-const JOB_KEY = "wanvae-job";
+export const JOB_KEY = "wanvae-job";
 const BOOT_KEY = "wanvae-boot";
 const FRAMES_PER_LATENT = 4;
 
@@ -14,6 +14,7 @@ export class Follower {
   #lastWords = ""; // why the server was restarted, if it knows
   #toStop = null; // id of a run to be stopped, until the server has heard of it
   #numActivities = 0; // that have arrived
+  #isNamed = false; // whether the page's address named the run
   #asking = false;
   #lastAsked = 0; // on performance.now's clock
 
@@ -24,8 +25,10 @@ export class Follower {
    * @param {import("./player.js").Player} parts.player
    * @param {import("./controls.js").Controls} parts.controls
    * @param {import("./storage.js").SafeStorage} parts.session keeps what a reload needs
+   * @param {(job: string | null) => void} [parts.onFollow] called with the run that is followed, null once it is gone
    */
-  constructor({ server, panel, player, controls, session }) {
+  constructor({ server, panel, player, controls, session, onFollow = () => {} }) {
+    this.onFollow = onFollow;
     this.server = server;
     this.panel = panel;
     this.player = player;
@@ -59,12 +62,15 @@ export class Follower {
     else this.#ask();
   }
 
-  follow(job) {
+  /** Follow a run; `isNamed`: the page's address names it, so it is said if there is none. */
+  follow(job, isNamed = false) {
+    this.#isNamed = isNamed;
     this.job = job;
     this.run = null;
     this.reading = false;
     this.#numActivities = 0;
     this.session.set(JOB_KEY, job);
+    this.onFollow(job);
     this.panel.clear();
     this.player.clear();
     this.panel.say({ title: "Waiting", text: "" });
@@ -197,10 +203,12 @@ export class Follower {
   /** The server does not know the run: it is another server, or has deleted the run. */
   #vanish() {
     this.session.remove(JOB_KEY);
+    this.onFollow(null);
     if (this.run === null) {
       this.job = null; // the run ended before this page was loaded
       const lost = describeLost(this.#lastWords, "Choose its input and run it again.");
-      this.panel.say(this.#restarted ? lost : { title: "", text: "" });
+      const silent = this.#isNamed ? NOT_KEPT : { title: "", text: "" };
+      this.panel.say(this.#restarted ? lost : silent);
     } else if (!this.#ended) {
       this.run = { ...this.run, state: "gone" };
       this.panel.say(describeLost(this.#lastWords, "Run it again."));

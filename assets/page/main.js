@@ -1,9 +1,11 @@
 // Main: builds the player, and joins it to Gradio.
 
 import { Controls } from "./controls.js";
-import { Follower } from "./follow.js";
+import { startDrop } from "./drop.js";
+import { Follower, JOB_KEY } from "./follow.js";
 import { Panel } from "./panel.js";
 import { Player } from "./player.js";
+import { addressedRun, addressOf } from "./run_address.js";
 import { Server } from "./server.js";
 import { Stage } from "./stage.js";
 import { SafeStorage } from "./storage.js";
@@ -28,15 +30,36 @@ export function start({ element, props, watch }) {
   const player = new Player(new Stage(element), settings);
   new Transport(element, player);
   startTheme(document.getElementById("theme"), settings);
+  startDrop();
 
-  const follower = new Follower({ server, panel, player, controls: new Controls(), session });
-  follower.resume();
+  const onFollow = (job) => {
+    history.replaceState(
+      history.state,
+      "",
+      addressOf(location.hash, job) || location.pathname + location.search,
+    );
+    tell("follow", job);
+  };
+  const follower = new Follower({ server, panel, player, controls: new Controls(), session, onFollow });
+  const followAddress = () => {
+    const job = addressedRun(location.hash);
+    if (job !== null && job !== follower.job) follower.follow(job, job !== session.get(JOB_KEY));
+    return job;
+  };
+  if (followAddress() === null) follower.resume();
+  addEventListener("hashchange", followAddress);
   const hear = () => {
-    if (props.value) follower.hear(JSON.parse(props.value));
+    if (!props.value) return;
+    const message = JSON.parse(props.value);
+    follower.hear(message);
+    if (message.jobs) tell("start", message.jobs);
   };
   watch("value", hear);
   hear(); // Run may have been pressed while the modules were on their way
-  onBeat(() => follower.beat());
+  onBeat(() => {
+    follower.beat();
+    tell("beat");
+  });
 
   window.wanvae = {
     follow: (job) => follower.follow(job),
@@ -64,6 +87,11 @@ export function start({ element, props, watch }) {
       };
     },
   };
+}
+
+/** Tell the list of runs, which is another component, what happens here. */
+function tell(name, detail) {
+  document.dispatchEvent(new CustomEvent(`wanvae-${name}`, { detail }));
 }
 
 /**

@@ -5,6 +5,10 @@ const NONE = "–"; // where there is no number
 
 export const CONNECTION_LOST = "Connection lost, reconnecting…";
 export const NO_ANSWER = "The server does not answer, waiting…";
+export const NOT_KEPT = {
+  title: "Not found",
+  text: "This run was deleted, is no longer kept, or was started in another browser.",
+};
 export const LOGGED_OUT = "You have been logged out: reload the page to log in.";
 
 /** @param {number | null} value */
@@ -45,6 +49,7 @@ export function describe(run) {
     case "running":
       return running(run, where);
     case "writing": {
+      if (run.stopping) return { title: "Stopping", text: "writing what is decoded so far." };
       const done = `${plural(run.frames, "frame")} in ${formatSeconds(run.elapsed)}`;
       return { title: "Decoded", text: `${done}; writing the files to download.`, tone: "good" };
     }

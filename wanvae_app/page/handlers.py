@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 UPLOAD_HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
 CHECK_SECONDS = 1.0  # that a click waits for a refusal; what is refused later is told by the run
+MAX_DESCRIBED = 4  # of several files
 UPDATE_INTERVAL = 0.25  # seconds between two updates of an API call, at most
 
 
@@ -39,37 +40,52 @@ class EventHandlers:
         self.history = history
         self.samples = samples
 
-    def choose_sample(self, event: gr.EventData) -> str:
-        """Return the path of the clicked sample. The page sends its index, never a path."""
+    def choose_sample(self, event: gr.EventData) -> list[str]:
+        """Return the clicked sample as the files of the page. The page sends its index, never a path."""
         index = event._data.get("index") if isinstance(event._data, dict) else None
         if type(index) is not int:
             raise gr.Error("Click one of the samples to choose it.", print_exception=False)
-        return str(self.samples[index % len(self.samples)])
+        return [str(self.samples[index % len(self.samples)])]
 
-    def describe(self, file: str | None) -> str:
-        """Return a line of HTML about the chosen file: what it is, or why it is refused."""
-        if file is None:
+    def describe(self, files: list[str] | None) -> str:
+        """Return a line of HTML about each chosen file: what it is, or why it is refused."""
+        if not files:
             return UPLOAD_HINT
+        if len(files) == 1:
+            return self._describe(files[0])
+        lines = [f"<p>{plural_files(len(files))}</p>"]
+        for file in files[:MAX_DESCRIBED]:
+            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file)}")
+        return "".join(lines)
+
+    def _describe(self, file: str) -> str:
         try:
             return f"<p>{html.escape(describe_upload(Path(file), self.jobs.vae.config))}</p>"
         except (ValueError, OSError) as error:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
     def start(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+        self, files: list[str] | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
     ) -> Iterator[str]:
-        """Submit a run. The player gets its id, and follows it by the routes of routes.py."""
-        yield player_message(reading=Path(file).name if file else "")
+        """Submit a run for each file, in their order. The player gets the first one's id, and follows it by the routes
+        of routes.py; it gets all ids, to say that they are watched."""
+        yield player_message(reading=", ".join(Path(file).name for file in files or ()))
+        entries: list[HistoryEntry] = []
         try:
-            entry = self._submit(file, parallel, chunk, scaling, request)
-            wait_until_checked(entry.run)
-            if entry.run.refused:
-                self.history.delete(entry)
-                raise gr.Error(entry.run.message, print_exception=False)
+            for file in files or (None,):
+                entries.append(self._submit(file, parallel, chunk, scaling, request))
+            if len(entries) == 1:
+                wait_until_checked(entries[0].run)
+                if entries[0].run.refused:
+                    refused = entries.pop()
+                    self.history.delete(refused)
+                    raise gr.Error(refused.run.message, print_exception=False)
         except gr.Error as error:
-            yield player_message(error=error.message)  # stays in the player when Gradio's toast has gone
-            raise
-        yield player_message(job=entry.run.id)
+            if not entries:
+                yield player_message(error=error.message)  # stays in the player when Gradio's toast has gone
+                raise
+            gr.Warning(f"{len(entries)} of {plural_files(len(files or ()))} are run: {error.message}")
+        yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
     def run(
         self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
@@ -136,6 +152,11 @@ def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
         version = run.wait(remaining, version)
 
 
-def player_message(**content: str) -> str:
+def plural_files(count: int) -> str:
+    """A number of files in words."""
+    return f"{count} file{'s' * (count != 1)}"
+
+
+def player_message(**content: str | list[str]) -> str:
     """Return JSON for the player. A random number makes each message differ: Gradio passes on changes only."""
     return json.dumps({**content, "nonce": secrets.token_hex(4)})
