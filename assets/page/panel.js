@@ -32,6 +32,7 @@ export class Panel {
     this.downloads.clear();
     for (const cell of this.root.querySelectorAll("[data-stat]")) cell.textContent = "–";
     this.find(".psnr").hidden = true;
+    this.#misfit();
     this.#progress(0, 0);
   }
 
@@ -61,6 +62,7 @@ export class Panel {
   update(run) {
     this.say(describe(run));
     this.#note(notes(run));
+    this.#misfit(run.misfit);
     this.#stats(run);
     const [encoded, numLatents] = run.phases.encode ?? [0, 0];
     const share = numLatents ? ENCODE_SHARE : 0;
@@ -77,6 +79,14 @@ export class Panel {
     const note = this.find(".note");
     note.textContent = text;
     note.hidden = !text;
+  }
+
+  /** Say that a latent may not fit the VAE. */
+  #misfit({ sentence, clear } = { sentence: "", clear: false }) {
+    const line = this.find(".misfit");
+    if (line.textContent !== sentence) line.textContent = sentence;
+    line.dataset.tone = clear ? "bad" : "";
+    line.hidden = !sentence;
   }
 
   #stats(run) {

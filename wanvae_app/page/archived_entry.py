@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image
 
+from wanvae_app.formats.latent_origin import Misfit
 from wanvae_app.formats.lossless import write_lossless
 from wanvae_app.formats.stored_frames import StoredFrames
 from wanvae_app.frame_log import FrameLog
@@ -95,7 +96,10 @@ def restore_entry(archived: ArchivedRun, owner: str, folder: Path) -> HistoryEnt
     texts = [known["digest"], known["scaling"], known["note"], known["vae"]]
     if not all(isinstance(text, str) for text in texts) or not isinstance(known["number"], int):
         raise TypeError("the facts of its entry are of other types")
-    entry = HistoryEntry(run, RunInput(*texts[:3]), known["number"], vae=texts[3], settled=True)
+    sentence, is_clear = known["misfit"]
+    digest, scaling, note, vae = texts
+    run_input = RunInput(digest, scaling, note, Misfit(str(sentence), bool(is_clear)))
+    entry = HistoryEntry(run, run_input, known["number"], vae=vae, settled=True)
     entry.psnr = None if known["psnr"] is None else float(known["psnr"])
     entry.comparison = known["comparison"]
     picture = archived.folder / PICTURE
@@ -108,6 +112,7 @@ def _entry_facts(entry: HistoryEntry) -> dict[str, Any]:
         "digest": entry.input.digest,
         "scaling": entry.input.scaling,
         "note": entry.input.note,
+        "misfit": list(entry.input.misfit),
         "number": entry.number,
         "vae": entry.vae,
         "psnr": None if entry.psnr is None else str(entry.psnr),  # JSON lacks infinity

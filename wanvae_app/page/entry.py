@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from wanvae_app.formats.latent_origin import Misfit
 from wanvae_app.jobs.job_state import JobState
 
 
@@ -18,6 +19,7 @@ class RunInput:
     digest: str  # of the file's content; for a latent also its scaling
     scaling: str = ""  # "normalised" or "raw"; empty for a video
     note: str = ""  # sentences for the page: how the file was read, cropped and cut
+    misfit: Misfit = Misfit()  # whether a latent fits the VAE
 
 
 @dataclass

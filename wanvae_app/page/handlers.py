@@ -22,7 +22,7 @@ from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
-from wanvae_app.page.upload import describe_upload, make_run
+from wanvae_app.page.upload import examine_upload, make_run
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,10 @@ class EventHandlers:
 
     def _describe(self, file: str) -> str:
         try:
-            return f"<p>{html.escape(describe_upload(Path(file), self.jobs.vae.config))}</p>"
+            line, misfit = examine_upload(Path(file), self.jobs.vae.config)
+            tone = " class='warn'" if misfit.is_clear else ""
+            warning = f"<p{tone}>{html.escape(misfit.sentence)}</p>" if misfit.sentence else ""
+            return f"<p>{html.escape(line)}</p>{warning}"
         except (ValueError, OSError) as error:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 

@@ -46,6 +46,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "scaling": entry.input.scaling,
         "vae": entry.vae,
         "note": entry.input.note,
+        "misfit": {"sentence": entry.input.misfit.sentence, "clear": entry.input.misfit.is_clear},
         "warning": run.frames.warning,
         "elapsed": max(0.0, now - run.started) if run.started is not None else 0.0,
         "first": entry.first_frame_seconds,

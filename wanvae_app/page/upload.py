@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
+from wanvae_app.formats.latent_origin import Misfit, find_misfit
 from wanvae_app.formats.latents import guess_scaling, latent_shape, read_latent, stored_scaling, to_raw
 from wanvae_app.formats.video import describe_video, is_video, read_video
 from wanvae_app.formats.video_plan import VideoPlan, video_plan
@@ -76,6 +77,7 @@ class UploadedLatent:
         scaling, reason = choose_scaling(self.path, z, self.config, self.scaling)
         self.run_input.digest = f"{file_digest(self.path, stopped)} {scaling}"
         self.run_input.scaling, self.run_input.note = scaling, reason
+        self.run_input.misfit = find_misfit(self.path, z, self.config)
         return ReadInput(to_raw(z, self.config, scaling), None, native_fps(self.config))
 
 
@@ -118,16 +120,22 @@ class UploadedVideo:
 
 def describe_upload(path: Path, config: WanConfig) -> str:
     """Say in a line for the page what an upload is. Raises ValueError and OSError for what cannot be run."""
+    return examine_upload(path, config)[0]
+
+
+def examine_upload(path: Path, config: WanConfig) -> tuple[str, Misfit]:
+    """Say what an upload is, as `describe_upload` does, and whether it fits this VAE."""
     if is_video(path):
-        return describe_video(path, config)
+        return describe_video(path, config), Misfit()
     z = read_latent(path, config)
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor
     _, reason = choose_scaling(path, z, config, "Auto")
-    return (
+    line = (
         f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
         f"of {width * factor} x {height * factor}. {reason}"
     )
+    return line, find_misfit(path, z, config)
 
 
 def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> tuple[str, str]:
