@@ -158,4 +158,4 @@ def test_a_wan_models_latent_is_told_at_the_upload_and_beside_the_result(
     visitor.wait("s.settled")
     assert re.search(words, visitor.page.inner_text(".misfit[data-tone=bad]"))
     visitor.choose(SAMPLE)
-    assert visitor.page.locator("#about p.warn").count() == 0
+    visitor.page.wait_for_selector("#about:has-text('256 x 256'):not(:has(p.warn))")

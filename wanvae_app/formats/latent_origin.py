@@ -73,7 +73,7 @@ def demo_fingerprint() -> str:
 
 
 def _looks_official(z: Tensor, config: WanConfig) -> bool:
-    """Whether z has the statistics of an official VAE's raw latents, rather than of this one's, or of normalised ones."""
+    """Whether z has the statistics of an official VAE's raw latents, not of this one's, and not of normalised ones."""
     official = next((each for each in PRESETS.values() if each.z_dim == config.z_dim), None)
     if official is None:
         return False
