@@ -17,6 +17,10 @@ import signal
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
+if __name__ == "__main__":
+    # The imports below take seconds. Ctrl-C would print a traceback in each rank, where torchrun ends them all anyway.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.cli import page_watch
 from wanvae_app.cli.options import add_shared_options, check_auth, history_folder

@@ -59,6 +59,20 @@ def set_up(device: torch.device, local_size: int) -> None:
             libc.mallopt(M_ARENA_MAX, 1)
 
 
+def device_fault(device: torch.device) -> str:
+    """Return in a line why the device does no more work for this process, "" if it does. Does not wait for it.
+
+    After some errors, such as a card that fell off the bus, every later call of CUDA fails until the process ends.
+    """
+    if device.type != "cuda":
+        return ""
+    try:
+        torch.cuda.current_stream(device).query()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0].rstrip(" .")
+    return ""
+
+
 def tidy_up(device: torch.device) -> None:
     """Return memory that is kept for reuse. Other processes may need it, or the next job in pieces of other sizes."""
     if device.type == "cuda":

@@ -19,6 +19,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether gloo says that another rank has closed its connection, or is silent: the cause lies there."""
+    return isinstance(error, RuntimeError) and GLOO_POSITION.match(str(error)) is not None
+
+
 def tell(error: Exception, name: str) -> str:
     """An exception about the file `name` as a sentence for the user. No path of the server stands in it.
 

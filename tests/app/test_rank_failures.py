@@ -5,7 +5,6 @@ What is told, how soon the app works again, and that nothing is left behind.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -14,56 +13,14 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-from support.app_runner import ROOT, App, running_app, wait_for
+from support.app_runner import App, running_app, wait_for
+from support.rigged_client import RIGGED_APP, Client
 
-RIGGED_APP = ROOT / "tests" / "support" / "rigged_app.py"
 TOLD_WITHIN = 10.0  # seconds until rank and reason of a failure are known
 BACK_WITHIN = 40.0  # seconds until a restarted app has decoded; 15 on an idle machine
-
-
-class Client:
-    """Asks of the app what a page asks, and orders faults."""
-
-    def __init__(self, app: App, rig: Path) -> None:
-        self.app = app
-        self.rig = rig
-
-    def order(self, fault: str, text: str = "") -> Path:
-        """Order a fault, and return its file; see rigged_app.py."""
-        path = self.rig / fault
-        path.write_text(text)
-        return path
-
-    def ask(self, path: str, method: str = "GET") -> dict[str, Any]:
-        """Return the JSON that the app answers."""
-        request = urllib.request.Request(f"{self.app.url}/{path}", method=method)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.load(answer)
-
-    def start(self, **options: int) -> str:
-        """Start a run of noise, and return its id; for the options see rigged_app.py."""
-        query = "&".join(f"{name}={int(value)}" for name, value in options.items())
-        return self.ask(f"rig/run?{query}", "POST")["id"]
-
-    def state(self, run: str) -> dict[str, Any]:
-        return self.ask(f"live/{run}/state")
-
-    def wait_until_ended(self, run: str, timeout: float = 30) -> dict[str, Any]:
-        """Return the run's state when it has ended."""
-        ended = ("finished", "failed", "stopped")
-        wait_for(lambda: self.state(run)["state"] in ended, timeout, self.app)
-        return self.state(run)
-
-    def decode(self) -> str:
-        """Start a run, check that it finishes, and return its id."""
-        run = self.start(latents=3)
-        state = self.wait_until_ended(run)
-        assert state["state"] == "finished" and state["frames"] == 9, state
-        return run
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +35,7 @@ def surviving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 def restarting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """The client of an app for the faults after which torchrun restarts the ranks."""
     folder = tmp_path_factory.mktemp("restarting")
-    environment = {"RIG": str(folder)}
+    environment = {"RIG": str(folder), "RIG_LIMIT": "4"}
     with running_app(folder / "log", script=RIGGED_APP, environment=environment, max_restarts=9) as app:
         yield Client(app, folder)
 
@@ -93,7 +50,9 @@ def test_an_exception_is_told_and_the_next_run_works(surviving: Client, where: s
     assert time.monotonic() - start < TOLD_WITHIN
     assert state["state"] == "failed"
     assert f"Rank {rank} failed" in state["message"] and f"no memory for {where}" in state["message"], state
+    failed = time.monotonic()
     surviving.decode()
+    print(f"rank {rank} failed in {where}: decoded again after {time.monotonic() - failed:.1f} s")
     assert "Traceback" in surviving.app.log() and "being restarted" not in surviving.app.log()
 
 
@@ -138,21 +97,17 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_nothing(surviving: Client) -> None
     end_by_signal(surviving, signal.SIGINT)
 
 
-def seconds_until_back(client: Client, boot: str) -> float:
-    """Wait until another server than `boot` answers and has decoded a run; return the seconds."""
-    start = time.monotonic()
-    wait_for(lambda: (client.app.health() or {}).get("boot", boot) != boot, 60, client.app)
-    client.decode()
-    return time.monotonic() - start
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_comes_back_and_results_are_still_there(restarting: Client, rank: int) -> None:
     finished = restarting.decode()
     boot = restarting.ask("health")["boot"]
+    begin = len(restarting.app.log())
     restarting.order(f"kill-{rank}-2")
     restarting.start(latents=5)
-    seconds = seconds_until_back(restarting, boot)
+    seconds = restarting.seconds_until_back(boot)
+    assert "Traceback" not in restarting.app.log()[begin:], (
+        "the connections that a dead rank closes are no fault"
+    )
     print(f"rank {rank} killed: decoded again after {seconds:.1f} s")
     assert seconds < BACK_WITHIN
     state = restarting.state(finished)
@@ -166,7 +121,7 @@ def test_a_killed_rank_comes_back_and_results_are_still_there(restarting: Client
 def test_an_idle_rank_that_is_killed_comes_back(restarting: Client) -> None:
     boot = restarting.ask("health")["boot"]
     os.kill(restarting.app.rank_pid(1), signal.SIGKILL)
-    seconds = seconds_until_back(restarting, boot)
+    seconds = restarting.seconds_until_back(boot)
     print(f"idle rank 1 killed: decoded again after {seconds:.1f} s")
     assert seconds < BACK_WITHIN
 
@@ -178,7 +133,7 @@ def test_a_stopped_rank_is_replaced(restarting: Client) -> None:
     wait_for((restarting.rig / "held-0-2").exists, 20, restarting.app)
     os.kill(restarting.app.rank_pid(1), signal.SIGSTOP)
     hold.unlink()
-    seconds = seconds_until_back(restarting, boot)
+    seconds = restarting.seconds_until_back(boot)
     print(f"rank 1 stopped: decoded again after {seconds:.1f} s")
     restarting.app.wait_log("The ranks were restarted: rank 1 gave no sign of life")
     assert seconds < BACK_WITHIN
@@ -188,14 +143,48 @@ def test_a_rank_that_hangs_is_replaced(restarting: Client) -> None:
     boot = restarting.ask("health")["boot"]
     restarting.order("hang-1-2")
     restarting.start(latents=5)
-    seconds = seconds_until_back(restarting, boot)
+    seconds = restarting.seconds_until_back(boot)
     print(f"rank 1 hung: decoded again after {seconds:.1f} s")
     restarting.app.wait_log("The ranks were restarted: rank 1 was stuck for 5 s in decoding chunk 2.")
     assert seconds < BACK_WITHIN
 
 
+def test_a_device_that_hangs_is_blamed_and_not_the_rank_that_waits_for_it(restarting: Client) -> None:
+    boot = restarting.ask("health")["boot"]
+    restarting.order("spin-1-2")
+    restarting.start(latents=5)
+    seconds = restarting.seconds_until_back(boot)
+    print(f"rank 1's device hung: decoded again after {seconds:.1f} s")
+    told = r"rank 1 was stuck for \d+ s in decoding chunk 2"
+    assert re.fullmatch(told, restarting.ask("health")["last_words"])
+    assert seconds < BACK_WITHIN
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_device_is_told(restarting: Client, rank: int) -> None:
+    boot = restarting.ask("health")["boot"]
+    restarting.order(f"lose-{rank}-2", "CUDA error: unknown error")
+    restarting.start(latents=5)
+    seconds = restarting.seconds_until_back(boot)
+    print(f"rank {rank} lost its device: decoded again after {seconds:.1f} s")
+    told = f"rank {rank} lost its GPU decoding chunk 2 (CUDA error: unknown error)"
+    assert restarting.ask("health")["last_words"] == told
+    assert seconds < BACK_WITHIN
+
+
 def test_sigterm_in_the_middle_of_a_run_leaves_nothing(restarting: Client) -> None:
     end_by_signal(restarting, signal.SIGTERM)
+
+
+def test_a_single_rank_that_hangs_is_replaced(tmp_path: Path) -> None:
+    environment = {"RIG": str(tmp_path)}
+    with running_app(tmp_path / "log", num_ranks=1, script=RIGGED_APP, environment=environment) as app:
+        client = Client(app, tmp_path)
+        boot = client.ask("health")["boot"]
+        client.order("hang-0-2")
+        client.start(latents=5)
+        print(f"the only rank hung: decoded again after {client.seconds_until_back(boot):.1f} s")
+        assert client.ask("health")["last_words"] == "rank 0 was stuck for 5 s in decoding chunk 2"
 
 
 def test_nothing_is_left_when_torchrun_is_killed(tmp_path: Path) -> None:

@@ -69,6 +69,38 @@ def test_a_signal_ends_the_app_without_a_message(tmp_path: Path, number: signal.
     assert started == "Starting on 2 processes on the CPU..." and ready.startswith("Ready: ")
 
 
+def imports_torch(pid: int) -> bool:
+    """Whether a process has begun to import torch, and not just Python."""
+    try:
+        return "/torch/lib/" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(child)
+        for file in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in file.read_text().split()
+    ]
+
+
+@pytest.mark.parametrize("stage", ["launcher", "torchrun", "ranks"])
+def test_ctrl_c_is_quiet_while_imports_go_on(tmp_path: Path, stage: str) -> None:
+    log = tmp_path / "log"
+    with launched(log, "--cpu", "2", "--port", str(free_port())) as process:
+        started = {
+            "launcher": lambda: imports_torch(process.pid),
+            "torchrun": lambda: "Starting" in log.read_text() and imports_torch(process.pid),
+            "ranks": lambda: any(map(imports_torch, children(process.pid))),
+        }
+        wait_for(started[stage], 60)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 128 + signal.SIGINT
+    expected = [] if stage == "launcher" else ["Starting on 2 processes on the CPU..."]
+    assert log.read_text().splitlines() == expected
+
+
 @pytest.fixture
 def ending() -> Iterator[Ending]:
     """One that listens; the handlers of pytest come back afterwards."""

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from support.torch_files import AllocatesWhenUnpickled, PrintsWhenUnpickled, save_legacy
 
 from wanvae_app.config import PRESETS, WanConfig
+from wanvae_app.formats.latent_file import MAX_ABS
 from wanvae_app.formats.latents import read_latent
 from wanvae_app.formats.untrusted_text import first_line, printable
 
@@ -152,6 +153,13 @@ WRONG = {
     "infinite.npy": Wrong(
         lambda path: np.save(path, np.full(SHAPE, 1e300)), "960 values that are no numbers"
     ),
+    "far.pt": Wrong(
+        saved(Z.clamp(max=0) - 1001), r"holds values up to 1e\+03; those of a latent are within 20"
+    ),
+    "a value too far.npy": Wrong(
+        lambda path: np.save(path, np.where(np.arange(Z.numel()).reshape(SHAPE) == 70, 1000.1, Z.numpy())),
+        "nothing can be seen in this; generate or save it again",
+    ),
     "batch.pt": Wrong(
         saved(torch.zeros((2, 16, 3, 4, 5))), r"a batch of 2; save one clip per file, such as latent\[0:1\]"
     ),
@@ -187,6 +195,11 @@ def test_refused_in_one_sentence(tmp_path: Path, name: str, capsys: pytest.Captu
     assert text.startswith(name) and text.endswith(".") and "\n" not in text and "<" not in text, text
     assert len(text) < 300 and "weights_only" not in text, text
     assert "ran" not in capsys.readouterr().out
+
+
+def test_values_up_to_the_limit_are_read(tmp_path: Path) -> None:
+    save_file({"latent": torch.full(SHAPE, -MAX_ABS)}, tmp_path / "far.safetensors")
+    assert read_latent(tmp_path / "far.safetensors", WAN).min() == -MAX_ABS
 
 
 def test_text_for_a_page() -> None:

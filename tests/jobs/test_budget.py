@@ -109,6 +109,35 @@ def test_a_run_that_has_to_wait_says_so(jobs: JobService, disk: list[int]) -> No
     second.stop()
 
 
+def test_an_address_has_a_share_whoever_its_visitors_say_they_are(jobs: JobService, disk: list[int]) -> None:
+    budget = module.Budget(jobs.store)
+
+    def is_granted(owner: str, address: str, num_bytes: int) -> bool:
+        unread = DirectedVideo(f"{owner}.mp4", num_bytes)
+        run = jobs.new_unread_run(unread, JobKind.ROUNDTRIP, chunk=1, parallel=True, owner=owner)
+        run.address = address
+        jobs.store.add(run)
+        return budget.grant(run, Needs(num_bytes, 0))
+
+    assert [is_granted(owner, "10.0.0.1", GB) for owner in "abcd"] == [True, True, True, False]
+    assert is_granted("e", "10.0.0.2", GB // 2), "another address has a share of its own"
+    assert is_granted("f", "", GB // 4), "this machine's own address may be a proxy's for all"
+
+
+def test_runs_of_a_short_share_go_first(jobs: JobService, disk: list[int]) -> None:
+    strange = finish(jobs, "strange.mp4", 0, "eve")
+    same = finish(jobs, "same.mp4", 0, "bob")
+    same.address = "10.0.0.1"
+    for ended, size in ((strange, GB // 2), (same, int(2.5 * GB))):
+        assert ended.source is not None
+        ended.source.times *= size // ended.source.num_bytes
+        ended.last_seen = time.monotonic() - 1000
+    new = finish(jobs, "new.mp4", 0)
+    new.address = "10.0.0.1"
+    assert module.Budget(jobs.store).grant(new, Needs(GB, 0))
+    assert jobs.runs() == [strange, new], "the address's share was used up, not the disk"
+
+
 def test_ended_runs_go_when_disk_is_short(jobs: JobService, disk: list[int]) -> None:
     seen, unseen = finish(jobs, "seen.mp4", GB, "bob"), finish(jobs, "unseen.mp4", GB, "eve")
     mine = finish(jobs, "mine.mp4", GB)

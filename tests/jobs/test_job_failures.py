@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from typing import Any
 
 from support.rank_faults import FAULTS, Fault, install_faults
 from support.ranked_jobs import frames_of, on_ranks, run_to_end
 from support.tiny import some_latent, some_video
+from torch import Tensor
 
+from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
+from wanvae_app.model.clip_state import ClipState
+from wanvae_app.model.vae import WanVAE
+from wanvae_app.parallel.process_group import Group
 
 
 def fail_in_every_way(jobs: JobService) -> list[tuple[Fault, str, str, float]]:
@@ -31,6 +37,42 @@ def test_a_failure_names_rank_and_reason_and_the_next_run_works() -> None:
         assert status == "failed" and seconds < 5
         assert f"Rank {fault.rank} failed" in message and f"rigged {fault.place}" in message, message
         assert "coding chunk" in message or fault.place == "append"
+
+
+def decode_with_bad_weights(jobs: JobService) -> list[tuple[str, str, str]]:
+    """Status, message and warning of a run whose weights rank 1 has lost, and of a sound one."""
+    runs = [run_to_end(jobs, latent=some_latent(num), chunk=1) for num in (3, 2)]
+    return [(run.status, run.message, run.warning) for run in runs]
+
+
+def spoil_rank_1(group: Group) -> None:
+    """Make rank 1 add infinity to what it decodes of clips of three latent frames, from the second chunk on."""
+
+    def decode(self: WanVAE, z: Tensor, state: ClipState, original: Any = WanVAE.decode) -> Tensor:
+        bias, first = self.decoder.head.conv.bias, state.first
+        before = bias.clone()
+        if group.rank == 1 and not first and due:
+            bias[0] = float("inf")
+        out = original(self, z, state)
+        bias.copy_(before)
+        return out
+
+    def begin(self: RankTask, *args: Any, original: Any = RankTask.__init__) -> None:
+        original(self, *args)
+        due[:] = [True] * (self.job.shape.num_latents == 3)
+
+    due: list[bool] = []
+    WanVAE.decode = decode  # type: ignore[method-assign]
+    RankTask.__init__ = begin  # type: ignore[method-assign]
+
+
+def test_numbers_that_are_not_finite_are_told() -> None:
+    spoilt, sound = on_ranks(2, decode_with_bad_weights, spoil_rank_1)
+    warning = (
+        "The decoder made numbers that are not finite, first in chunk 2 on rank 1; these pixels are black"
+    )
+    assert spoilt == ("finished", f"Finished. {warning}.", warning)
+    assert sound == ("finished", "Finished.", "")
 
 
 def decode_without_a_folder(jobs: JobService) -> tuple[str, str, int]:

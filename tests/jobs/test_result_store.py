@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from support.tiny import some_video
 
 from wanvae_app.frame_log import FrameLog
@@ -42,7 +43,7 @@ def test_old_runs_are_deleted_unless_they_are_watched(tmp_path: Path) -> None:
     assert not store.folder.exists()
 
 
-def test_a_finished_run_outlives_a_restart(tmp_path: Path) -> None:
+def test_a_finished_run_outlives_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = ResultStore(tmp_path)
     run = put(store, 1)
     run.video_path = run.folder / "clip.mp4"
@@ -61,4 +62,6 @@ def test_a_finished_run_outlives_a_restart(tmp_path: Path) -> None:
     assert found.video_path is not None and found.video_path.read_bytes() == b"video"
     assert found.latent_path is None and found.frames.closed and found.done == {"decode": 2}
     assert (found.peak_bytes, found.decode_seconds, found.finished) == ([1, 2], 0.5, 11.0)
+    (record,) = caplog.records  # of the broken one: that a run had not finished is no error
+    assert record.getMessage() == "a finished run could not be restored, and is deleted: KeyError: 'job'"
     assert not broken.folder.exists() and not unfinished.folder.exists()

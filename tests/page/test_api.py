@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.error import HTTPError
@@ -56,6 +57,14 @@ def test_a_wrong_file_is_an_error_in_one_sentence(client: Client, tmp_path: Path
     with pytest.raises(Exception, match=r"letter\.safetensors") as failure:
         client.predict(handle_file(wrong), True, 1, "Auto", api_name="/run")
     assert "Traceback" not in str(failure.value)
+
+
+def test_a_chunk_is_a_whole_number(client: Client) -> None:
+    told = "2.5 latent frames per chunk is impossible; choose a whole number from 1 to 16."
+    with pytest.raises(Exception, match=re.escape(told)):
+        client.predict(handle_file(SAMPLE), True, 2.5, "Auto", api_name="/run")
+    last, *_ = client.predict(handle_file(SAMPLE), True, 4.0, "Auto", api_name="/run")
+    assert last["chunk"] == 4
 
 
 def test_cancel_frees_the_ranks(app: App, client: Client) -> None:

@@ -43,12 +43,14 @@ class App:
         arguments: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         max_restarts: int = 3,
+        device: str = "cpu",
     ) -> None:
+        self.num_ranks = num_ranks
         port = free_port()
         command = [sys.executable, "-m", "torch.distributed.run"]
         command += ["--nproc-per-node", str(num_ranks), "--max-restarts", str(max_restarts)]
         command += ["--master-addr", "127.0.0.1", "--master-port", str(free_port()), str(script)]
-        command += ["--device", "cpu", "--port", str(port), *arguments]
+        command += ["--device", device, "--port", str(port), *arguments]
         self._start(log, port, command, environment or {})
 
     def log(self) -> str:

@@ -9,12 +9,18 @@ A test orders a fault with a file in the folder RIG. Chunks count from 1, in eac
     to_uint8-RANK-CHUNK    raise when the decoded chunk is made into pixels
     kill-RANK-CHUNK        SIGKILL this rank before the chunk
     hang-RANK-CHUNK        never start the chunk
+    spin-RANK-CHUNK        never finish the chunk: the GPU, or without one the CPU, waits for a flag that never comes
+    lose-RANK-CHUNK        lose the GPU: a kernel writes to an address that does not exist, after which every call of
+                           CUDA fails; without a GPU one call fails, and the app finds the device lost
+    memory-RANK-CHUNK      let another program take all memory that the GPU has left, until the chunk has failed
     finish-RANK-0          raise when the last frames are waited for
     free-RANK-0            report as many bytes of free memory as the file says, when a job starts
 
 What is raised has the file's text. The file is deleted when its fault happens.
 
-POST /rig/run?latents=5&chunk=1&parallel=1&video=0 starts a run of noise and answers with its id.
+POST /rig/run?latents=5&chunk=1&parallel=1&video=0&height=8&width=6 starts a run of noise and answers with its id.
+
+RIG_LIMIT in the environment is the watchdog's limit for a step, in seconds.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
@@ -33,6 +40,7 @@ import torch
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from support.gpu_memory import no_memory_left
 
 import app
 from wanvae_app.frame_log import FrameLog
@@ -43,6 +51,7 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.page.entry import RunInput
 from wanvae_app.page.history import History
+from wanvae_app.parallel import watchdog
 from wanvae_app.parallel.shard import Shard
 
 RIG = Path(os.environ["RIG"])
@@ -93,7 +102,38 @@ def run_step(self: RankTask, step: Step, original: Any = RankTask.run_step) -> A
     if ordered("hang") is not None:
         time.sleep(3600)
     fail("raise")
+    device = self.group.device
+    if ordered("spin") is not None:
+        never_finish(device)
+    if (text := ordered("lose")) is not None:
+        lose(device, text)
+    if ordered("memory") is not None:
+        with no_memory_left(device):
+            times = original(self, step)
+            torch.cuda.synchronize(device)
+            return times
     return original(self, step)
+
+
+def never_finish(device: torch.device) -> None:
+    """Give the device work that has no end."""
+    if device.type == "cuda":
+        from support.gpu_faults import spin
+
+        spin(torch.zeros(1, dtype=torch.int32, device=device))
+    while device.type == "cpu":
+        continue
+
+
+def lose(device: torch.device, text: str) -> None:
+    """Lose the device, for this process. `text` is what the failing call says on a CPU."""
+    if device.type == "cuda":
+        from support.gpu_faults import write_nowhere
+
+        write_nowhere(device)
+        return
+    worker.device_fault = lambda device: text
+    raise RuntimeError(text)
 
 
 def finish(self: RankTask, original: Any = RankTask.finish) -> Any:
@@ -119,7 +159,8 @@ def with_run_route(make_routes: Any) -> Any:
             num_latents = options.get("latents", 5)
             config = jobs.vae.config
             generator = torch.Generator().manual_seed(num_latents)
-            latent, source = torch.randn(1, config.z_dim, num_latents, 8, 6, generator=generator), None
+            size = options.get("height", 8), options.get("width", 6)
+            latent, source = torch.randn(1, config.z_dim, num_latents, *size, generator=generator), None
             if options.get("video"):
                 side = 6 * config.spatial_factor
                 source = FrameLog(side, side)
@@ -146,6 +187,10 @@ def rig() -> None:
         from wanvae_app.page import blocks
 
         blocks.make_routes = with_run_route(blocks.make_routes)
+    if limit := float(os.environ.get("RIG_LIMIT", 0)):
+        watchdog.STEP_LIMITS.update(cpu=limit, cuda=limit)
+        watchdog.LATENT_LIMITS["cuda"] = 0.0
+        watchdog.IDLE_LIMITS["cuda"] = limit
     worker.free_bytes = free_bytes  # type: ignore[assignment]
     RankTask.run_step = run_step  # type: ignore[assignment, method-assign]
     RankTask.finish = finish  # type: ignore[assignment, method-assign]

@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from wanvae_app.cli.interrupts import end_on_interrupt
 from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 CPU_RANKS = 2
 SECRET = "WANVAE_SECRET"  # environment variable: the key by which ranks know rank 0's commands
-RENDEZVOUS = "wanvae"  # how torchrun's ranks meet: see torchrun.py
+RENDEZVOUS = "wanvae"  # how torchrun's ranks meet: see elastic.py
 MAX_RESTARTS = 100  # of all ranks together, each time after one has died
 
 
@@ -153,4 +154,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    end_on_interrupt()
     main()

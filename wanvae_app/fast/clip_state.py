@@ -52,7 +52,7 @@ class FastClipState(ClipState):
 
         Winograd's sums need fp16's precision. After a norm no number can overflow in fp16 (see `winograd.is_safe`).
         """
-        if norm is None or self.kernels is not KernelSet.HOPPER:
+        if norm is None or self.kernels is KernelSet.DESCRIPTORS:
             return False
         gamma = norm.gamma
         if gamma.is_meta:

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wanvae_app.fast.clip_state import FastClipState
+from wanvae_app.fast.convolve import choose_frames_per_tile, convolve, norms_result
 from wanvae_app.fast.exchange import activate, activate_transformed
 from wanvae_app.kernels import winograd
-from wanvae_app.kernels.direct_conv import direct_conv
-from wanvae_app.kernels.packed_weights import bias_of, matrix_of
 from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrameView, Slots
-from wanvae_app.kernels.tiles import fits_one_tile
 from wanvae_app.model.layers import PixelNorm
 
 
@@ -43,7 +41,7 @@ class ConvInputs:
         self._half = {conv for norm, conv in convs if state.uses_fp16(norm, conv)}
         # 2 or 4: the frames that Winograd's kernel computes together. 0: the direct kernel convolves.
         self._frames_per_tile = {
-            conv: winograd.choose_frames_per_tile(conv.out_channels, self.num_frames)
+            conv: choose_frames_per_tile(state.kernels, conv.out_channels, self.num_frames)
             if conv in self._half
             else 0
             for _, conv in convs
@@ -78,39 +76,34 @@ class ConvInputs:
         conv: nn.Conv3d,
         residual: Tensor | None = None,
         then: tuple[PixelNorm, nn.Conv3d] | None = None,
-        matrix: Tensor | None = None,
         in_place: bool = False,
     ) -> Tensor:
         """Convolve the input of `conv`, add `residual` [T, H, W, N], and return the result [T, H, W, N].
 
         With `in_place` the result overwrites `residual`. With `then`, a norm and the next convolution,
-        silu(norm(result)) is written as the input of that convolution. `matrix` replaces the packed weights.
+        silu(norm(result)) is written as the input of that convolution.
         """
         pool, frames, new = self._pools[conv], self._frames[conv], self._written.pop(conv)
         past, frames_per_tile, shard = pool.past(conv), self._frames_per_tile[conv], self.state.shard
         gamma = into = early_halo = None
         if then is not None and self._writes_next(conv, then[1]):
             gamma, into = then[0].gamma, self._open(then[1])
-        if frames_per_tile:
-            weights = self.state.packed.get(
-                conv, lambda w: winograd.pack(w, frames_per_tile), f"winograd {frames_per_tile}"
-            )
-            slots = new[: winograd.num_transformed(self.num_frames)] if frames_per_tile == 4 else past + new
-            early_halo = shard.early_halo() if into is not None else None
-            out = winograd.winograd_conv(
-                weights, bias_of(conv), frames, slots, residual, gamma, into, in_place, early_halo
-            )
-        else:
-            taps, slots, dtype = (3, 3, 3), past + new, frames.data.dtype
-            if self.num_frames == 1 and past == (0, 0):  # only the last tap in time meets anything but zeros
-                matrix = matrix_of(conv.weight) if matrix is None else matrix
-                matrix = matrix.chunk(3, 1)[2].to(dtype)  # not kept, because a clip has one such frame
-                taps, slots = (1, 3, 3), new
-            elif matrix is None:
-                matrix = self.state.packed.get(conv, lambda w: matrix_of(w).to(dtype), f"matrix {dtype}")
-            out = direct_conv(
-                matrix, bias_of(conv), taps, frames, slots, residual, gamma, into, in_place=in_place
-            )
+        if frames_per_tile and into is not None:
+            early_halo = shard.early_halo()
+        out = convolve(
+            conv,
+            self.state,
+            frames_per_tile,
+            frames,
+            past,
+            new,
+            self.num_frames,
+            residual,
+            gamma,
+            into,
+            in_place,
+            early_halo,
+        )
         pool.advance(conv, past + new)
         if into is not None:
             shard.fill_halo(into[0].data, into[0].table(into[1]), early_halo)
@@ -120,11 +113,10 @@ class ConvInputs:
 
     def _writes_next(self, conv: nn.Conv3d, following: nn.Conv3d) -> bool:
         """Whether conv's kernel can normalise its result and write the input of the following convolution."""
-        if self._frames_per_tile[following] == 4:
+        frames_per_tile = self._frames_per_tile[conv]
+        if self._frames_per_tile[following] == 4 or (frames_per_tile and following not in self._half):
             return False
-        if self._frames_per_tile[conv]:
-            return winograd.norms_in_place(conv.out_channels) and following in self._half
-        return fits_one_tile(conv.out_channels)
+        return norms_result(self.state.kernels, frames_per_tile, conv.out_channels)
 
     def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrameView, Slots]:
         """Take slots for the input of conv."""

@@ -48,7 +48,7 @@ class FastEncoder(Encoder):
         """Apply the first convolution and the finest level to x, a few frames at a time."""
         batch, _, num_frames, height, width = x.shape
         halved = x.new_empty(batch, num_frames, height // 2, width // 2, level.dim).movedim(-1, 1)
-        at_once = layers.frames_at_once(level.dim)
+        at_once = layers.frames_at_once(state.kernels, level.dim)
         for part, out in zip(x.split(at_once, 2), halved.split(at_once, 2), strict=True):
             _level(level, layers.causal_conv(self.conv_in, part, state), state, out)
         return halved
@@ -170,10 +170,10 @@ def _level_in_parts(level: Level, x: Tensor, state: FastClipState) -> Iterator[T
     """Yield the result of `_level`, a few frames at a time."""
     if not isinstance(level.resample, Upsample):
         x = _level(level, x, state)
-        return iter(x.split(layers.frames_at_once(x.shape[1]), 2))
+        return iter(x.split(layers.frames_at_once(state.kernels, x.shape[1]), 2))
     skip = x if level.residual else None
     x = layers.residual_blocks(_blocks(level.blocks), x, state, can_overwrite=skip is None)
-    at_once = layers.frames_at_once(level.resample.conv.out_channels)
+    at_once = layers.frames_at_once(state.kernels, level.resample.conv.out_channels)
     return layers.upsample(level.resample, x, state, at_once, skip)
 
 

@@ -6,7 +6,9 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -21,16 +23,42 @@ DISK_RESERVE = (
 )  # bytes of the temporary folder's file system that are left to others, or a twentieth of it
 MEMORY_RESERVE = 2**28  # bytes
 VISITOR_SHARE = 0.5  # of all that runs may take: a visitor's part of it
+ADDRESS_SHARE = 0.75  # of it: an address's part; several visitors may share one, or one may pass for several
 MP4_SHARE = 0.25  # bytes of an MP4 per byte of its frames; noise takes about so much
 ADVICE = "cut it shorter, make it smaller, or try again later"
+
+
+class Share(NamedTuple):
+    """The part of all room that some runs may take together."""
+
+    part: float
+    counts: Callable[[JobState], bool]  # whether a run is one of them
+
+    def free(self, capacity: Needs, runs: list[JobState]) -> Needs:
+        """What these runs leave of their part; negative if they take more."""
+        used = [_used(run) for run in runs if self.counts(run)]
+        disk, memory = sum(needs.disk for needs in used), sum(needs.memory for needs in used)
+        return Needs(int(capacity.disk * self.part) - disk, int(capacity.memory * self.part) - memory)
+
+
+EVERYTHING = Share(1.0, lambda run: True)
+
+
+def shares_of(run: JobState) -> list[Share]:
+    """The parts in which a run counts: its visitor's, and its address's if that tells visitors apart."""
+    shares = [Share(VISITOR_SHARE, lambda other: other.owner == run.owner)]
+    if run.address:
+        shares.append(Share(ADDRESS_SHARE, lambda other: other.address == run.address))
+    return shares
 
 
 class Budget:
     """Grants disk and memory to runs before their input is read. Thread-safe.
 
     A run that has not ended takes what it was granted, an ended one what its files and frames take. When there is no
-    room, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own. When only the
-    visitor's share is used up, his own go first. Those that are being archived go last.
+    room, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own. When only a
+    share is used up, the visitor's or his address's, runs that take part of it go first. Those that are
+    being archived go last.
     """
 
     def __init__(self, store: ResultStore) -> None:
@@ -51,7 +79,7 @@ class Budget:
         with self._lock:
             deletable = self._deletable(run, needs)
             for num_deleted in range(len(deletable) + 1):
-                free = self._free_for(run.owner, without=deletable[:num_deleted])
+                free = self._free_for(run, without=deletable[:num_deleted])
                 if needs.disk <= free.disk and needs.memory <= free.memory:
                     for ended in deletable[:num_deleted]:
                         self.store.delete(ended)
@@ -68,30 +96,29 @@ class Budget:
         watched = {other for other in self.store.runs() if now - other.last_seen <= WATCHED_SECONDS}
         ended = [other for other in self.store.runs() if other.ended and other is not run]
         ended = [other for other in ended if other.owner == run.owner or other not in watched]
-        share_is_short = any(
-            need > int(total * VISITOR_SHARE) - used
-            for need, total, used in zip(
-                needs, self._capacity(), self._used_by(run.owner, self.store.runs()), strict=True
+        capacity = self._capacity()
+        short = [
+            share
+            for share in shares_of(run)
+            if any(
+                need > free for need, free in zip(needs, share.free(capacity, self.store.runs()), strict=True)
             )
-        )
-        return sorted(
-            ended, key=lambda o: (o.is_pinned, share_is_short and o.owner != run.owner, o in watched)
-        )
-
-    def _used_by(self, owner: str | None, runs: list[JobState]) -> Needs:
-        """What these runs take, if they are this owner's; None: all of them."""
-        used = [_used(run) for run in runs if owner in (None, run.owner)]
-        return Needs(sum(needs.disk for needs in used), sum(needs.memory for needs in used))
-
-    def _free_for(self, owner: str, without: list[JobState]) -> Needs:
-        """What the owner's next run may take once the runs `without` are deleted."""
-        runs = [run for run in self.store.runs() if run not in without]
-        by_all, by_owner = self._used_by(None, runs), self._used_by(owner, runs)
-        free = [
-            max(0, min(total - all_used, int(total * VISITOR_SHARE) - own_used))
-            for total, all_used, own_used in zip(self._capacity(), by_all, by_owner, strict=True)
         ]
-        return Needs(*free)
+        return sorted(
+            ended,
+            key=lambda o: (
+                o.is_pinned,
+                bool(short) and not any(s.counts(o) for s in short),
+                o in watched,
+            ),
+        )
+
+    def _free_for(self, run: JobState, without: list[JobState]) -> Needs:
+        """What the run may take once the runs `without` are deleted."""
+        runs = [other for other in self.store.runs() if other not in without]
+        capacity = self._capacity()
+        free = [share.free(capacity, runs) for share in (EVERYTHING, *shares_of(run))]
+        return Needs(max(0, min(f.disk for f in free)), max(0, min(f.memory for f in free)))
 
     def _capacity(self) -> Needs:
         """What all runs together may take, what they have taken included."""

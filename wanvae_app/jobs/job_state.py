@@ -111,6 +111,7 @@ class JobState:
         self.video_path: Path | None = None  # of the MP4, once it is written
         self.latent_path: Path | None = None  # of a roundtrip's latent, once it is written
         self.published: Path | None = None  # folder with links to these files, which programs fetch
+        self.decoder_warning = ""  # what is odd about the decoded numbers, in a sentence without a full stop
         self.stop_requested = False
         self.stop_reason = ""  # empty if the user asked for it
         self.is_pinned = (
@@ -126,6 +127,11 @@ class JobState:
     def ended(self) -> bool:
         """Whether nothing will change any more."""
         return self.status.ended
+
+    @property
+    def warning(self) -> str:
+        """What is odd about the frames, in sentences without the last full stop; "" if nothing is."""
+        return ". ".join(filter(None, (self.decoder_warning, self.frames.warning)))
 
     @property
     def is_read(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ class StepTimes:
     start: float  # seconds of `time.monotonic`
     seconds: float  # from start to end
     wait_seconds: float  # of these, in exchanges with other ranks
+    is_finite: bool  # whether all numbers that were decoded are
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class _PendingStep:
     start: float  # when this rank began it, in seconds of `time.monotonic`
     end: torch.cuda.Event | None  # None on a CPU: the step is completed
     total_wait_seconds: Callable[[], float]  # the shard's, up to the end of the step; call it after the end
+    highest: Tensor | None  # of the decoded numbers, in the host's memory; NaN if one is not finite
 
 
 class RankTask:
@@ -91,7 +94,7 @@ class RankTask:
         devices still work on this one. Until all chunks are encoded, a GPU completes this step as well, because encoded
         latents go through the host.
         """
-        start = time.monotonic()
+        start, highest = time.monotonic(), None
         if step.phase == Phase.ENCODE:
             latent = next(self._encoder)
             if step.stop == self.job.shape.num_latents:
@@ -104,9 +107,11 @@ class RankTask:
                 assert self.run.latent is not None and whole is not None
                 self.run.latent[:, :, step.start : step.stop] = whole
         else:
-            self._frame_sink.put(self.vae.to_uint8(next(self._decoder)))
+            frames = next(self._decoder)
+            highest = _copy_to_host(frames.amax())
+            self._frame_sink.put(self.vae.to_uint8(frames))
         end = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
-        pending = _PendingStep(step, start, end, self.shard.request_seconds_waited())
+        pending = _PendingStep(step, start, end, self.shard.request_seconds_waited(), highest)
         before, self._pending = self._pending, pending
         if end is None or step.phase == Phase.ENCODE or self._is_encoding:
             return self._complete_pending()
@@ -116,8 +121,12 @@ class RankTask:
 
     def finish(self) -> StepTimes | None:
         """Complete the last step, and wait until its frames have left this rank; on rank 0 until all are in the log."""
+        times = (
+            self._complete_pending()
+        )  # first, because the watchdog does not watch a thread that waits for frames
         self._frame_sink.finish()
-        return self._complete_pending()
+        self._check_connection()
+        return times
 
     def close(self) -> None:
         """Free the clip's memory.
@@ -152,7 +161,8 @@ class RankTask:
         total = pending.total_wait_seconds()
         wait_seconds = total - self._total_wait_seconds
         self._last_end, self._total_wait_seconds = now, total
-        return StepTimes(pending.step, start, now - start, wait_seconds)
+        is_finite = pending.highest is None or math.isfinite(pending.highest.item())
+        return StepTimes(pending.step, start, now - start, wait_seconds, is_finite)
 
     def _check_connection(self) -> None:
         if self.group.broken:  # exchanges that were aborted return as if the tensors had arrived
@@ -200,3 +210,10 @@ class RankTask:
             yield scatter(
                 self.group, self.shard, whole, self._latent_shape(step), self.vae.dtype, self.shard.dim
             )
+
+
+def _copy_to_host(x: Tensor) -> Tensor:
+    """Copy a number to the host. It is there when the device has done its present work, which is not waited for."""
+    if x.device.type == "cpu":
+        return x
+    return torch.empty((), dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)

@@ -32,17 +32,19 @@ class Report:
     compute_seconds: float = 0.0
     wait_seconds: float = 0.0  # in exchanges with other ranks
     peak_bytes: float = 0.0  # memory, since the job started
+    is_finite: bool = True  # whether all numbers that were decoded are
 
     def to_numbers(self) -> list[float]:
         """Return the report as `Group.agree` sends it."""
         times = (self.start, self.compute_seconds, self.wait_seconds)
-        return [float(self.verdict), float(self.worked), *times, self.peak_bytes]
+        return [float(self.verdict), float(self.worked), *times, self.peak_bytes, float(self.is_finite)]
 
     @classmethod
     def from_numbers(cls, numbers: Sequence[float]) -> Report:
         """Return the report of another rank; its `step` is None."""
-        verdict, worked, *rest = numbers
-        return cls(Verdict(int(verdict)), None, bool(worked), *rest)
+        verdict, worked, start, compute_seconds, wait_seconds, peak, is_finite = numbers
+        times = (start, compute_seconds, wait_seconds)
+        return cls(Verdict(int(verdict)), None, bool(worked), *times, peak, bool(is_finite))
 
 
 def record_reports(run: JobState, step: Step, next_step: Step | None, reports: Sequence[Report]) -> None:
@@ -53,6 +55,11 @@ def record_reports(run: JobState, step: Step, next_step: Step | None, reports: S
         if report.worked:
             times = (report.start, report.compute_seconds, report.wait_seconds)
             run.activity.append(Activity(rank, step.phase, step.chunk, *times))
+        if not report.is_finite and not run.decoder_warning:
+            run.decoder_warning = (
+                f"The decoder made numbers that are not finite, first in chunk {step.chunk + 1} on rank {rank}; these "
+                "pixels are black"
+            )
     before = run.peak_bytes or [0] * len(reports)
     peaks = [max(peak, int(report.peak_bytes)) for peak, report in zip(before, reports, strict=True)]
     run.done[step.phase] = step.stop

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+from wanvae_app.errors import describe
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import Job
 from wanvae_app.jobs.job_state import JobState, Status
@@ -23,6 +24,7 @@ FOLDER_PREFIX = "run-"
 RUN_FILE = "run.json"  # in a finished run's folder
 SAVED_FACTS = (
     "owner",
+    "address",
     "name",
     "status",
     "fps",
@@ -148,8 +150,11 @@ def load_run(folder: Path) -> JobState | None:
             setattr(run, name, facts[name])
         run.status = Status(facts["status"])
         video, latent = facts["files"]
+    except FileNotFoundError:  # the run had not finished when its rank ended
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        log.info("%s holds no finished run: %s", folder, error)
+        log.warning("a finished run could not be restored, and is deleted: %s", describe(error))
         shutil.rmtree(folder, ignore_errors=True)
         return None
     run.close()

@@ -22,6 +22,7 @@ MAX_FRAMES = 100_000
 FACTS: dict[str, tuple[type, ...]] = {
     "name": (str,),
     "message": (str,),
+    "decoder_warning": (str,),
     "fps": (int, float),
     "num_frames": (int,),
     "num_ranks": (int,),

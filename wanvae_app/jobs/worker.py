@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-from wanvae_app.device import peak_bytes, reset_peak, tidy_up
-from wanvae_app.errors import describe, forget
+from wanvae_app.device import device_fault, peak_bytes, reset_peak, tidy_up
+from wanvae_app.errors import describe, forget, is_lost_connection
 from wanvae_app.jobs.job import Job, Step
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.rank_task import RankTask
@@ -110,36 +110,54 @@ class Worker:
             return Report()
         watchdog = self.group.watchdog
         where = "sending frames" if step is None else step.description
+        num_latents = self.job.chunk if step is None else step.stop - step.start
         try:
-            with watchdog.working(where) if watchdog is not None else nullcontext():
+            with watchdog.working(where, num_latents) if watchdog is not None else nullcontext():
                 times = task.finish() if step is None else task.run_step(step)
         except Exception as error:
             reason = f"Rank {self.group.rank} failed {where}: {describe(error)}"
-            if self.group.announce_failure(reason):
+            if fault := device_fault(self.group.device):
+                log.exception("job %s: %s", self.job.id[:8], reason)
+                raise self.group.lose_device(
+                    f"rank {self.group.rank} lost its GPU {where} ({fault})"
+                ) from error
+            is_first = self.group.announce_failure(reason)
+            if is_first and not is_lost_connection(error):
                 log.exception("job %s: %s", self.job.id[:8], reason)
             else:  # another rank failed first, and its log has the cause
                 log.warning("job %s: %s", self.job.id[:8], reason)
-            task.close()
-            if self.run is None:  # rank 0 must wait until all ranks know of the failure
-                task.abandon_frames()
-            forget(error)
-            self.group.drop()
+                log.debug("job %s", self.job.id[:8], exc_info=error)
+            with self._recovering(where):
+                task.close()
+                if self.run is None:  # rank 0 must wait until all ranks know of the failure
+                    task.abandon_frames()
+                forget(error)
+                self.group.drop()
             return Report(Verdict.FAILED, step)
         if times is None:
             return Report()
         seconds = (times.start - self.start, times.seconds - times.wait_seconds, times.wait_seconds)
-        return Report(Verdict.GO, times.step, True, *seconds, float(peak_bytes(self.group.device)))
+        peak = float(peak_bytes(self.group.device))
+        return Report(Verdict.GO, times.step, True, *seconds, peak, times.is_finite)
 
     def _clean_up_failure(self) -> str:
         """Free what the failed job holds, connect the ranks anew, and return why it failed."""
         reason = self.group.failure_reason()
-        if self.task is not None:
-            self.task.close()
-            self.task.abandon_frames()
-        self.group.rebuild()  # after it, no rank waits for another
-        self.vae.release()
-        tidy_up(self.group.device)
+        with self._recovering("the last chunk"):
+            if self.task is not None:
+                self.task.close()
+                self.task.abandon_frames()
+            self.group.rebuild()  # after it, no rank waits for another
+            self.vae.release()
+            tidy_up(self.group.device)
         return reason
+
+    def _recovering(self, where: str) -> AbstractContextManager[None]:
+        """Let the watchdog end this rank if it cannot free what a failed step holds: a device may hang."""
+        watchdog = self.group.watchdog
+        if watchdog is None:
+            return nullcontext()
+        return watchdog.working(f"recovering from a failure in {where}", can_be_idle=True)
 
     def _check_memory(self) -> Report:
         """Refuse a job that does not fit into this rank's free memory, before any chunk is coded."""

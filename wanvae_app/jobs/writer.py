@@ -57,7 +57,7 @@ class Writer:
 
     def _write(self, run: JobState) -> list[str]:
         """Write the files; return what failed."""
-        problems = [run.frames.warning] if run.frames.warning else []
+        problems = [run.warning] if run.warning else []
         try:
             path = run.folder / f"{run.id[:8]}.mp4"
             write_mp4(run.frames, path, run.fps)

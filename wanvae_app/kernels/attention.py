@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from wanvae_app.kernels.launch import launch
 from wanvae_app.kernels.tiles import H100_MULTIPROCESSORS
 
 
@@ -126,8 +127,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_shares: int | None = None) -> Te
     programs = triton.cdiv(queries, bm) * num_frames
     num_shares = num_shares or max(1, min(H100_MULTIPROCESSORS // programs, 8, keys // 1024))
     out = q.new_empty(q.shape)
-    if out.is_meta:
-        return out
 
     def describe(x: Tensor, rows: int) -> list[TensorDescriptor]:
         assert len(x) == 1 or x.stride(0) == x.shape[1] * x.stride(1), x.stride()
@@ -139,13 +138,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_shares: int | None = None) -> Te
     if num_shares > 1:
         partial = torch.empty(num_frames, num_shares, queries, c, dtype=torch.float32, device=q.device)
         found = torch.empty(num_frames, num_shares, queries, 2, dtype=torch.float32, device=q.device)
-    attention_kernel[(triton.cdiv(queries, bm), num_frames, num_shares)](
+    launch(
+        attention_kernel, (triton.cdiv(queries, bm), num_frames, num_shares),
         *describe(q, bm), *describe(k, bn), *describe(v, bn), partial, found, queries, keys,
         c**-0.5 * math.log2(math.e),
         C1=c1, C2=c2, BM=bm, BN=bn, STAGES=stages, SHARES=num_shares, num_warps=warps,
     )  # fmt: skip
     if num_shares > 1:
-        join_kernel[(triton.cdiv(queries, 8), num_frames)](
+        launch(
+            join_kernel, (triton.cdiv(queries, 8), num_frames),
             partial, found, out, queries,
             C=c, SHARES=num_shares, BM=8, BC=triton.next_power_of_2(c), num_warps=4,
         )  # fmt: skip

@@ -38,12 +38,12 @@ class _Launch(ctypes.Structure):  # CUlaunchConfig
     )
 
 
-def load_function(cubin: bytes, name: str, shared_bytes: int, device: torch.device) -> ctypes.c_void_p:
-    """Return the function `name` of a cubin in the device's context, allowed so much dynamic shared memory."""
+def load_function(code: bytes, name: str, shared_bytes: int, device: torch.device) -> ctypes.c_void_p:
+    """Return the function `name` of machine code or PTX in the device's context, allowed so much shared memory."""
     driver, module, function = _driver(), ctypes.c_void_p(), ctypes.c_void_p()
     with torch.cuda.device(device):
         _enter_context(device)
-        _check(driver.cuModuleLoadData(ctypes.byref(module), cubin))
+        _check(driver.cuModuleLoadData(ctypes.byref(module), code))
         _check(driver.cuModuleGetFunction(ctypes.byref(function), module, name.encode()))
         _check(driver.cuFuncSetAttribute(function, MAX_DYNAMIC_SHARED_SIZE_BYTES, shared_bytes))
     return function

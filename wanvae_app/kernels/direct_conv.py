@@ -20,6 +20,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from wanvae_app.kernels.direct_results import load_shortcut, store_results
+from wanvae_app.kernels.launch import launch
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 from wanvae_app.kernels.shortcut import Shortcut
 from wanvae_app.kernels.tiles import Tile, choose_tile, count_multiprocessors
@@ -206,8 +207,6 @@ def direct_conv(
     if shortcut is not None:
         assert up == 2 and kt == 1, (up, taps)
         shortcut.check(num_frames, height, width, n)
-    if data.is_meta:
-        return out
     source = TensorDescriptor(data, [data.shape[0] * rows * columns, c], [c, 1], [tile.pixels, tile.depth])
     weights = [  # without second channels the second one is not read
         TensorDescriptor(weight, list(weight.shape), list(weight.stride()), [channels, tile.depth])
@@ -219,7 +218,8 @@ def direct_conv(
         up * up,
     )
     table = frames.table(slots)
-    conv_kernel[grid](
+    launch(
+        conv_kernel, grid,
         source, *weights, table, bias, bias if residual is None else residual, out,
         bias if gamma is None else gamma, into[0].table(into[1]) if into else table, added.pixels,
         num_frames, height, width, added.first_frame, c, n, kt, kh, kw, up,

@@ -11,22 +11,24 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
+from wanvae_app.kernels.launch import launch
+from wanvae_app.kernels.load_tile import load_tile, tiles_of
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 
 
-@triton.jit(do_not_specialize=["pixels", "first"])
+@triton.jit(do_not_specialize=["pixels", "rows", "first"])
 def taps_kernel(
-    source,  # descriptor of padded frames as rows [slots * pixels, C], block [BM, BK]
-    weight,  # descriptor of all taps [N, C], block [BN, BK]; N counts taps times channels out
+    source,  # padded frames as rows [slots * pixels, C], for `load_tile` in blocks [BM, BK]
+    weight,  # all taps [N, C], in blocks [BN, BK]; N counts taps times channels out
     slot,  # int32 [1]: of the frame
     products,  # [N, pitch]
     pixels,  # pixels of a padded frame
+    rows,  # pixels of all padded frames
     first,  # index in the frame of the first pixel that is multiplied
     pitch,  # pixels of a row of `products`: those that are multiplied, rounded up to a multiple of 16
     C: tl.constexpr, N: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr, POINTERS: tl.constexpr,
 ):  # fmt: skip
     """Multiply pixels of a padded frame with all taps. Programs: (ceil(pitch / BM), ceil(N / BN))."""
     m0 = tl.program_id(0) * BM
@@ -34,7 +36,8 @@ def taps_kernel(
     row = tl.load(slot) * pixels + first + m0
     acc = tl.zeros((BN, BM), tl.float32)
     for c in tl.range(0, C, BK, num_stages=STAGES):
-        acc = tl.dot(weight.load([n0, c]), source.load([row, c]).T, acc)
+        taps = load_tile(weight, n0, c, N, C, C, BN, BK, POINTERS)
+        acc = tl.dot(taps, load_tile(source, row, c, rows, C, C, BM, BK, POINTERS).T, acc)
     m = m0 + tl.arange(0, BM)[None, :]
     n = n0 + tl.arange(0, BN)[:, None]
     at = n.to(tl.int64) * pitch + m
@@ -85,23 +88,25 @@ def head_kernel(
     tl.store(later, next_but_one, mask)
 
 
-def head_products(taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: int) -> Tensor:
+def head_products(
+    taps: Tensor, frames: PaddedFrames, slot: Slots, begin: int, end: int, pointers: bool = False
+) -> Tensor:
     """Multiply the pixels that rows `begin` to `end` (exclusive) of a frame see with `taps` [27 N, C].
 
     `taps` are in order kt kh kw N, and `slot` names the frame. Returns [27 N, pitch], of which the first
     (end - begin + 2) (W + 2) columns are pixels: these rows of the padded frame, with one above and one below.
+    `pointers` says how tiles are loaded.
     """
     _, rows, columns, c = frames.data.shape
     n, num_pixels = len(taps), (end - begin + 2) * columns
     products = taps.new_empty(n, -(-num_pixels // 16) * 16)
-    if taps.is_meta:
-        return products
     depth = 64 if c % 64 == 0 else 32 if c > 16 else 16
-    source = TensorDescriptor(frames.data, [len(frames.data) * rows * columns, c], [c, 1], [128, depth])
-    weight = TensorDescriptor(taps, [n, c], [c, 1], [128, depth])
-    taps_kernel[(triton.cdiv(num_pixels, 128), triton.cdiv(n, 128))](
-        source, weight, frames.table(slot), products, rows * columns, begin * columns, products.shape[1],
-        C=c, N=n, BM=128, BN=128, BK=depth, STAGES=3, num_warps=8,
+    pixels = frames.data.view(-1, c)
+    source, weight = (tiles_of(x, (128, depth), pointers) for x in (pixels, taps))
+    launch(
+        taps_kernel, (triton.cdiv(num_pixels, 128), triton.cdiv(n, 128)),
+        source, weight, frames.table(slot), products, rows * columns, len(pixels), begin * columns,
+        products.shape[1], C=c, N=n, BM=128, BN=128, BK=depth, STAGES=3, POINTERS=pointers, num_warps=8,
     )  # fmt: skip
     return products
 
@@ -117,11 +122,10 @@ def sum_head_products(products: Tensor, bias: Tensor, due: Tensor, out: Tensor) 
         out.shape,
         due.shape,
     )
-    if out.is_meta:
-        return
     block = triton.next_power_of_2(n)
     pixels = 1024 // block
-    head_kernel[(triton.cdiv(height * width, pixels),)](
+    launch(
+        head_kernel, (triton.cdiv(height * width, pixels),),
         products, bias, due, out, height, width, products.shape[1], due.stride(0),
         N=n, BM=pixels, BN=block, num_warps=4,
     )  # fmt: skip

@@ -91,5 +91,5 @@ DEV void multiply(float (&p)[REGS], u64 a, u64 b, int add_to) {{
 
 @lru_cache
 def _function(kernel: HopperKernel, device: torch.device) -> ctypes.c_void_p:
-    cubin = nvrtc.cubin(kernel.text(), kernel.name)
-    return cuda_driver.load_function(cubin, f"{kernel.name}_kernel", kernel.shared_bytes, device)
+    code = nvrtc.compiled(kernel.text(), kernel.name, "sm_90a")
+    return cuda_driver.load_function(code, f"{kernel.name}_kernel", kernel.shared_bytes, device)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wanvae_app.kernels.halo import wait
+from wanvae_app.kernels.launch import launch
 from wanvae_app.kernels.mailbox import Neighbours
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 
@@ -183,8 +184,6 @@ def activate(
     num_frames, height, width, c = x.shape
     n = into.data.shape[3]
     assert x.is_contiguous() and c <= n, (x.shape, x.stride(), n)
-    if x.is_meta:
-        return
     block = triton.next_power_of_2(n)
     pixels = max(1, 4096 // block)
     cut = senders = 0
@@ -193,7 +192,8 @@ def activate(
         cut, length = (2, height) if neighbours.columns else (1, width)
         senders = min(neighbours.programs, triton.cdiv(num_frames * length, pixels))
     programs = num_frames * triton.cdiv(height * width, pixels)
-    norm_kernel[(4 * senders + programs,)](
+    launch(
+        norm_kernel, (4 * senders + programs,),
         x, x if gamma is None else gamma, into.data, into.table(slots), num_frames, height, width,
         senders, receive_after(programs), c, n, NORM=gamma is not None, BM=pixels, BN=block, CUT=cut, **exchange,
         num_warps=4,

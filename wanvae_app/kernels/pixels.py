@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from wanvae_app.kernels.launch import launch
+
 
 @triton.jit(do_not_specialize=["count"])
 def pixel_kernel(
@@ -26,6 +28,5 @@ def to_uint8(x: Tensor) -> Tensor:
     """Return contiguous numbers in [-1, 1] as uint8 pixels 0 to 255 of the same shape, rounded to nearest."""
     assert x.is_contiguous(), x.stride()
     out = torch.empty_like(x, dtype=torch.uint8)
-    if not x.is_meta:
-        pixel_kernel[(triton.cdiv(x.numel(), 4096),)](x, out, x.numel(), BLOCK=4096, num_warps=8)
+    launch(pixel_kernel, (triton.cdiv(x.numel(), 4096),), x, out, x.numel(), BLOCK=4096, num_warps=8)
     return out

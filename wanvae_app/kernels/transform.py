@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from wanvae_app.kernels.halo import wait
+from wanvae_app.kernels.launch import launch
 from wanvae_app.kernels.mailbox import PROGRAMS, Neighbours
 from wanvae_app.kernels.norm import border_pixels, edge_pixels, receive_after, silu_norm
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
@@ -275,15 +276,14 @@ def _launch(
     assert x.is_contiguous() and c == into.data.shape[3] and num_frames % 4 == 0, (x.shape, x.stride())
     assert len(slots) == 4 + num_transformed(num_frames), (len(slots), num_frames)
     assert into.data.stride(0) < 2**31, "the numbers of a frame are counted in 32 bits"
-    if x.is_meta:
-        return
     block = triton.next_power_of_2(c)
     pixels = max(1, 512 // block)
     programs = triton.cdiv(height * width, pixels)
     first_receiver = receive_after(programs) if part == _Part.ALL else programs
     begin = programs + 2 * senders if part == _Part.RECEIVERS else 0
     end = programs + (2 if part == _Part.ALL_BUT_RECEIVERS else 4) * senders
-    transform_kernel[(end - begin,)](
+    launch(
+        transform_kernel, (end - begin,),
         x, gamma, into.data, into.table(slots), num_frames, height, width, senders, first_receiver, begin,
         c, POINTS[0], POINTS[1], BM=pixels, BC=block, CUT=cut, **exchange,
         num_warps=max(1, block // 512),

@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from wanvae_app.kernels.launch import launch
 from wanvae_app.kernels.padded_frames import PaddedFramePool, Slots
 
 
@@ -25,8 +26,7 @@ def zero_frames_kernel(
 def zero_frames(pool: PaddedFramePool, slots: Slots) -> None:
     """Fill the frames in `slots` with zeros. They hold 16-bit numbers, an even count of them each."""
     count = pool.data[0].nbytes // 4
-    if not pool.data.is_meta:
-        grid = (triton.cdiv(count, 4096), len(slots))
-        zero_frames_kernel[grid](
-            pool.data.view(torch.int32), pool.table(slots), count, BLOCK=4096, num_warps=8
-        )
+    launch(
+        zero_frames_kernel, (triton.cdiv(count, 4096), len(slots)),
+        pool.data.view(torch.int32), pool.table(slots), count, BLOCK=4096, num_warps=8,
+    )  # fmt: skip

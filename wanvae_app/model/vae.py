@@ -187,11 +187,12 @@ class WanVAE(nn.Module):
     def decode(self, z: Tensor, state: ClipState) -> Tensor:
         """Decode a clip's next raw latents [B z T H W] to frames [B 3 T' H' W'] in [-1, 1].
 
-        T' is 1 + 4 (T - 1) in the clip's first call, and 4 T in later ones.
+        T' is 1 + 4 (T - 1) in the clip's first call, and 4 T in later ones. What is not finite, infinity too, is NaN.
         """
         x: Tensor = self.decoder(self.post_quant_conv(z, state), state)
         state.end_chunk()
-        return unpatchify(x, self.config.output_patch).clamp(-1, 1)
+        x = unpatchify(x, self.config.output_patch)
+        return x.clamp(-1, 1).add_(x.mul(0))  # clamp would make a 1 of infinity, and infinity times 0 is NaN
 
     def to_uint8(self, frames: Tensor) -> Tensor:
         """Convert decoded frames [1 3 T H W] in [-1, 1] to pixels [T H W 3] in 0..255, rounded to nearest."""

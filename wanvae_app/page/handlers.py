@@ -133,7 +133,7 @@ class EventHandlers:
                 self.jobs,
                 path,
                 parallel=parallel,
-                chunk=round(chunk),
+                chunk=chunk,
                 scaling=scaling,
                 owner=owner_of(request),
             )

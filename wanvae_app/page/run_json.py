@@ -47,7 +47,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "vae": entry.vae,
         "note": entry.input.note,
         "misfit": {"sentence": entry.input.misfit.sentence, "clear": entry.input.misfit.is_clear},
-        "warning": run.frames.warning,
+        "warning": run.warning,
         "elapsed": max(0.0, now - run.started) if run.started is not None else 0.0,
         "first": entry.first_frame_seconds,
         "rate": entry.frames_per_second,

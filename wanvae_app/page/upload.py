@@ -29,17 +29,21 @@ HASH_BYTES = 2**22  # that are hashed at a time
 
 
 def make_run(
-    jobs: JobService, path: Path, *, parallel: bool, chunk: int, scaling: str, owner: str
+    jobs: JobService, path: Path, *, parallel: bool, chunk: float, scaling: str, owner: str
 ) -> tuple[JobState, RunInput]:
     """Make a run for the latent or video in `path`, ready to be submitted. Only the file's first bytes are read here.
 
-    `chunk` is 1 to MAX_CHUNK latent frames, `scaling` one of SCALINGS; a video ignores the scaling. The RunInput is
-    filled in when the file is read. Raises ValueError, in one sentence, for an argument that cannot be used.
+    `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS; a video ignores the scaling. The RunInput
+    is filled in when the file is read. Raises ValueError, in one sentence, for an argument that cannot be used.
     """
     if scaling not in SCALINGS:
         raise ValueError(f"Unknown latent scaling {scaling!r}; choose one of {', '.join(SCALINGS)}.")
     if not 1 <= chunk <= MAX_CHUNK:
         raise ValueError(f"{chunk} latent frames per chunk is impossible; choose 1 to {MAX_CHUNK}.")
+    if chunk != int(chunk):
+        raise ValueError(
+            f"{chunk} latent frames per chunk is impossible; choose a whole number from 1 to {MAX_CHUNK}."
+        )
     if not path.is_file():
         raise ValueError("The uploaded file is no longer on the server; upload it again.")
     run_input, config = RunInput(""), jobs.vae.config
@@ -48,7 +52,7 @@ def make_run(
         kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, config, run_input)
     else:
         kind, unread = JobKind.DECODE, UploadedLatent(path, config, run_input, scaling)
-    run = jobs.new_unread_run(unread, kind, chunk=chunk, parallel=parallel, owner=owner)
+    run = jobs.new_unread_run(unread, kind, chunk=int(chunk), parallel=parallel, owner=owner)
     return run, run_input
 
 

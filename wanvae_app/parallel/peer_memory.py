@@ -24,6 +24,7 @@ from torch.distributed import group as groups
 from wanvae_app.config import WanConfig
 from wanvae_app.kernels import mailbox
 from wanvae_app.kernels.halo import halo_kernel, token_kernel
+from wanvae_app.kernels.launch import launch, warm_up
 from wanvae_app.kernels.mailbox import PROGRAMS, UNIT, EarlyHalo, Mailbox, Neighbours
 from wanvae_app.parallel.edge_layout import NOTHING, EdgeLayout, four_rows_layout, padded_frames_layout
 
@@ -135,9 +136,10 @@ class PeerMemory:
 
     def compile_token_kernel(self) -> None:
         """Compile the kernel of `all_gather_tokens`."""
-        token_kernel.warmup(
+        warm_up(
+            token_kernel, (1, self.size),
             self._no_rows, self._token_flags, self._token_flags, self._abort, self._waited, 1, 1, 1, 0, self.rank,
-            self.size, BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=self.timed, num_warps=8, grid=(1, self.size),
+            self.size, BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=self.timed, num_warps=8,
         )  # fmt: skip
 
     def has_room_for_tokens(self, num_bytes: int) -> bool:
@@ -155,7 +157,8 @@ class PeerMemory:
         memory, addresses = self._tokens
         num_units, total_units = num_tokens * token_bytes // UNIT, total * token_bytes // UNIT
         # Every program waits for the same program on the other ranks, so all ranks start as many.
-        token_kernel[(min(PROGRAMS, triton.cdiv(total_units, BLOCK)), size)](
+        launch(
+            token_kernel, (min(PROGRAMS, triton.cdiv(total_units, BLOCK)), size),
             x.view(torch.int64), addresses, self._token_flags, self._abort, self._waited,
             num_frames, num_units, total_units, start * token_bytes // UNIT, self.rank, size,
             BLOCK=BLOCK, STRIDE=PROGRAMS, TIMED=self.timed, num_warps=8,
@@ -196,7 +199,8 @@ class PeerMemory:
         for begin in range(0, num_units, mailbox.CAPACITY):
             end = min(num_units, begin + mailbox.CAPACITY)
             expected = early_halo.expected if early_halo is not None and begin == 0 else 0
-            halo_kernel[(min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2)](
+            launch(
+                halo_kernel, (min(PROGRAMS, triton.cdiv(end - begin, BLOCK)), 2),
                 frames.view(torch.int64), slots, **vars(layout), begin=begin, end=end, finished=self._finished,
                 expected=expected, EARLY=expected > 0, **self.neighbours(False, sequence, size).arguments,
                 BLOCK=BLOCK, num_warps=8, **({"launch_pdl": True} if expected else {}),

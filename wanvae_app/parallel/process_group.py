@@ -25,7 +25,7 @@ from wanvae_app.parallel.command_store import LAST_WORDS, CommandStore, open_sto
 from wanvae_app.parallel.messages import Messages
 from wanvae_app.parallel.network import interface_towards
 from wanvae_app.parallel.peer_access import connect_peer_memory
-from wanvae_app.parallel.watchdog import IDLE_LIMITS, Watchdog
+from wanvae_app.parallel.watchdog import Watchdog
 
 if TYPE_CHECKING:  # it needs Triton
     from wanvae_app.parallel.peer_memory import PeerMemory
@@ -38,6 +38,11 @@ DATA_TIMEOUT = timedelta(hours=2)
 AGREE_TIMEOUT = 3 * DATA_TIMEOUT
 # Unless somebody left other words: rank 0 leaves them when another rank dies, but nobody outlives rank 0.
 RANK_0_DIED = "rank 0 died"
+
+
+def torchrun_has_store() -> bool:
+    """Whether this process runs under a torchrun that serves the ranks' store itself."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
 
 
 class GroupLost(RuntimeError):
@@ -84,6 +89,8 @@ class Group:
         set_up(group.device, local_size)
         if size > 1:
             group._connect(one_machine=local_size == size)
+        elif torchrun_has_store():  # else nobody would restart this rank
+            group._start_watchdog()
         return group
 
     def post(self, command: dict[str, Any]) -> None:
@@ -199,14 +206,26 @@ class Group:
         if self.watchdog is not None:
             self.watchdog.close()
             self.drop()
+        if self.size > 1:
             dist.destroy_process_group()
 
+    def lose_device(self, reason: str) -> GroupLost:
+        """Return the exception for this rank, whose device does no more work; all ranks and their pages hear why."""
+        if self.watchdog is not None:
+            self.watchdog.leave_last_words(reason)
+        return GroupLost(reason)
+
     def _lost(self, error: RuntimeError) -> GroupLost:
-        """Return the exception that names the rank that died, if one has."""
+        """Return the exception that says why another rank has gone, or at least which one."""
+        dead, last_words = [], ""
         try:
-            dead = self.watchdog.dead_ranks(reaped=False) if self.watchdog is not None else []
+            if self.watchdog is not None:
+                dead, last_words = self.watchdog.dead_ranks(reaped=False), self.watchdog.last_words()
         except RuntimeError:  # the store is gone, and torchrun with it
-            dead = []
+            log.debug("the store is gone", exc_info=True)
+        log.debug("an agreement failed", exc_info=error)
+        if last_words:
+            return GroupLost(last_words)
         if dead:
             return GroupLost(f"rank {dead[0]} died")
         return GroupLost(f"rank {self.rank} lost the other ranks ({describe(error)})")
@@ -218,19 +237,12 @@ class Group:
         if interface is not None:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
             os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
-        # Otherwise the communicator's own watchdog ends the process at the first error; see `abort`.
+        # Otherwise the communicator's own watchdog ends the process at the first error, of NCCL or CUDA; see `abort`.
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")
-        torchrun_has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE", "False") == "True"
-        is_server = self.rank == 0 and not torchrun_has_store
+        os.environ.setdefault("TORCH_NCCL_RETHROW_CUDA_ERRORS", "0")
+        is_server = self.rank == 0 and not torchrun_has_store()
         self._commands = CommandStore(open_store(self.restarts, self.size, is_server))
-        store = open_store(self.restarts, self.size)
-        idle_limit = IDLE_LIMITS[self.device.type]
-        self.watchdog = Watchdog(self.rank, self.size, store, self.abort, idle_limit)
-        self.watchdog.start()
-        if self.restarts:
-            before = open_store(self.restarts - 1, self.size)
-            if before.check([LAST_WORDS]):
-                self.last_words = before.get(LAST_WORDS).decode()
+        self._start_watchdog()
         dist.init_process_group(
             "gloo",
             store=PrefixStore("groups", open_store(self.restarts, self.size)),
@@ -240,6 +252,16 @@ class Group:
         )
         self._make_groups()
         self.peer_memory = connect_peer_memory(self.rank, self.size, self.device, self.holds_on_all_ranks)
+
+    def _start_watchdog(self) -> None:
+        """Start the watchdog, and read why the ranks were restarted."""
+        store = open_store(self.restarts, self.size)
+        self.watchdog = Watchdog(self.rank, self.size, store, self.abort, self.device.type)
+        self.watchdog.start()
+        if self.restarts:
+            before = open_store(self.restarts - 1, self.size)
+            if before.check([LAST_WORDS]):
+                self.last_words = before.get(LAST_WORDS).decode()
 
     def _make_groups(self) -> None:
         """Make the process groups of `data` and `frames`."""

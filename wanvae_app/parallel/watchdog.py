@@ -22,6 +22,11 @@ log = logging.getLogger(__name__)
 
 # Seconds for which a rank's thread may neither work nor wait for another rank. On cuda only the GPU may be at work.
 IDLE_LIMITS = {"cpu": 5.0, "cuda": 60.0}
+# Seconds from one layer's start to the next one's, with all that this thread waits for except other ranks. A CPU needs
+# minutes for a large layer. A GPU's thread waits at the end of a chunk of latent frames, for all that the GPU does.
+STEP_LIMITS = {"cpu": 600.0, "cuda": 60.0}
+LATENT_LIMITS = {"cpu": 0.0, "cuda": 30.0}  # seconds for each latent frame of a chunk, if that is more
+TIME_TO_DRAIN = 5.0  # seconds for a GPU to end its work when what other ranks keep it waiting for is aborted
 TIME_TO_END = 3.0  # seconds for a rank to end in order, of itself or by torchrun's signal
 EXIT_CODE = 70  # tells torchrun to restart the ranks
 
@@ -39,28 +44,33 @@ class Watchdog:
     - Any rank announces a failure: calls `on_failure` with the job's number, which wakes this rank's blocked thread.
     - Another rank's heartbeat stops, because the rank was stopped or its machine is gone: kills that rank if it can
       reach it, else ends this process.
-    - This rank's thread stays in one layer too long, or does nothing for `idle_limit` seconds: ends this process.
+    - This rank's thread does nothing for `idle_limit` seconds: ends this process.
+    - This rank's thread stays in one step too long: announces a failure, which frees all ranks that wait for another
+      one's rows. Ends this process if its thread is not free TIME_TO_DRAIN later: its own device hangs.
 
     torchrun then restarts all ranks. `store` must be a client of its own, because a client that waits blocks its users.
     """
 
     def __init__(
-        self, rank: int, size: int, store: Store, on_failure: Callable[[int], None], idle_limit: float
+        self, rank: int, size: int, store: Store, on_failure: Callable[[int], None], device_type: str = "cpu"
     ) -> None:
         self.rank = rank
         self.size = size
         self.store = store
         self.on_failure = on_failure
-        self.idle_limit = idle_limit
+        self.idle_limit = IDLE_LIMITS[device_type]
+        self.step_limit = STEP_LIMITS[device_type]
+        self.latent_limit = LATENT_LIMITS[device_type]
         self.period = 0.5  # seconds between two looks, while a job runs
         self.max_silence = 5.0  # seconds without a heartbeat after which a rank counts as stopped
-        self.layer_timeout = 600.0  # seconds in one layer; a CPU needs minutes for a large one
         self._job_number: int | None = None  # of the present job
         self._changed = threading.Condition()  # of the job number, or of `_closed`
         self._working = False
         self._num_waits = 0  # `waiting` blocks that the worker is in
         self._last_tick = time.monotonic()
         self._where = ""  # what the worker does
+        self._limit = self.step_limit  # seconds without a tick, in the present step
+        self._can_be_idle = False  # whether the worker may be idle in the present step
         self._worker = (0, 0)  # the thread in `working`, as Python and as Linux numbers it
         self._closed = False
         self._num_heartbeats = 0
@@ -84,12 +94,14 @@ class Watchdog:
             self._job_number = None
 
     @contextmanager
-    def working(self, where: str) -> Iterator[None]:
-        """Mark one step of this thread, which must call `tick` at least every `layer_timeout` seconds.
+    def working(self, where: str, num_latents: int = 1, can_be_idle: bool = False) -> Iterator[None]:
+        """Mark one step of this thread, which must call `tick` at least every `step_limit` seconds.
 
-        `where` describes the step, as in "decoding chunk 2".
+        `where` describes the step, as in "decoding chunk 2", and `num_latents` says how many latent frames it codes.
         """
         self._where = where
+        self._limit = max(self.step_limit, num_latents * self.latent_limit)
+        self._can_be_idle = can_be_idle
         self._worker = threading.get_ident(), threading.get_native_id()
         self.tick()
         self._working = True
@@ -131,6 +143,10 @@ class Watchdog:
                     dead.append(rank)
         return dead
 
+    def last_words(self) -> str:
+        """Return what `leave_last_words` was first called with, on any rank; "" if it was not called."""
+        return self.store.get(LAST_WORDS).decode() if self.store.check([LAST_WORDS]) else ""
+
     def leave_last_words(self, reason: str) -> None:
         """Tell the ranks that come next why these are restarted: which rank died, or else `reason`.
 
@@ -138,8 +154,8 @@ class Watchdog:
         """
         dead = self.dead_ranks(reaped=False)
         reason = f"rank {dead[0]} died" if dead else reason
-        log.error("%s; the ranks are being restarted", reason)
-        self.store.compare_set(LAST_WORDS, "", reason)
+        if self.store.compare_set(LAST_WORDS, "", reason) == reason.encode():
+            log.error("%s; the ranks are being restarted", reason)
 
     def close(self) -> None:
         """End the thread."""
@@ -171,7 +187,7 @@ class Watchdog:
         last_look = last_activity = time.monotonic()
         last_heard = dict.fromkeys(others, last_look)
         activity: Activity | None = None
-        failed = False
+        failed_at: float | None = None  # when this rank heard that the job fails
         while self._job_number == number and not self._closed:
             self._send_heartbeat()
             now = time.monotonic()
@@ -193,11 +209,17 @@ class Watchdog:
                 elif now - last_heard[rank] > self.max_silence:
                     self._end_rank(rank, now - last_heard[rank])
                     last_heard[rank] = now
-            if self._working and now - self._last_tick > self.layer_timeout:
-                self._end_self(now - self._last_tick)
-            if not failed and self.store.check([failure_key(number)]):
-                failed = True
-                self.on_failure(number)
+            seconds = now - self._last_tick
+            if self._working and not self._num_waits and seconds > self._limit:
+                if failed_at is None:
+                    reason = f"Rank {self.rank} waited {seconds:.0f} s for its device or another rank's rows"
+                    self.store.compare_set(failure_key(number), "", f"{reason} in {self._where}")
+                elif now - failed_at > TIME_TO_DRAIN:
+                    self._end_self(seconds)
+            if failed_at is None and self.store.check([failure_key(number)]):
+                failed_at = now
+                # In a thread of its own, because an abort waits for a device, which may hang.
+                threading.Thread(target=self.on_failure, args=(number,), name="abort", daemon=True).start()
             with self._changed:
                 self._changed.wait_for(lambda: self._job_number != number or self._closed, self.period)
 
@@ -208,10 +230,10 @@ class Watchdog:
     def _read_activity(self) -> Activity | None:
         """Return the activity of this rank's thread; None while nothing can be blamed on it.
 
-        It is not to blame outside of `working`, within `waiting`, while it runs or waits for a disk, and where the
-        system does not tell.
+        It is not to blame outside of `working`, within `waiting`, in a step where it can be idle, while it runs or
+        waits for a disk, and where the system does not tell.
         """
-        if not self._working or self._num_waits:
+        if not self._working or self._num_waits or self._can_be_idle:
             return None
         thread = read_thread(self._worker[1])
         if thread is None or thread.state != "S":
