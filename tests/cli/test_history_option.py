@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import app
 from wanvae_app.cli.launch import parse, place_ranks, torchrun_command
 from wanvae_app.cli.options import history_folder, parse_size
 
@@ -48,3 +49,13 @@ def test_the_folder_is_the_users_cache(monkeypatch: pytest.MonkeyPatch) -> None:
         assert history_folder() == Path("/home/ann/.cache/wanvae/history")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/ann")
     assert history_folder() == Path("/var/cache/ann/wanvae/history")
+
+
+def test_without_a_folder_the_app_starts_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert app.open_archive(0) is None and list(tmp_path.iterdir()) == [], "--history none"
+    (tmp_path / "wanvae").touch()
+    assert app.open_archive(1000) is None
+    assert len(caplog.records) == 1 and "no history is kept" in caplog.text

@@ -97,8 +97,11 @@ def test_several_files_become_several_runs_in_order(rigged: Rigged, visitor: Vis
     visitor.page.wait_for_function("document.querySelectorAll('.past li').length === 3")
     assert [run["state"] for run in server_runs(visitor)] == ["queued", "queued", "running"]
     assert visitor.state["run"]["name"] == "first.npy"
+    visitor.page.click(".past li:first-child .remove:has-text('Stop')")
+    wait_for(lambda: server_runs(visitor)[0]["state"] == "stopped", 20)
     rigged.release(1)
-    wait_for(lambda: [run["state"] for run in server_runs(visitor)] == ["finished"] * 3, 60)
+    ends = ["stopped", "finished", "finished"]
+    wait_for(lambda: [run["state"] for run in server_runs(visitor)] == ends, 60)
     runs = server_runs(visitor)
     assert [run["name"] for run in runs] == ["third.npy", "second.npy", "first.npy"]
     assert [run["number"] for run in runs] == [3, 2, 1]

@@ -14,6 +14,7 @@ from support.app_runner import wait_for
 from support.page_server import Server, frame_indices, running_server, sentence
 from support.tiny import some_latent, some_video
 
+from wanvae_app.formats import lossless
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.archive import Archive
 from wanvae_app.jobs.job_state import Status
@@ -177,6 +178,9 @@ def test_what_cannot_be_kept_is_said_and_costs_nothing_else(
     assert run["problem"] == entry.problem and "--history allows 0 kB" in entry.problem
     assert run["state"] == "finished" and run["frames_available"]
     assert frame_indices(server.visitor.get(f"/live/{entry.run.id}").content) == [0, 1, 2, 3, 4]
+    monkeypatch.setattr(lossless, "GROWTH", 0)  # the system refuses to write more, as on a full disk
+    monkeypatch.setattr(lossless, "OVERHEAD", 1024)
+    assert "ffmpeg could not write frames.mkv" in keep(server).problem and not parts(server)
     monkeypatch.setattr(archived_entry, "free_disk", lambda folder: 0)
     assert "no room for the history" in keep(server).problem
 

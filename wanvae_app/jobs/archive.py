@@ -43,17 +43,20 @@ LOOK_SECONDS = 1.0  # between two looks at what other apps have added
 
 @dataclass(frozen=True)
 class ArchivedRun:
-    """One run of an archive. `facts` are what `Archive.add` was given, `owner` and `created_at` among them."""
+    """One run of an archive."""
 
     id: str
     folder: Path
-    facts: dict[str, Any]
+    owner: str
+    created_at: float  # unix seconds
     num_bytes: int  # that it takes of the disk
 
-    @property
-    def created_at(self) -> float:
-        """When the run was created, in unix seconds."""
-        return float(self.facts["created_at"])
+    def facts(self) -> dict[str, Any]:
+        """Read what `Archive.new_run` was given. Raises OSError if the run was deleted, ValueError if it is damaged."""
+        facts = json.loads((self.folder / FACTS_FILE).read_text())
+        if not isinstance(facts, dict):
+            raise ValueError("its facts are no object")
+        return facts
 
 
 class Archive:
@@ -85,7 +88,7 @@ class Archive:
         """Return the owner's runs, or all, oldest first."""
         with self._lock:
             self._look()
-            found = [run for run in self._runs.values() if owner is None or run.facts.get("owner") == owner]
+            found = [run for run in self._runs.values() if owner in (None, run.owner)]
         return sorted(found, key=lambda run: run.created_at)
 
     def get(self, run_id: str) -> ArchivedRun | None:
@@ -98,8 +101,8 @@ class Archive:
     def new_run(self, run_id: str, facts: dict[str, Any]) -> Iterator[Path]:
         """Give an empty folder for the files of a run; with the end of the block they are in the archive.
 
-        The block may still add to `facts`. After an exception nothing is left. Raises OSError, with a sentence, if the
-        run cannot be kept.
+        `facts` name its `owner`, and when it was created, as `created_at`; the block may still add to them. After an
+        exception nothing is left. Raises OSError, with a sentence, if the run cannot be kept.
         """
         assert RUN_NAME.fullmatch(f"{RUN_PREFIX}{run_id}"), run_id
         with self._exclusive():
@@ -236,10 +239,10 @@ def load(folder: Path) -> ArchivedRun:
     facts = json.loads(path.read_text())
     if not isinstance(facts, dict) or facts["job"]["id"] != found[1]:
         raise ValueError("its facts are those of another run")
-    run = ArchivedRun(found[1], folder, facts, _num_bytes(folder))
-    if not isinstance(facts["owner"], str) or not 0 < run.created_at < 2**40:
+    owner, created_at = facts["owner"], float(facts["created_at"])
+    if not isinstance(owner, str) or not 0 < created_at < 2**40:
         raise ValueError("its facts name no owner and time")
-    return run
+    return ArchivedRun(found[1], folder, owner, created_at, _num_bytes(folder))
 
 
 def _num_bytes(folder: Path) -> int:

@@ -126,8 +126,8 @@ class ResultStore:
 def save_run(run: JobState) -> None:
     """Write the facts of a run with files to download into its folder, for `load_run` after a restart."""
     facts = {name: getattr(run, name) for name in (*SAVED_FACTS, *SAVED_TIMES)}
-    is_complete = len(run.frames) == run.num_frames
-    facts["status"] = Status.FINISHED if is_complete else Status.STOPPED
+    is_cut = run.stop_requested and len(run.frames) < run.num_frames
+    facts["status"] = Status.STOPPED if is_cut else Status.FINISHED
     files = [path.name if path is not None else None for path in (run.video_path, run.latent_path)]
     try:
         path = run.folder / RUN_FILE

@@ -81,7 +81,7 @@ def restore_entry(archived: ArchivedRun, owner: str, folder: Path) -> HistoryEnt
 
     Raises ValueError, KeyError, TypeError or OSError if the archive's files are no run of this app.
     """
-    facts = archived.facts
+    facts = archived.facts()
 
     def stored(name: str) -> Any:
         path, digest = archived.folder / name, facts["digests"].get(name)

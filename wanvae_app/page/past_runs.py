@@ -7,12 +7,14 @@ import threading
 from pathlib import Path
 
 from wanvae_app.errors import describe
-from wanvae_app.jobs.archive import Archive, ArchivedRun
+from wanvae_app.jobs.archive import MAX_RUNS, Archive, ArchivedRun
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.page.archived_entry import archive_entry, owner_key, restore_entry
 from wanvae_app.page.entry import HistoryEntry
 
 log = logging.getLogger(__name__)
+
+MAX_RESTORED = 2 * MAX_RUNS  # entries, those of runs that other apps have deleted included
 
 
 class PastRuns:
@@ -40,7 +42,7 @@ class PastRuns:
     def get(self, run_id: str, owner: str) -> HistoryEntry | None:
         """Return the entry of this owner's run, None if there is none."""
         archived = self._archive.get(run_id) if self._archive is not None else None
-        if archived is None or archived.facts["owner"] != (owner_key(owner) or None):
+        if archived is None or archived.owner != (owner_key(owner) or None):
             return None
         return self._restore(archived, owner)
 
@@ -92,7 +94,7 @@ class PastRuns:
                 log.warning("run %s of the history is skipped: %s", archived.id[:8], describe(error))
                 self._unreadable.add(archived.id)
                 return None
-            assert self._archive is not None
-            self._restored = {id: kept for id, kept in self._restored.items() if self._archive.get(id)}
+            if len(self._restored) >= MAX_RESTORED:
+                self._restored = {id: kept for id, kept in self._restored.items() if self.has(id)}
             self._restored[archived.id] = entry
             return entry

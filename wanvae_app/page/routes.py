@@ -83,7 +83,8 @@ class RouteHandlers:
         entry = self._entry(request)
         entry.run.seen()
         num_known = _count(request, "activity", "activity must be a number")
-        return _json(state_json(entry, num_known) | {"rows": self.history.rows(entry)})
+        rows = await asyncio.to_thread(self.history.rows, entry)  # may read files of past runs
+        return _json(state_json(entry, num_known) | {"rows": rows})
 
     async def stop(self, request: Request) -> Response:
         self._entry(request).run.stop()
