@@ -9,6 +9,8 @@ const PAUSE = 10_000; // milliseconds between two questions
 const SHORT_PAUSE = 1000; // the same while something goes on
 const LIVELY = 5000; // milliseconds after an event in which more may happen
 const CONFIRM = 4000; // milliseconds to press Delete again
+const KEPT = "No runs yet. What you run is kept here, with all its frames, until you delete it.";
+const NOT_KEPT = "No runs yet. The newest are listed here until the app is ended.";
 const WATCHED_KEY = "wanvae-watched";
 
 /** Start the list. Gradio calls it when the element is on the page. */
@@ -31,7 +33,7 @@ class RunList {
     element.innerHTML = `
       <section class="past" aria-label="Your runs">
         <h2 tabindex="-1">Your runs</h2>
-        <p class="empty">No runs yet. What you run is kept here, with all its frames, until you delete it.</p>
+        <p class="empty" hidden></p>
         <ul></ul>
         <button type="button" class="more" hidden></button>
         <p class="news" role="status"></p>
@@ -41,7 +43,6 @@ class RunList {
     this.list = element.querySelector("ul");
     this.more = element.querySelector(".more");
     this.news = element.querySelector(".news");
-    this.empty.hidden = true; // until it is known
   }
 
   listen() {
@@ -87,7 +88,10 @@ class RunList {
     this.#lastAsked = performance.now();
     try {
       const response = await this.#fetch(`runs?seen=${[...this.#watched].join(",")}`);
-      if (response.ok) this.#take((await response.json()).runs);
+      if (!response.ok) return;
+      const { runs, kept } = await response.json();
+      this.empty.textContent = kept ? KEPT : NOT_KEPT;
+      this.#take(runs);
     } catch (error) {
       console.debug(error); // the player says that the server does not answer
     } finally {

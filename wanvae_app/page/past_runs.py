@@ -31,6 +31,11 @@ class PastRuns:
         self._unreadable: set[str] = set()  # ids of runs
         self._writing = threading.Lock()  # one run at a time
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether runs of browsers outlive the app."""
+        return self._archive is not None
+
     def takes(self, run: JobState) -> bool:
         """Whether a run is to be kept when it has ended."""
         return self._archive is not None and owner_key(run.owner) != ""
