@@ -118,6 +118,7 @@ class JobState:
             False  # whether it is kept though it has ended and nobody watches: it is being archived
         )
         self.last_seen = time.monotonic()  # when a page last asked for this run
+        self.after = ""  # id of a run that starts first, if both wait
         self.num_runs_before = 0  # in the queue; see `queue_place`
         self.on_stop: Callable[[JobState], None] | None = None  # `stop` calls it
         self._version = 0  # counts calls of `change`

@@ -76,7 +76,8 @@ class EventHandlers:
         entries: list[HistoryEntry] = []
         try:
             for file in files or (None,):
-                entries.append(self._submit(file, parallel, chunk, scaling, request))
+                after = entries[-1].run.id if entries else ""
+                entries.append(self._submit(file, parallel, chunk, scaling, request, after))
             if len(entries) == 1:
                 wait_until_checked(entries[0].run)
                 if entries[0].run.refused:
@@ -122,9 +123,18 @@ class EventHandlers:
                 run.stop()
 
     def _submit(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+        self,
+        file: str | None,
+        parallel: bool,
+        chunk: float,
+        scaling: str,
+        request: gr.Request,
+        after: str = "",
     ) -> HistoryEntry:
-        """Make a run and queue it. Raises gr.Error, in one sentence, for whatever cannot be run."""
+        """Make a run and queue it, behind the one of the id `after`.
+
+        Raises gr.Error, in one sentence, for whatever cannot be run.
+        """
         if file is None:
             raise gr.Error("Choose a sample, or upload a latent or a video first.", print_exception=False)
         path = Path(file)
@@ -137,7 +147,7 @@ class EventHandlers:
                 scaling=scaling,
                 owner=owner_of(request),
             )
-            run.address = address_of(request)
+            run.address, run.after = address_of(request), after
             return self.history.submit(run, run_input)
         except Exception as error:
             if not isinstance(error, (ValueError, OSError)):

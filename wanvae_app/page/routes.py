@@ -5,8 +5,8 @@ live/ID?view=decoded&start=K  frames from K on, as records (see frame_stream.py)
 live/ID/state?activity=K      JSON, see `state_json`, without the first K activities; asking counts as watching
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
-runs?seen=ID,ID               JSON: the runs of the visitor who asks, newest first, see `listed_json`, and whether they are
-                              kept; those that are named count as watched
+runs?seen=ID,ID               JSON: the runs of the visitor who asks, newest first, see `listed_json`, and whether
+                              they are kept; those that are named count as watched
 runs/ID                       DELETE: the run and all that is kept of it
 runs/ID/picture.jpg           a small picture of it
 health                        JSON: ready, busy or broken
