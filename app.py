@@ -34,9 +34,11 @@ from wanvae_app.cli.processes import (
     leave_reason,
     torchrun_logs,
 )
-from wanvae_app.device import DEVICES, choose_dtype
-from wanvae_app.formats.checkpoint import load_vae
-from wanvae_app.model.vae import WanVAE
+from wanvae_app.cli.vae_sources import VaeSource, named
+from wanvae_app.device import DEVICES
+from wanvae_app.fast.agreement import agree, summary
+from wanvae_app.jobs.vae_cache import VaeCache
+from wanvae_app.jobs.vae_loading import open_vaes
 from wanvae_app.parallel.process_group import Group, GroupLost
 from wanvae_app.parallel.watchdog import EXIT_CODE
 
@@ -66,23 +68,26 @@ def main(argv: list[str] | None = None) -> None:
         if rank == 0 and is_first_start():
             check_port(options.host, options.port)
         group = Group.join(options.device)
-        vae = load_vae(options.vae, choose_dtype(options.dtype, group.device), group.device)
-        group.agree([0.0])  # wait until every rank has loaded the VAE
+        agreed = agree(group, options.dtype)
+        vaes = open_vaes(group, dict(named(options.vae)), agreed.dtype, agreed.path)
     except Exception as error:
         give_up(error)
     if group.rank == 0:
-        serve(group, vae, options)
+        for warning in agreed.warnings:
+            log.warning("%s", warning)
+        log.info("%s", summary(group, vaes.first))
+        serve(group, vaes, options)
     else:
-        follow_rank_0(group, vae)
+        follow_rank_0(group, vaes)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], prog="app.py")
     add_shared_options(parser)
-    parser.set_defaults(vae=str(DEMO_VAE))
     parser.add_argument("--device", default="auto", choices=DEVICES, help="default: GPUs if there are any")
     options = parser.parse_args(argv)
+    options.vae = options.vae or [VaeSource("", str(DEMO_VAE))]
     check_auth(parser, options.auth)
     return options
 
@@ -94,14 +99,14 @@ def is_open(options: argparse.Namespace) -> bool:
     )
 
 
-def follow_rank_0(group: Group, vae: WanVAE) -> None:
+def follow_rank_0(group: Group, vaes: VaeCache) -> None:
     """The other ranks: take part in the jobs that rank 0 posts. Exits for a restart if rank 0 is lost."""
     # Python's own handler would run only when the wait for the next job returns.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from wanvae_app.jobs.follower import follow
 
     try:
-        follow(group, vae)
+        follow(group, vaes)
     except GroupLost as error:
         leave_reason(group, str(error))
         os._exit(EXIT_CODE)  # destructors of broken groups may hang
@@ -120,7 +125,7 @@ def open_archive(max_bytes: int) -> Archive | None:
         return None
 
 
-def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
+def serve(group: Group, vaes: VaeCache, options: argparse.Namespace) -> NoReturn:
     """Rank 0: serve the page until a signal or the loss of the other ranks ends this rank."""
     from wanvae_app.jobs.private_folder import private_folder
 
@@ -143,7 +148,7 @@ def serve(group: Group, vae: WanVAE, options: argparse.Namespace) -> NoReturn:
     if is_open(options):
         log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
     raise_file_limit()
-    jobs = JobService(group, vae, folder)
+    jobs = JobService(group, vaes, folder)
     ending = Ending()
     jobs.on_lost = ending.ranks_lost
     jobs.start()

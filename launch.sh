@@ -17,9 +17,13 @@ find_python() { # prints the name of a Python 3.11 or later
     die "Python 3.11 or later is needed and was not found; install it (Debian: apt install python3 python3-venv)."
 }
 
+checksum() { # of what it reads; macOS has no sha256sum
+    if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi
+}
+
 install() { # install EXTRA; does nothing if the same was installed before
     local extra=$1 stamp python
-    stamp="$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)"
+    stamp="$(cat pyproject.toml constraints.txt | checksum | cut -d' ' -f1)"
     if [ -f ".venv/installed$extra" ] && [ "$(cat ".venv/installed$extra")" = "$stamp" ]; then return; fi
     if [ ! -x .venv/bin/python ]; then
         python="$(find_python)"

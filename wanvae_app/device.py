@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import resource
+import sys
 from pathlib import Path
 
 import torch
@@ -40,6 +41,15 @@ def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
             f"{num_gpus}, or give --device cpu."
         )
     return torch.device("cuda", local_rank)
+
+
+def refuse_mixed_devices(on_gpu: list[bool]) -> None:
+    """Raise ValueError if only some ranks have GPUs: no connection carries tensors between these and CPUs."""
+    if len(set(on_gpu)) > 1:
+        raise ValueError(
+            f"Rank {on_gpu.index(False)} runs on a CPU, and rank {on_gpu.index(True)} on a GPU: start all ranks on "
+            "GPUs, or with --cpu N on every machine all on CPUs."
+        )
 
 
 def set_up(device: torch.device, local_size: int) -> None:
@@ -102,6 +112,24 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32
 
 
+def slow_dtype(dtype: torch.dtype, device: torch.device) -> str:
+    """Return a sentence if the device has no instructions for a dtype, and which dtype is faster; "" if it has."""
+    fast = choose_dtype("auto", device)
+    if device.type == "cuda":
+        lacks = dtype == torch.bfloat16 and fast != dtype
+    else:
+        lacks = dtype.itemsize == 2 and dtype != fast
+    if not lacks:
+        return ""
+    names = {value: name for name, value in DTYPES.items()}
+    return f"{device_name(device)} is slow in {names[dtype]}: --dtype {names[fast]} is faster there"
+
+
+def device_name(device: torch.device) -> str:
+    """Return what people call the device: the GPU's name, or "CPU"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+
+
 def _cpu_multiplies_bf16() -> bool:
     """Whether the CPU has instructions for products of bf16. False where the system does not say."""
     try:
@@ -109,6 +137,12 @@ def _cpu_multiplies_bf16() -> bool:
     except OSError:  # not Linux
         return False
     return re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags) is not None
+
+
+def num_spare_ranks(device: torch.device) -> int:
+    """How many more ranks this machine has GPUs for, or cores if `device` is a CPU."""
+    places = torch.cuda.device_count() if device.type == "cuda" else num_cores()
+    return max(0, places - int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def reset_peak(device: torch.device) -> None:
@@ -129,6 +163,7 @@ def peak_bytes(device: torch.device) -> int:
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes: macOS counts bytes, other systems KiB
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
     return int(found[1]) * 1024 if found else 0

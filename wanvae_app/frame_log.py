@@ -183,6 +183,11 @@ class FrameLog:
 def _read_fully(fd: int, buffer: memoryview, offset: int) -> None:
     num_read = 0
     while num_read < len(buffer):
-        num_bytes = os.preadv(fd, [buffer[num_read:]], offset + num_read)
+        if hasattr(os, "preadv"):
+            num_bytes = os.preadv(fd, [buffer[num_read:]], offset + num_read)
+        else:  # macOS before 11; one copy more
+            data = os.pread(fd, len(buffer) - num_read, offset + num_read)
+            num_bytes = len(data)
+            buffer[num_read : num_read + num_bytes] = data
         assert num_bytes > 0, "the file of a frame log is shorter than its frames"
         num_read += num_bytes

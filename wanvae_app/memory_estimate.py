@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import weakref
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wanvae_app.config import WanConfig
 from wanvae_app.fast.choice import build_vae
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.parallel.dry_run import DryRunShard
 from wanvae_app.parallel.shard import Shard
 
 CPU = torch.device("cpu")
 HEAP = 1.4  # bytes that glibc's heap takes for a byte of tensors: 1.0 to 1.6 in clips of 480 and 720 rows
+ATTENTION_TILE = 128  # channels of a result that CUDA's memory-efficient attention keeps in registers
+LEAST_ADVISED = 8  # rows and columns of the smallest latent that is worth advising
 MAX_ACTIVATIONS = 30  # of the largest size that live at once: twice what was ever seen
 
 
@@ -36,15 +44,19 @@ class Clip:
     chunk: int  # latent frames per chunk, after the first chunk
     dtype: torch.dtype
     device: torch.device = CPU
+    path: CodePath | None = None  # of the VAE; None: what this device chooses
 
 
 class AllocationCounter(TorchDispatchMode):
-    """Adds up the bytes of all tensors that are made within it, as long as they live: `live` now, `peak` at most."""
+    """Adds up the bytes of all tensors that are made within it, as long as they live: `live` now, `peak` at most.
 
-    def __init__(self) -> None:
+    `existing` are tensors that were made before and live longer: a view of one is no tensor that is made.
+    """
+
+    def __init__(self, existing: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
-        self._known: set[int] = set()  # storages that live
+        self._known = {tensor.untyped_storage()._cdata for tensor in existing}  # storages that live
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -69,6 +81,28 @@ class AllocationCounter(TorchDispatchMode):
         self.live -= num_bytes
 
 
+class CudaOperations(TorchFunctionMode):
+    """Lets operations take the memory that CUDA's kernels take, where other devices decompose them.
+
+    `rms_norm` computes in registers there. Attention is one kernel for all dtypes but float64, whatever the number of
+    channels; where these are more than a tile's, it adds up its result in float32 first.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.rms_norm:
+            x = args[0]
+            x.new_empty(x.shape[:-1], dtype=torch.float32)  # the inverse root of each mean
+            return torch.empty_like(x)
+        if func is F.scaled_dot_product_attention and args[0].dtype != torch.float64:
+            q, _, v = args
+            out = q.new_empty(*q.shape[:-1], v.shape[-1])
+            if v.shape[-1] > ATTENTION_TILE and q.dtype != torch.float32:
+                torch.empty_like(out, dtype=torch.float32)
+            return out
+        return func(*args, **kwargs)
+
+
 @lru_cache(maxsize=256)
 def activation_bytes(clip: Clip, phase: str, size: int = 1, rank: int = 0) -> int:
     """Return the peak bytes of activations, past frames and results on `rank` of `size` while it codes the clip.
@@ -81,14 +115,15 @@ def activation_bytes(clip: Clip, phase: str, size: int = 1, rank: int = 0) -> in
         return 0
     config, shard = clip.config, DryRunShard(plan)
     with torch.device("meta"):
-        vae = build_vae(config, clip.device, clip.dtype).to(clip.dtype).requires_grad_(False)
+        vae = build_vae(config, clip.device, clip.dtype, path=clip.path).to(clip.dtype).requires_grad_(False)
     encodes = phase == "encode"
     channels, scale = (3, config.spatial_factor) if encodes else (config.z_dim, 1)
-    counter, state = AllocationCounter(), vae.new_state(shard)
+    counter, state = AllocationCounter(vae.parameters()), vae.new_state(shard)
     # Three chunks show the peak: later ones do the same as the third, or are shorter.
     chunks = [1, *[min(clip.chunk, clip.num_latents - 1)] * min(2, clip.num_latents - 1)]
+    operations = CudaOperations() if clip.device.type == "cuda" else nullcontext()
     # Not in inference mode, which would hide what composite operations allocate inside.
-    with counter, torch.no_grad():
+    with counter, operations, torch.no_grad():
         for num_latents in chunks:
             num_frames = num_latents
             if encodes and not state.first:
@@ -117,37 +152,61 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def refusal(
-    clip: Clip, phases: tuple[str, ...], size: int, rank: int, free: int | None, *, interleaved: bool = False
+    clip: Clip,
+    phases: tuple[str, ...],
+    size: int,
+    rank: int,
+    free: int | None,
+    *,
+    interleaved: bool = False,
+    most_ranks: int = 1,
 ) -> str:
     """Return why `rank` of `size` cannot code its part of a clip in `free` bytes, and what would fit; "" if it can.
 
     `phases` are the steps of the job, "encode" and "decode". Their chunks come one phase after the other, or
-    `interleaved`; then both phases need their memory at once. If `free` is None, nothing is refused.
+    `interleaved`; then both phases need their memory at once. If `free` is None, nothing is refused. `most_ranks` is
+    how many ranks there could be: more are not advised.
     """
     if free is None or _surely_fits(clip, free, interleaved):
         return ""
 
-    def needed_bytes(chunk: int, size: int, rank: int) -> int:
-        each = [activation_bytes(replace(clip, chunk=chunk), phase, size, rank) for phase in phases]
+    def needed_bytes(clip: Clip, size: int, rank: int) -> int:
+        each = [activation_bytes(clip, phase, size, rank) for phase in phases]
         needed = sum(each) if interleaved else max(each)
         return round(HEAP * needed) if clip.device.type == "cpu" else needed
 
-    needed = needed_bytes(clip.chunk, size, rank)
+    needed = needed_bytes(clip, size, rank)
     if needed <= free:
         return ""
-    advice = "a smaller picture would"
     # A few candidates only, because each takes a simulation.
     chunks = [chunk for chunk in (clip.chunk // 2, clip.chunk // 4, 1) if 0 < chunk < clip.chunk]
-    shorter = [chunk for chunk in chunks if needed_bytes(chunk, size, rank) <= free]
-    larger = [n for n in (2, 4, 8, 16, 32) if n > size and needed_bytes(clip.chunk, n, n // 2) <= free]
+    shorter = [chunk for chunk in chunks if needed_bytes(replace(clip, chunk=chunk), size, rank) <= free]
+    counts = [n for n in sorted({2, 4, 8, 16, 32, most_ranks}) if size < n <= most_ranks]
+    if clip.device.type == "cpu":  # all ranks share one memory, so each of more ranks has less
+        larger = [n for n in counts if needed_bytes(clip, n, n // 2) <= free * size // n]
+    else:
+        larger = [n for n in counts if needed_bytes(clip, n, n // 2) <= free]
     if shorter:
-        advice = f"{shorter[0]} latent frame{'s' * (shorter[0] > 1)} per chunk would"
+        advice = f"{shorter[0]} latent frame{'s' * (shorter[0] > 1)} per chunk would fit"
     elif larger:
-        advice = f"{larger[0]} ranks would"
+        advice = f"{larger[0]} ranks would fit"
+    else:
+        advice = _advise_size(clip, free / needed, lambda smaller: needed_bytes(smaller, size, rank) <= free)
     return (
         f"rank {rank} would need {needed / 2**30:.1f} GiB for this and has {max(free, 0) / 2**30:.1f} GiB free; "
-        f"{advice} fit"
+        f"{advice}"
     )
+
+
+def _advise_size(clip: Clip, share: float, fits: Callable[[Clip], bool]) -> str:
+    """Return which smaller picture of the same shape would fit, where `share` of the memory that it needs is free."""
+    factor = clip.config.output_factor
+    for margin in (0.98, 0.9, 0.75, 0.5):
+        scale = math.sqrt(max(share, 0) * margin)  # memory is nearly proportional to the pixels
+        smaller = replace(clip, height=int(clip.height * scale), width=int(clip.width * scale))
+        if min(smaller.height, smaller.width) >= LEAST_ADVISED and fits(smaller):
+            return f"a picture of {smaller.height * factor}x{smaller.width * factor} would fit"
+    return "a smaller picture would fit"
 
 
 def _surely_fits(clip: Clip, free: int, interleaved: bool) -> bool:

@@ -6,28 +6,33 @@ const KEY = "wanvae-choices";
 const ANSWER_TIMEOUT = 4000; // milliseconds until a file counts as gone
 const storage = new SafeStorage(() => sessionStorage);
 
-/** Keep the values of all inputs. Gradio calls it when one has changed. */
-export function keep(...values) {
-  storage.set(KEY, JSON.stringify(values));
+/**
+ * Keep the values of all inputs. Gradio calls it when one has changed.
+ *
+ * @param {string[]} vaes the names that can be chosen: after a start with others, nothing is restored
+ */
+export function keep(vaes, ...values) {
+  storage.set(KEY, JSON.stringify([vaes.join(), ...values]));
 }
 
 /**
  * Return the values that were kept, or the present ones. Files that the server has deleted meanwhile are left out.
  *
+ * @param {string[]} vaes as for `keep`
  * @param {...unknown} present the present values, the files first
  */
-export async function restore(...present) {
-  const kept = parse(storage.get(KEY), present.length);
+export async function restore(vaes, ...present) {
+  const kept = parse(storage.get(KEY), vaes, present.length);
   if (kept === null) return present;
   const [files, ...settings] = kept;
   return [await onServer(files), ...settings];
 }
 
-/** Return what `keep` wrote, null for anything else. */
-export function parse(text, length) {
+/** Return the values that `keep` wrote with these names, null for anything else. */
+export function parse(text, vaes, length) {
   try {
-    const values = JSON.parse(text);
-    return Array.isArray(values) && values.length === length ? values : null;
+    const [names, ...values] = JSON.parse(text);
+    return names === vaes.join() && values.length === length ? values : null;
   } catch {
     return null;
   }

@@ -113,6 +113,8 @@ export class Panel {
 
   #runs(run) {
     this.find(".runs").hidden = !run.rows.length;
+    // Gradio leaves the choice out where there is one VAE.
+    this.find(".runs").classList.toggle("one-vae", document.getElementById("vae") === null);
     const lines = run.rows.map((row) => tableLine(row, row.number === run.number));
     this.find(".runs tbody").replaceChildren(...lines);
     const comparison = this.find(".comparison");
@@ -124,6 +126,7 @@ export class Panel {
 function tableLine(row, isPresent) {
   const cells = [
     row.number,
+    row.vae,
     row.parallel ? "on" : "off",
     row.ranks,
     row.chunk,

@@ -109,15 +109,18 @@ export function describeLost(lastWords, advice) {
 /**
  * Compare two runs of one input: their speed, and their pixels.
  *
- * @param {object} found before, after: the runs' numbers; parallel: of both; speedup: how many times as fast the second
- *   was, or null; max_abs, frame, row, column, num_different, num_pixels: as compare.py says
+ * @param {object} found before, after: the runs' numbers; parallel, vae: of both; speedup: how many times as fast the
+ *   second was, or null; max_abs, frame, row, column, num_different, num_pixels: as compare.py says; or instead of
+ *   these refusal: why the frames are not compared
  */
 export function compareRuns(found) {
+  if (found.refusal) return found.refusal;
   const speed = found.speedup == null ? "" : `${compareSpeed(found)} `;
   return speed + comparePixels(found);
 }
 
-function compareSpeed({ before, after, parallel, speedup }) {
+function compareSpeed({ before, after, parallel, vae, speedup }) {
+  if (vae[0] !== vae[1]) return tellSpeed(`${vae[1]} (run ${after})`, `${vae[0]} (run ${before})`, speedup);
   if (parallel[0] === parallel[1]) return tellSpeed(`Run ${after}`, `run ${before}`, speedup);
   // One of the two was parallel: tell how fast that one was, whichever came first.
   if (parallel[1]) return tellSpeed(`Parallel (run ${after})`, `rank 0 alone (run ${before})`, speedup);
@@ -131,7 +134,7 @@ function tellSpeed(subject, object, times) {
 
 function comparePixels({ max_abs, frame, row, column, num_different, num_pixels }) {
   if (max_abs === 0) return "Their frames are identical.";
-  const share = ((100 * num_different) / num_pixels).toPrecision(2);
+  const share = Number(((100 * num_different) / num_pixels).toPrecision(2)); // 100, not 1.0e+2
   const place = `frame ${frame + 1}, row ${row}, column ${column}`;
   return `Largest difference of a pixel: ${max_abs} of 255, in ${place}; ${share} % of pixels differ.`;
 }

@@ -15,6 +15,7 @@ from support.grouped import run_group
 from support.tiny import tiny_vae
 
 from wanvae_app.bench import __main__ as bench
+from wanvae_app.bench.beside import HEADINGS, candidates, comparison_rows
 from wanvae_app.bench.case import Case
 from wanvae_app.bench.cost import count_traffic
 from wanvae_app.bench.exchange import exchange_seconds
@@ -23,6 +24,8 @@ from wanvae_app.bench.projection import project
 from wanvae_app.bench.results import Result
 from wanvae_app.bench.tables import RANK_HEADINGS, TIME_HEADINGS, ranks_table, time_row
 from wanvae_app.config import PRESETS
+from wanvae_app.kernels.code_path import PLAIN, CodePath
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.parallel.dry_run import DryRunShard
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
@@ -112,21 +115,15 @@ def test_counted_traffic_equals_a_count_by_hand() -> None:
 
 @pytest.mark.parametrize("family", PRESETS)
 @pytest.mark.parametrize("kind", ["decode", "encode"])
-def test_the_fast_path_sends_little_more_than_the_least(
-    family: str, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fast_path_sends_little_more_than_the_least(family: str, kind: str) -> None:
     pytest.importorskip("triton")  # none for this platform
-    from wanvae_app.kernels import triton_support, winograd
-
-    monkeypatch.setattr(triton_support, "why_unsupported", lambda device: "")
-    monkeypatch.setattr(winograd, "is_supported", lambda device: True)
     shard = Shard.plan(30, 52, 4, 1)
     assert shard is not None
     scale = PRESETS[family].spatial_factor
     case = Case(kind, 30 * scale, 52 * scale, 5)
     least, sent = (
-        sum(t.num_bytes for t in count_traffic(PRESETS[family], case, 1, shard, torch.bfloat16, device))
-        for device in (None, torch.device("cuda", 0))
+        sum(t.num_bytes for t in count_traffic(PRESETS[family], case, 1, shard, torch.bfloat16, path))
+        for path in (PLAIN, CodePath(KernelSet.HOPPER, "for a test"))
     )
     assert least <= sent <= 1.15 * least
 
@@ -162,6 +159,7 @@ def test_one_rank_prints_a_projection_only_if_asked(
     arguments = ["--no-diffusers", "--repeat", "1", "--case", "decode:32x24x5"]
     bench.main(arguments)
     printed = capsys.readouterr().out
+    assert "1 rank on CPU" in printed and "plain PyTorch: no GPU" in printed
     assert "| decode 32x24x5 | 1 | 1 |" in printed and "rojection" not in printed and "By rank" not in printed
     bench.main([*arguments, "--project", "2,4"])
     assert "Projection, not measured: " in capsys.readouterr().out
@@ -190,4 +188,15 @@ def test_json_under_torchrun_has_every_field() -> None:
     for result in (one, both):
         check_shares(result)
         check_bytes(result)
+        assert (result.path, result.path_reason) == ("plain PyTorch", "no GPU")
     assert asdict(both)["efficiency"] == both.speedup / 2
+
+
+def test_paths_are_measured_beside_each_other() -> None:
+    """The plain path and the device's own, which is the plain one here, in one table."""
+    group, vae = Group(0, 1, CPU), tiny_vae(torch.bfloat16)
+    rows = list(comparison_rows(group, vae, DECODE, candidates([], "CPU"), 1, 1, False))
+    assert [row[:3] for row in rows] == [(DECODE, "plain PyTorch", 1)] * 2, "a CPU takes it, too"
+    assert all(len(row) == len(HEADINGS) for row in rows)
+    plain, own = (float(str(row[HEADINGS.index("relative error")]).rstrip("%")) for row in rows)
+    assert 0.1 < plain == own < 3

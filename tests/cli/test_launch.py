@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.app_runner import ROOT
+from support.tiny import tiny_checkpoint
 
 import app
 from wanvae_app.cli import launch
 from wanvae_app.cli.ports import free_port
+from wanvae_app.cli.vae_sources import named, parse_vae
 
 OPTIONS = ["--gpus", "--cpu", "--port", "--host", "--allow-host", "--vae", "--dtype", "--share", "--auth", "--nnodes",
            "--node-rank", "--master-addr", "--master-port", "--test"]  # fmt: skip
@@ -148,6 +150,47 @@ def test_a_path_is_relative_to_the_caller(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit, match="--vae: nobody/of-this-name could not be had from Hugging Face"):
         launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", "nobody/of-this-name"])
+
+
+def test_several_vaes_are_checked_and_passed_on(
+    commands: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANVAE_CALLER", str(tmp_path))
+    with_equals = tiny_checkpoint(tmp_path / "a=b.pth.safetensors")
+    light = tiny_checkpoint(tmp_path / "light.safetensors")
+
+    def start(*vaes: str) -> None:
+        options = [text for vae in vaes for text in ("--vae", vae)]
+        launch.main(["--cpu", "1", "--port", str(free_port()), *options])
+
+    start(str(ROOT / "assets/demo_vae"), "my light one=light.safetensors", "a=b.pth.safetensors")
+    (found,) = commands
+    options = app.parse(found[found.index(str(launch.APP)) + 1 :])
+    assert dict(named(options.vae)) == {
+        "demo_vae": str(ROOT / "assets/demo_vae"),
+        "my light one": str(light),
+        "a-b.pth": str(with_equals),
+    }
+    for vaes, sentence in (
+        (("light.safetensors", str(light)), "would both be called 'light': give names"),
+        (("light.safetensors", "Light=a=b.pth.safetensors"), "would both be called 'Light': give names"),
+        (("light.safetensors", "other=nowhere.pth"), "--vae: There is no file or folder nowhere.pth"),
+    ):
+        with pytest.raises(SystemExit, match=sentence):
+            start(*vaes)
+    assert len(commands) == 1
+
+
+def test_names_come_from_what_tells_vaes_apart() -> None:
+    sources = [
+        "Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
+        "models/one/vae",
+        "two/vae/diffusion_pytorch_model.safetensors",
+    ]
+    assert [name for name, _ in named([parse_vae(source) for source in sources])] == [
+        "Wan2.1-T2V-1.3B-Diffusers", "one", "two"]  # fmt: skip
+    assert parse_vae("a/b=c") == ("", "a/b=c") and parse_vae("=c") == ("", "=c")
+    assert parse_vae("a b=c=d").option == "a b=c=d"
 
 
 def test_without_python_the_script_says_so_in_one_line(tmp_path: Path) -> None:

@@ -65,8 +65,9 @@ def test_a_signal_ends_the_app_without_a_message(tmp_path: Path, number: signal.
         assert process.poll() is None, log.read_text()
         os.killpg(process.pid, number)
         assert process.wait(20) == 128 + number
-    started, ready = log.read_text().splitlines()
+    started, path, ready = log.read_text().splitlines()
     assert started == "Starting on 2 processes on the CPU..." and ready.startswith("Ready: ")
+    assert "rank 0 INFO 2 ranks on CPU, " in path and path.endswith(", plain PyTorch: no GPU")
 
 
 def imports_torch(pid: int) -> bool:

@@ -1,4 +1,4 @@
-"""Whole networks on the fast path against the plain path in float32, whole and sharded, and how the path is chosen."""
+"""Whole networks on the fast path against the plain path in float32, whole and sharded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.fast import choice
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
@@ -21,7 +20,6 @@ pytest.importorskip("triton")  # none for this platform
 from support.fast_path import DEVICE, DTYPE, GPU, UNSUPPORTED, fast_vae
 
 from wanvae_app.fast.vae import FastVAE
-from wanvae_app.kernels import triton_support, winograd
 
 pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 
@@ -114,23 +112,3 @@ def test_a_batch_takes_the_plain_path() -> None:
     expected = plain.decode(z, plain.new_state())
     found = fast.decode(z.to(DEVICE, DTYPE), fast.new_state())
     assert distance(found.cpu(), expected) < (0.03 if GPU else 5e-6)
-
-
-def test_the_path_is_chosen_by_device_dtype_and_widths(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(
-        triton_support, "why_unsupported", lambda device: "" if device.index == 0 else "too old"
-    )
-    monkeypatch.setattr(winograd, "is_supported", lambda device: True)
-    gpu, config, half = torch.device("cuda"), PRESETS["wan2.1"], torch.bfloat16
-
-    def chosen(*what: object) -> type:
-        with torch.device("meta"):
-            return type(choice.build_vae(*what))  # type: ignore[arg-type]
-
-    assert chosen(config, gpu, half) is FastVAE
-    assert chosen(config, torch.device("cpu"), half) is WanVAE
-    assert chosen(config, gpu, torch.float32) is WanVAE
-    assert chosen(config, torch.device("cuda", 1), half) is WanVAE
-    assert chosen(replace(config, base_dim=20), gpu, half) is WanVAE, "rows of 20 numbers are no 16 bytes"
-    assert chosen(replace(config, decoder_base_dim=24), gpu, half) is FastVAE

@@ -6,6 +6,7 @@ python -m pytest tests/fast/test_gpu.py      # needs torch, safetensors, pytest 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,16 @@ from support.grouped import run_group
 from support.tiny import moved, some_latent, some_video, tiny_vae
 from torch import Tensor
 
+from wanvae_app.bench.self_test import check_paths
+from wanvae_app.bench.weights import make_vae as make_bench_vae
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS
+from wanvae_app.fast.choice import usable_kernels
 from wanvae_app.jobs.follower import follow
 from wanvae_app.jobs.job import Step
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.pixels import to_uint8
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -76,7 +81,24 @@ def test_a_gpu_equals_the_cpu(family: str, dtype: torch.dtype, tolerance: float)
             assert distance(found, expected) < tolerance
 
 
-def sharded(group: Group, family: str, dtype: torch.dtype) -> list:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_set_of_kernels_passes_the_self_test(family: str) -> None:
+    """At full width, each set that this card runs strays little further from float32 than the plain path does."""
+    device = Group.join("cuda").device  # fp32 means fp32 from here on
+    usable = usable_kernels(device)
+    if not usable.kernels:
+        pytest.skip(usable.reason)
+    make = partial(bench_vae, family, device)
+    checks = check_paths(make, torch.bfloat16, list(usable.kernels))
+    assert len(checks) == 1 + len(usable.kernels) and not any(check.problem for check in checks), checks
+
+
+def bench_vae(family: str, device: torch.device, dtype: torch.dtype, path: CodePath) -> WanVAE:
+    return make_bench_vae(family, dtype, device, path)
+
+
+def sharded(group: Group, family: str, dtype: torch.dtype, link: bool = True) -> list:
+    assert link or group.peer_memory is None
     vae = moved(make_vae(family), group.device, dtype)
     results = []
     for height, width, chunk in ((7, 5, 1), (5, 9, 2), (1, 3, 1)):
@@ -96,11 +118,29 @@ def test_many_gpus_equal_one(size: int, family: str) -> None:
     if size > NUM_GPUS:
         pytest.skip(f"{NUM_GPUS} GPU here")
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.bfloat16, 0.02)):
-        for parts in zip(*run_group(size, sharded, family, dtype, timeout=300, device="cuda"), strict=True):
-            dim, *_ = parts[0]
-            for index in (1, 2):
-                whole = torch.cat([part[index] for part in parts if part is not None], dim)
-                assert distance(whole, parts[0][index + 2]) < tolerance
+        found = run_group(size, sharded, family, dtype, timeout=300, device="cuda")
+        assert_equal_to_one_rank(found, tolerance)
+
+
+def assert_equal_to_one_rank(found: list[list], tolerance: float) -> None:
+    """Slabs of several ranks, as `sharded` returns them, are those of rank 0 alone."""
+    for parts in zip(*found, strict=True):
+        dim, *_ = parts[0]
+        for index in (1, 2):
+            whole = torch.cat([part[index] for part in parts if part is not None], dim)
+            assert distance(whole, parts[0][index + 2]) < tolerance
+
+
+@pytest.mark.skipif(NUM_GPUS < 2, reason="one GPU here")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_many_gpus_equal_one_without_a_link(family: str) -> None:
+    """As on machines without NVLink or peer access: rows and tokens travel as messages."""
+    forced_off = {"WANVAE_PEER_MEMORY": "0"}
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.bfloat16, 0.02)):
+        found = run_group(
+            2, sharded, family, dtype, False, timeout=300, device="cuda", environment=forced_off
+        )
+        assert_equal_to_one_rank(found, tolerance)
 
 
 def chunkings_and_shards(group: Group, family: str) -> list[Tensor] | None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.service import JobService
+from wanvae_app.kernels.code_path import CodePath
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -87,3 +89,21 @@ def test_without_a_folder_frames_are_kept_in_memory() -> None:
     status, message, num_frames = on_ranks(1, decode_without_a_folder)
     assert status == "finished" and num_frames == 5
     assert "kept in memory" in message and "could not be written" in message
+
+
+def give_rank_1_another_path(group: Group) -> None:
+    if group.rank == 1:
+        WanVAE.path = CodePath(KernelSet.POINTERS, "this rank chose by itself")
+
+
+def run_twice(jobs: JobService) -> list[tuple[str, str, int]]:
+    runs = [run_to_end(jobs, latent=some_latent(2)) for _ in range(2)]
+    return [(run.status, run.message, len(run.frames)) for run in runs]
+
+
+def test_ranks_of_unequal_paths_make_no_frames() -> None:
+    reason = (
+        "The ranks cannot work together: rank 1 has fp64 and fast (Ampere and later), and rank 0 fp64 and plain "
+        "PyTorch."
+    )
+    assert on_ranks(2, run_twice, give_rank_1_another_path) == [("failed", reason, 0)] * 2

@@ -20,11 +20,11 @@ from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import add_duplicate_up
 
 pytest.importorskip("triton")  # none for this platform
-from support.fast_path import DEVICE, DTYPE, GPU, TOLERANCE, UNSUPPORTED, random
+from support.fast_path import DEVICE, DTYPE, GPU, NO_DESCRIPTORS, TOLERANCE, random
 
 from wanvae_app.kernels.direct_conv import direct_conv
 
-pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
+pytestmark = pytest.mark.skipif(bool(NO_DESCRIPTORS), reason=NO_DESCRIPTORS)
 WIDE = [(96, 96), (192, 192), (192, 384), (384, 384), (160, 320), (256, 256), (640, 640), (1024, 1024)]
 
 

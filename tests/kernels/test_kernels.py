@@ -5,6 +5,8 @@ python -m pytest tests/kernels/test_kernels.py
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,7 +17,7 @@ from support.plain import silu_norm
 from wanvae_app.model.pixels import to_uint8
 
 pytest.importorskip("triton")  # none for this platform
-from support.fast_path import DEVICE, DTYPE, GPU, TOLERANCE, UNSUPPORTED, random
+from support.fast_path import DEVICE, DTYPE, GPU, NO_DESCRIPTORS, TOLERANCE, UNSUPPORTED, random
 
 from wanvae_app.kernels import attention, pixels, triton_support
 from wanvae_app.kernels.head import sum_head_products
@@ -43,7 +45,8 @@ def test_attention(queries: int, keys: int, num_shares: int | None) -> None:
     q, kv = random(2, queries, 384), random(2, keys, 768)
     k, v = kv.chunk(2, 2)
     expected = F.scaled_dot_product_attention(*(x.double()[:, None] for x in (q, k, v)))[:, 0]
-    assert distance(attention.attend(q, k, v, num_shares), expected) < TOLERANCE
+    found = attention.attend(q, k, v, num_shares, pointers=bool(NO_DESCRIPTORS))
+    assert distance(found, expected) < TOLERANCE
 
 
 @pytest.mark.parametrize(("n", "shape"), [(3, (1, 1, 1)), (3, (4, 5, 33)), (12, (2, 9, 7)), (1, (3, 40, 3))])
@@ -71,13 +74,27 @@ def test_sum_of_shifted_products(n: int, shape: tuple[int, int, int]) -> None:
 def test_where_triton_does_not_work_there_is_another_path(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert "gcc" in triton_support.why_unsupported(
-        torch.device("cuda", 0)
-    )  # there is no driver, let alone a compiler
+    gpus = (torch.device("cuda", index) for index in range(90, 93))  # none of them is there
+    why_unsupported = triton_support.why_unsupported
+    monkeypatch.setattr(triton_support, "missing_tools", lambda: ["gcc", "Python's headers"])
+    assert why_unsupported(next(gpus)) == "Triton needs gcc and Python's headers"
     assert "Triton does not work here" in caplog.text
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    assert "8.6" in triton_support.why_unsupported(torch.device("cuda", 1))
+    monkeypatch.setattr(triton_support, "missing_tools", lambda: ["gcc"])
+    assert why_unsupported(next(gpus)) == "Triton needs gcc"
+    monkeypatch.setattr(triton_support, "missing_tools", lambda: [])
+    assert why_unsupported(next(gpus)).startswith("Triton does not work here (")
+
+
+def test_what_triton_lacks_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(triton_support.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert triton_support.missing_tools() == ["gcc", "Python's headers"]
+    compiler = tmp_path / "gcc"
+    compiler.touch(0o700)
+    assert triton_support.missing_tools() == ["Python's headers"]
+    (tmp_path / "Python.h").touch()
+    assert triton_support.missing_tools() == []
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (2, 17, 31), (3, 40, 64)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 import torch
@@ -12,11 +12,14 @@ from torch import Tensor
 
 from wanvae_app.codec import chunk_sizes, decode_chunks, encode_chunks
 from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.model.vae import WanVAE
+from wanvae_app.model import vae as model
+from wanvae_app.model.clip_state import ClipState
+from wanvae_app.model.vae import Level, WanVAE
 from wanvae_app.parallel.process_group import Group
 from wanvae_app.parallel.shard import Shard
 
 MAX_RANKS = 7
+PART_BYTES = 16 << 10  # two frames of the largest level of a small case, one of a larger case
 TOLERANCE = 1e-12  # of the norm; where a picture is cut, sums are added in another order
 
 
@@ -96,7 +99,11 @@ def whole_picture(case: Case) -> Shard:
 
 
 def code_all_cases(group: Group) -> list[tuple[int, Coded] | None]:
-    """Return, for each case, along which dimension the picture is cut and this rank's part; None if it has none."""
+    """Return, for each case, along which dimension the picture is cut and this rank's part; None if it has none.
+
+    Levels take a few frames at a time, though pictures are small. Ranks with fewer rows must do so as well.
+    """
+    model.PART_BYTES = PART_BYTES
     results: list[tuple[int, Coded] | None] = []
     for case in CASES:
         shard = None
@@ -137,4 +144,42 @@ def test_chunks_equal_the_whole_clip(family: str, chunk: int) -> None:
     vae, shard = make_vae(case.config), whole_picture(case)
     found, expected = (code(vae, *inputs(case), length, shard) for length in (chunk, case.num_latents))
     for x, truth in zip(found, expected, strict=True):
+        assert (x - truth).norm() / truth.norm() < TOLERANCE
+
+
+@pytest.mark.parametrize("family", ["wan2.1", "wan2.2"])
+@pytest.mark.parametrize(
+    "frames", [0, 1, 2]
+)  # of the largest level, at a time; 0: all levels take as few as they can
+def test_frames_at_a_time_change_nothing(family: str, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(family, 3, 2, 5)
+    vae, shard = make_vae(case.config), whole_picture(case)
+    expected = code(vae, *inputs(case), 2, shard)
+    config, size = case.config, 8 * case.height * case.width * case.config.output_factor**2
+    largest = config.decoder_base_dim * size // config.output_patch**2
+    seen: list[int] = []  # frames that the decoder's largest level takes
+    finest = cast(Level, vae.decoder.levels[-1])
+    forward = finest.forward
+
+    def counted(x: Tensor, state: ClipState) -> Tensor:
+        seen.append(x.shape[2])
+        return forward(x, state)
+
+    monkeypatch.setattr(finest, "forward", counted)
+    monkeypatch.setattr(model, "PART_BYTES", frames * largest)
+    found = code(vae, *inputs(case), 2, shard)
+    for x, truth in zip(found, expected, strict=True):
+        assert (x - truth).norm() / truth.norm() < TOLERANCE
+    assert max(seen) <= max(frames, 1) and sum(seen) == config.num_frames(case.num_latents)
+
+
+def test_a_first_chunk_of_several_latents_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case("wan2.1", 3, 2, 3)
+    vae = make_vae(case.config)
+    latents, frames = inputs(case)
+    expected = vae.decode(latents, vae.new_state()), vae.encode(frames, vae.new_state())
+    monkeypatch.setattr(model, "PART_BYTES", 0)
+    for x, truth in zip(
+        (vae.decode(latents, vae.new_state()), vae.encode(frames, vae.new_state())), expected, strict=True
+    ):
         assert (x - truth).norm() / truth.norm() < TOLERANCE

@@ -20,6 +20,8 @@ def test_first_sight(rigged: Rigged, visitor: Visitor) -> None:
     assert page.is_enabled("#run")
     assert page.is_checked("#parallel input") and "Parallel (2 ranks)" in page.inner_text("#parallel")
     assert "2 ranks on CPU" in page.inner_text("#header")
+    assert page.inner_text("#path") == "plain PyTorch" and page.get_attribute("#path", "title") == "No GPU"
+    assert "plain PyTorch: no GPU" in rigged.app.log()
     assert {url.split("/")[2] for url in visitor.requests if url.startswith("http")} == {
         rigged.url.split("/")[2]
     }

@@ -57,9 +57,9 @@ def history(runs: Runs) -> History:
     return History(cast(JobService, runs))
 
 
-def new_run(owner: str = "ann", source: FrameLog | None = None) -> JobState:
+def new_run(owner: str = "ann", source: FrameLog | None = None, vae: str = "") -> JobState:
     kind = JobKind.DECODE if source is None else JobKind.ROUNDTRIP
-    job = Job(str(next(IDS)), kind, LatentShape(16, 1, 1, 1), 1, True)
+    job = Job(str(next(IDS)), kind, LatentShape(16, 1, 1, 1), 1, True, vae)
     return JobState(job, folder=Path(), frames=FrameLog(8, 8), num_frames=1, owner=owner, source=source)
 
 
@@ -150,6 +150,7 @@ def test_a_run_is_compared_with_the_finished_one_before_of_the_same_input(histor
         "before": 2,
         "after": 5,
         "parallel": [True, True],
+        "vae": ["", ""],
         "speedup": 2.0,
         "max_abs": 3,
         "frame": 0,
@@ -158,6 +159,20 @@ def test_a_run_is_compared_with_the_finished_one_before_of_the_same_input(histor
         "num_different": 64,
         "num_pixels": 64,
     }
+
+
+def test_runs_by_different_vaes_are_compared_if_their_frames_are_of_one_size(history: History) -> None:
+    for vae in ("full", "light"):
+        entry = history.submit(new_run(vae=vae), RunInput("a"))
+        finish(entry)
+    assert entry.comparison is not None and entry.comparison["vae"] == ["full", "light"]
+    assert [row["vae"] for row in history.rows(entry)] == ["full", "light"]
+    larger = history.submit(new_run(vae="upscaling"), RunInput("a"))
+    larger.run.size = 16, 16
+    finish(larger)
+    assert larger.comparison is not None and larger.comparison["refusal"] == (
+        "The frames of run 2 (8x8) and run 3 (16x16) are not compared: they are of two sizes."
+    )
 
 
 def test_a_deleted_run_is_forgotten_and_not_compared(history: History, runs: Runs) -> None:

@@ -62,5 +62,22 @@ def test_all_ranks_decide_alike(
     assert (found is not None) == (len(said) == 2 and all(said) and all(others))
 
 
+@pytest.mark.parametrize(("value", "expected"), [("0", False), ("1", True), ("", True)])
+def test_the_link_can_be_forced_off(value: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank's variable is enough: the others hear that it does not use peer memory."""
+    monkeypatch.setenv("WANVAE_PEER_MEMORY", value)
+    monkeypatch.setattr(peer_access, "_import_peer_memory", lambda: FakePeerMemory)
+    monkeypatch.setattr(peer_access, "_can_reach_peers", lambda size, device: True)
+    monkeypatch.setattr(peer_access, "rows_arrive", lambda _: True)
+    said: list[bool] = []
+
+    def holds_on_all_ranks(condition: bool) -> bool:
+        said.append(condition)
+        return condition
+
+    assert (connect_peer_memory(0, 2, GPU, holds_on_all_ranks) is not None) == expected
+    assert said[0] == expected
+
+
 def test_cpu_ranks_use_messages_without_asking() -> None:
     assert connect_peer_memory(0, 2, torch.device("cpu"), lambda _: pytest.fail("asked")) is None

@@ -17,9 +17,16 @@ from wanvae_app.parallel.process_group import Group
 
 
 def run_group(
-    size: int, function: Callable[..., Any], *args: Any, timeout: float = 60, device: str = "cpu"
+    size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout: float = 60,
+    device: str = "cpu",
+    environment: dict[str, str] | None = None,
 ) -> list[Any]:
     """Call function(group, *args) on `size` ranks, and return the results, by rank.
+
+    `environment` is added to the ranks' environment before they join their group.
 
     Raises RuntimeError with a rank's traceback, or TimeoutError if a rank takes longer than `timeout` seconds.
     """
@@ -28,7 +35,11 @@ def run_group(
     port = free_port()
     results = context.Queue()
     processes = [
-        context.Process(target=_rank, args=(rank, size, port, device, function, args, results), daemon=True)
+        context.Process(
+            target=_rank,
+            args=(rank, size, port, device, environment or {}, function, args, results),
+            daemon=True,
+        )
         for rank in range(size)
     ]
     for process in processes:
@@ -53,9 +64,17 @@ def run_group(
 
 
 def _rank(
-    rank: int, size: int, port: int, device: str, function: Callable[..., Any], args: tuple, results: Any
+    rank: int,
+    size: int,
+    port: int,
+    device: str,
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    args: tuple,
+    results: Any,
 ) -> None:
     os.environ.update(
+        environment,
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
         RANK=str(rank),

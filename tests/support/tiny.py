@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from wanvae_app.config import PRESETS
 from wanvae_app.fast.choice import build_vae
+from wanvae_app.formats.checkpoint import external_state_dict
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.model.vae import WanVAE
 
@@ -19,6 +22,14 @@ def tiny_vae(dtype: torch.dtype = torch.float32) -> WanVAE:
     torch.manual_seed(7)
     vae = WanVAE(replace(PRESETS["wan2.1"], base_dim=4, decoder_base_dim=4))
     return vae.to(dtype).requires_grad_(False).eval()
+
+
+def tiny_checkpoint(path: Path, width: int = 4, preset: str = "wan2.1") -> Path:
+    """Write random weights of a VAE of this width, the same for the same width."""
+    torch.manual_seed(width)
+    vae = WanVAE(replace(PRESETS[preset], base_dim=width, decoder_base_dim=width)).requires_grad_(False)
+    save_file({name: t.contiguous() for name, t in external_state_dict(vae, "official").items()}, path)
+    return path
 
 
 def moved(vae: WanVAE, device: torch.device | str, dtype: torch.dtype) -> WanVAE:

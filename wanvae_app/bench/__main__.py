@@ -4,33 +4,44 @@
     torchrun --nproc-per-node 2 -m wanvae_app.bench --vae wan2.1 --case decode:720x1280x81
     torchrun --nproc-per-node 8 -m wanvae_app.bench --vae wan2.1 --ranks 1,2,4,8
     python -m wanvae_app.bench --vae wan2.1 --project 4,8
+    python -m wanvae_app.bench --vae wan2.1 --as sm_80,sm_89
+    python -m wanvae_app.bench --report
 
 Timed is what the app does: from latents on the device to uint8 frames in rank 0's (pinned) host memory, chunk
 by chunk; for encoding from uint8 frames to latents. Ratios come from one run on one machine. --project estimates
-what more ranks would take, from one rank's slab alone.
+what more ranks would take, from one rank's slab alone. --as measures code paths beside each other. --report prints
+one block to paste into an issue.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 
 import torch
 
 from wanvae_app.assets import DEMO_VAE
+from wanvae_app.bench.beside import HEADINGS, candidates, comparison_rows
 from wanvae_app.bench.case import Case
 from wanvae_app.bench.diffusers_baseline import diffusers_seconds
 from wanvae_app.bench.exchange import exchange_seconds
 from wanvae_app.bench.measure import measure
 from wanvae_app.bench.projection import project
+from wanvae_app.bench.report import report_lines
 from wanvae_app.bench.results import Result
-from wanvae_app.bench.tables import TIME_HEADINGS, projection_table, ranks_table, table_head, time_row
+from wanvae_app.bench.tables import (
+    TIME_HEADINGS,
+    projection_table,
+    ranks_table,
+    table_head,
+    table_row,
+    time_row,
+)
 from wanvae_app.bench.timing import matmul_rate
-from wanvae_app.config import PRESETS
-from wanvae_app.device import choose_dtype
-from wanvae_app.fast.choice import build_vae
-from wanvae_app.formats.checkpoint import load_vae
+from wanvae_app.bench.weights import make_vae
+from wanvae_app.fast.agreement import Agreement, agree, check_alike, summary
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 
@@ -48,7 +59,22 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     group = Group.join(args.device)
     counts = choose_counts(args.ranks, group.size)
-    dtype = choose_dtype(args.dtype, group.device)
+    agreed = agree(group, args.dtype)
+    if group.rank == 0:
+        for warning in agreed.warnings:
+            print(f"Warning: {warning}.", file=sys.stderr)
+    if args.report:
+        for line in report_lines(group, agreed):
+            if group.rank == 0:
+                print(line, flush=True)
+    else:
+        run_cases(args, group, agreed, counts)
+    group.close()
+
+
+def run_cases(args: argparse.Namespace, group: Group, agreed: Agreement, counts: list[int]) -> None:
+    """Measure all cases, and print tables or JSON. All ranks call this."""
+    dtype = agreed.dtype
     gpu = group.device.type == "cuda"
     sources = [args.vae] if args.vae else list(GPU_CASES) if gpu else [str(DEMO_VAE)]
     rate = matmul_rate(group.device, dtype) if group.rank == 0 else 0.0
@@ -59,14 +85,26 @@ def main(argv: list[str] | None = None) -> None:
     if prints_tables:
         name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads per rank"
         precision = str(dtype).removeprefix("torch.")
-        print(f"{name}, {precision}, matmul {rate:.3g} TFLOP/s, torch {torch.__version__}\n")
-        print(table_head(TIME_HEADINGS), flush=True)
+        print(f"{name}, {precision}, matmul {rate:.3g} TFLOP/s, torch {torch.__version__}")
+    paths = (
+        [] if args.cards is None else candidates(args.cards, torch.cuda.get_device_name() if gpu else "CPU")
+    )
+    headings = HEADINGS if paths else TIME_HEADINGS
     results: list[Result] = []
     for source in sources:
-        vae = make_vae(source, dtype, group.device)
+        vae = make_vae(source, dtype, group.device, agreed.path)
+        check_alike(group, vae)
+        if prints_tables:
+            print(f"\n{vae.name}: {summary(group, vae)}\n\n{table_head(headings)}", flush=True)
         chunk = args.chunk or vae.default_chunk
         for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
             case = Case.parse(text, vae.config)
+            if paths:
+                with_diffusers = not args.no_diffusers
+                for row in comparison_rows(group, vae, case, paths, args.chunk, args.repeat, with_diffusers):
+                    if group.rank == 0:
+                        print(table_row(row), flush=True)
+                continue
             found = measure_counts(group, vae, case, chunk, counts, args.repeat)
             if group.rank == 0:
                 one_rank = found[0]
@@ -90,7 +128,6 @@ def main(argv: list[str] | None = None) -> None:
         print(f"\n{projection_table(results, 'as given' if measured_exchange is None else measured)}")
     if group.rank == 0 and args.json:
         print(json.dumps([asdict(result) for result in results], indent=1))
-    group.close()
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -132,9 +169,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="microseconds of one exchange of rows, for --project on one rank; several measure it. The default, "
         f"{EXCHANGE_US:g}, was published for 0.98 MB between two H200 over NVLink, inside a CUDA graph",
     )
+    parser.add_argument(
+        "--as",
+        type=_cards,
+        dest="cards",
+        metavar="CARD,...",
+        help="measure code paths beside each other: the plain one, the device's own, and the one for GPUs since "
+        'Ampere, compiled as for these cards ("sm_80", "sm_89"; "none" for no such card)',
+    )
     parser.add_argument("--no-diffusers", action="store_true", help="do not time diffusers beside it")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="print one block to paste into an issue: the machine, the code path, a self-test, times and peaks",
+    )
     args = parser.parse_args(argv)
+    if args.cards is not None and (args.json or args.project):
+        raise ValueError("--as prints a table of its own; leave out --json and --project.")
     if args.repeat < 1 or (args.chunk is not None and args.chunk < 1):
         raise ValueError(f"--chunk {args.chunk} --repeat {args.repeat}: give 1 or more.")
     return args
@@ -159,13 +211,9 @@ def measure_counts(
     return results
 
 
-def make_vae(source: str, dtype: torch.dtype, device: torch.device) -> WanVAE:
-    """The VAE of a checkpoint, or one of PRESETS with random weights, the same on every rank."""
-    if source not in PRESETS:
-        return load_vae(source, dtype, device)
-    torch.manual_seed(1)
-    vae = build_vae(PRESETS[source], device, dtype, source)
-    return vae.to(device, dtype).requires_grad_(False).channels_last()
+def _cards(text: str) -> list[str]:
+    """Cards such as "sm_80,sm_89", or "none"."""
+    return [] if text == "none" else text.split(",")
 
 
 def _numbers(text: str) -> list[int]:

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from wanvae_app.bench.case import Case
 from wanvae_app.config import WanConfig
 from wanvae_app.fast.choice import build_vae
+from wanvae_app.kernels.code_path import PLAIN, CodePath
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.dry_run import DryRunShard, Traffic
@@ -40,17 +41,17 @@ def count_traffic(
     chunk: int,
     shard: Shard,
     dtype: torch.dtype,
-    device: torch.device | None = None,
+    path: CodePath = PLAIN,
 ) -> list[Traffic]:
     """What this rank sends to the others in each chunk of a case, counted by running chunks on the meta device.
 
-    Counts the path that runs on `device`, or without one the plain path, which sends the least possible: of new frames,
+    Counts what `path` sends. The plain path, which is the default, sends the least possible: of new frames,
     the boundary row to each neighbour whose 3x3 convolution reads it, and for attention each pixel once to every other
     rank. The fast path sends more bytes, because its rows are padded, and exchanges more often where it codes a chunk a
     few frames at a time.
     """
     with torch.device("meta"):
-        vae = WanVAE(config) if device is None else build_vae(config, device, dtype)
+        vae = build_vae(config, torch.device("cuda"), dtype, path=path)
     vae = vae.to(dtype).requires_grad_(False)
     dry_run = DryRunShard(shard)
     state, sizes = vae.new_state(dry_run), case.sizes(config, chunk)

@@ -62,9 +62,11 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
     assert first is not None
     runs = [run[: first.num_ranks] for run in runs]  # a small picture leaves ranks without a part
     peaks, least_bytes = peaks[: first.num_ranks], least_bytes[: first.num_ranks]
-    return _summarize(
+    result = _summarize(
         case, chunk, len(case.sizes(config, chunk)), runs, peaks, least_bytes, count_tflop(config, case)
     )
+    result.path, result.path_reason = vae.path.name, vae.path.reason
+    return result
 
 
 def clip_coder(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[], Iterator[Tensor]]:

@@ -51,7 +51,7 @@ def project(
     interior = max(range(1, last), key=lambda rank: shares[rank], default=None)
     chosen = [edge] if interior is None else [edge, interior]
     seconds = [slab_seconds(group, vae, case, chunk, plans[r], repeat, collects=r == edge) for r in chosen]
-    traffic = [count_traffic(vae.config, case, chunk, plans[r], vae.dtype, vae.device) for r in chosen]
+    traffic = [count_traffic(vae.config, case, chunk, plans[r], vae.dtype, vae.path) for r in chosen]
     exchanging = max(_exchanging_seconds(chunks, exchange) for chunks in traffic)
     total = max(seconds) + exchanging
     chunks = traffic[-1]

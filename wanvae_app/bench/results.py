@@ -55,6 +55,8 @@ class Result:
     limit_share: float | None = None  # of the time, what its operations take at the rate of a matrix product
     diffusers_seconds: dict[str, float] | None = None  # by dtype, in the same run
     projections: list[Projection] | None = None
+    path: str = ""  # which code codes
+    path_reason: str = ""  # why
 
     def compare(self, one_rank: Result) -> None:
         """Set what is relative to the result on one rank."""

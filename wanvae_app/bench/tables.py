@@ -28,13 +28,13 @@ RANKS_LEGEND = (
 
 def table_head(headings: Sequence[str]) -> str:
     """The first two lines of a table: headings, and the line below them."""
-    return f"{_line(headings)}\n{'|---' * len(headings)}|"
+    return f"{table_row(headings)}\n{'|---' * len(headings)}|"
 
 
 def time_row(r: Result) -> str:
     """One line of the table with TIME_HEADINGS."""
     diffusers = (r.diffusers_seconds or {}).items()
-    return _line(
+    return table_row(
         [
             r.case,
             r.ranks,
@@ -69,7 +69,7 @@ def ranks_table(results: Iterable[Result]) -> str:
                 f"{sum(r.frame_bytes) / 1e6:.2f} MB",
                 _shares(r.peak_shares or []),
             ]
-            lines.append(_line(cells))
+            lines.append(table_row(cells))
     return "\n".join(lines)
 
 
@@ -96,7 +96,7 @@ def projection_table(results: Iterable[Result], origin: str) -> str:
                 f"{p.speedup:.2f}x",
                 f"{p.efficiency:.0%}",
             ]
-            lines.append(_line(cells))
+            lines.append(table_row(cells))
     return "\n".join(lines)
 
 
@@ -104,5 +104,6 @@ def _shares(shares: Sequence[float]) -> str:
     return f"{'/'.join(f'{100 * share:.0f}' for share in shares)}%"
 
 
-def _line(cells: Iterable[object]) -> str:
+def table_row(cells: Iterable[object]) -> str:
+    """One line of a table."""
     return f"| {' | '.join(map(str, cells))} |"

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from wanvae_app.cli.interrupts import end_on_interrupt
 from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
+from wanvae_app.cli.vae_sources import VaeSource, named
 
 APP = Path(__file__).resolve().parents[2] / "app.py"
 CPU_RANKS = 2
@@ -85,21 +86,34 @@ def place_ranks(args: argparse.Namespace) -> Placement:
     return Placement("cuda", args.gpus)
 
 
-def find_weights(source: str) -> str:
-    """`source` as the ranks can read it: a path becomes absolute. Raises ValueError if it holds no VAE.
+def find_weights(vaes: list[VaeSource]) -> list[VaeSource]:
+    """The sources as the ranks can read them: a path becomes absolute.
 
-    launch.sh changes the working directory, so paths are relative to WANVAE_CALLER, its caller's.
+    Raises ValueError if one holds no VAE, or if two have one name. launch.sh changes the working directory, so paths
+    are relative to WANVAE_CALLER, its caller's.
     """
     from wanvae_app.formats.checkpoint import check
 
-    path = Path(os.environ.get("WANVAE_CALLER", ""), Path(source).expanduser())
-    if path.exists():
-        source = str(path.absolute())
-    try:
-        check(source)
-    except ValueError as error:
-        raise ValueError(f"--vae: {error}") from error
-    return source
+    found = []
+    for vae in vaes:
+        vae = _relative_to_caller(vae)
+        try:
+            check(vae.source)
+        except ValueError as error:
+            raise ValueError(f"--vae: {error}") from error
+        found.append(vae)
+    named(found)
+    return found
+
+
+def _relative_to_caller(vae: VaeSource) -> VaeSource:
+    """The VAE with an absolute path if it has a path that exists."""
+    caller = Path(os.environ.get("WANVAE_CALLER", ""))
+    for name, source in (("", vae.option), vae):  # NAME=SOURCE may be the path of a file as a whole
+        path = caller / Path(source).expanduser()
+        if path.exists():
+            return VaeSource(name, str(path.absolute()))
+    return vae
 
 
 def torchrun_command(args: argparse.Namespace, placement: Placement) -> list[str]:
@@ -112,7 +126,9 @@ def torchrun_command(args: argparse.Namespace, placement: Placement) -> list[str
     command += ["--rdzv-conf", f"rank={args.node_rank}"]
     command += [str(APP), "--device", placement.device, "--host", args.host, "--port", str(args.port)]
     command += ["--history", str(args.history) if args.history else "none"]
-    command += ["--dtype", args.dtype, *(["--vae", args.vae] if args.vae else [])]
+    command += ["--dtype", args.dtype]
+    for vae in args.vae or ():
+        command += ["--vae", vae.option]
     command += ["--share"] if args.share else []
     for name in args.allow_host:
         command += ["--allow-host", name]

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from wanvae_app.cli.vae_sources import parse_vae
 from wanvae_app.config import DTYPE_NAMES
 
 # A name, an IPv4 address, or an IPv6 address in brackets; perhaps a port.
@@ -21,7 +22,7 @@ HISTORY_BYTES = 20 * 10**9
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
     """Add --port, --host, --allow-host, --vae, --dtype, --share, --auth and --history.
 
-    Without --vae its value is None. The value of --history is in bytes, 0 for none.
+    The value of --vae is a list of VaeSource, None without the option. That of --history is in bytes, 0 for none.
     """
     parser.add_argument("--port", type=int, default=7860, help="port of the page (default 7860)")
     parser.add_argument(
@@ -38,7 +39,10 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vae",
         metavar="SOURCE",
-        help="weights: a file, a diffusers folder or a Hugging Face id (default: the demo VAE)",
+        type=parse_vae,
+        action="append",
+        help="weights: a file, a diffusers folder or a Hugging Face id (default: the demo VAE); may be repeated, "
+        "and as NAME=SOURCE it has that name on the page",
     )
     parser.add_argument(
         "--dtype",

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from wanvae_app.errors import describe
+from wanvae_app.parallel.proc_stat import children_of, read_command
 from wanvae_app.parallel.process_group import Group
 
 FIRST_RANK_REPORTS = 10.0  # seconds that local rank 0 has to report a fault that all ranks find
 PAGES_HEAR = 1.0  # seconds for open pages to hear that the ranks are lost
 PR_SET_PDEATHSIG = 1  # prctl(2)
+PARENT_INTERVAL = 1.0  # seconds between two looks at whether torchrun lives, where the system sends no signal
 
 log = logging.getLogger("wanvae_app")
 
@@ -85,9 +87,20 @@ def is_first_start() -> bool:
 
 
 def end_with_parent() -> None:
-    """On Linux, receive SIGTERM when torchrun dies, so that no rank outlives it."""
-    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+    """Receive SIGTERM when torchrun dies, so that no rank outlives it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    else:
+        threading.Thread(target=_follow_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _follow_parent(parent: int) -> None:
+    """Send this process SIGTERM once its parent has ended."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_INTERVAL)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def give_up(error: Exception) -> NoReturn:
@@ -125,18 +138,13 @@ def end_torchrun() -> None:
     # Several ranks may do this at once. If the first one's SIGTERM ended this rank before it kills torchrun, and
     # torchrun saw that, it would restart the ranks.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    parent = Path(f"/proc/{os.getppid()}")
-    try:
-        command = (parent / "cmdline").read_bytes()
-        # Any thread of torchrun may have started ranks; each thread lists its own children.
-        children = " ".join(file.read_text() for file in parent.glob("task/*/children"))
-    except OSError:  # not Linux
-        return
-    if b"torchrun" not in command and b"torch.distributed" not in command:
+    parent = os.getppid()
+    command, children = read_command(parent), children_of(parent)
+    if "torchrun" not in command and "torch.distributed" not in command:
         return  # torchrun is dead already, and this process was given another parent
     with contextlib.suppress(ProcessLookupError):
-        os.kill(int(parent.name), signal.SIGKILL)  # before any rank ends, which torchrun must not see
-    for pid in map(int, children.split()):
+        os.kill(parent, signal.SIGKILL)  # before any rank ends, which torchrun must not see
+    for pid in children:
         if pid != os.getpid():  # a rank that still imports has not called `end_with_parent`
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)

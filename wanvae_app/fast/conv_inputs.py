@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wanvae_app.fast.clip_state import FastClipState
-from wanvae_app.fast.convolve import choose_frames_per_tile, convolve, norms_result
+from wanvae_app.fast.convolve import choose_frames_per_tile, convolve, frames_at_once, norms_result
 from wanvae_app.fast.exchange import activate, activate_transformed
 from wanvae_app.kernels import winograd
 from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrameView, Slots
@@ -41,10 +41,7 @@ class ConvInputs:
         self._half = {conv for norm, conv in convs if state.uses_fp16(norm, conv)}
         # 2 or 4: the frames that Winograd's kernel computes together. 0: the direct kernel convolves.
         self._frames_per_tile = {
-            conv: choose_frames_per_tile(state.kernels, conv.out_channels, self.num_frames)
-            if conv in self._half
-            else 0
-            for _, conv in convs
+            conv: self._choose_frames_per_tile(conv, self.num_frames) for _, conv in convs
         }
         by_width: dict[int, list[nn.Conv3d]] = {}
         for _, conv in convs:
@@ -55,9 +52,14 @@ class ConvInputs:
                 self._pools[conv] = pool
                 self._frames[conv] = pool.view_as(torch.float16 if conv in self._half else x.dtype)
             # Each convolution keeps two past frames. New frames are those of one convolution at a time, or of two
-            # where one writes the input of the next; at least two, because chunks after the clip's first have more.
+            # where one writes the input of the next; at least those of a usual chunk after the clip's first, because a
+            # pool that grows then takes its memory twice for a moment.
             num_kept = 2 * sum(not pool.has_past(conv) for conv in sharing)
-            num_new = max(2, *(self._num_written(conv) for conv in sharing))
+            num_new = max(
+                self._num_written(conv, count)
+                for conv in sharing
+                for count in (self.num_frames, frames_at_once(state.kernels, conv.out_channels))
+            )
             chained = any(self._writes_next(*pair) for pair in pairwise(sharing))
             pool.reserve(num_kept, num_new * (1 + chained))
 
@@ -119,11 +121,23 @@ class ConvInputs:
         return norms_result(self.state.kernels, frames_per_tile, conv.out_channels)
 
     def _open(self, conv: nn.Conv3d) -> tuple[PaddedFrameView, Slots]:
-        """Take slots for the input of conv."""
-        self._written[conv] = self._pools[conv].take(self._num_written(conv))
-        return self._frames[conv], self._written[conv]
+        """Take slots for the input of conv. The last two frames that it has are its past later."""
+        pool = self._pools[conv]
+        slots = pool.take(self._num_written(conv, self.num_frames))
+        if (
+            self._frames_per_tile[conv] == 4
+        ):  # the last two frames take the place of the past that the transform reads
+            slots += tuple(slot or pool.take(1)[0] for slot in pool.past(conv))
+        self._written[conv] = slots
+        return self._frames[conv], slots
 
-    def _num_written(self, conv: nn.Conv3d) -> int:
-        """Return how many frames are written as conv's input. The last two frames that it has are its past later."""
-        four_at_a_time = self._frames_per_tile[conv] == 4
-        return winograd.num_transformed(self.num_frames) + 2 if four_at_a_time else self.num_frames
+    def _num_written(self, conv: nn.Conv3d, num_frames: int) -> int:
+        """Return how many frames conv's input of so many new frames takes, apart from its past."""
+        is_transformed = self._choose_frames_per_tile(conv, num_frames) == 4
+        return winograd.num_transformed(num_frames) if is_transformed else num_frames
+
+    def _choose_frames_per_tile(self, conv: nn.Conv3d, num_frames: int) -> int:
+        """Return `choose_frames_per_tile` of conv, which is 0 where it does not read fp16."""
+        if conv not in self._half:
+            return 0
+        return choose_frames_per_tile(self.state.kernels, conv.out_channels, num_frames)

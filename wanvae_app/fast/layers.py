@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.conv_inputs import ConvInputs
-from wanvae_app.fast.convolve import choose_frames_per_tile, convolve_enlarged, convolve_in_time
+from wanvae_app.fast.convolve import convolve_enlarged, convolve_in_time
 from wanvae_app.fast.exchange import activate
 from wanvae_app.kernels import attention as attention_kernel
 from wanvae_app.kernels import norm as norm_kernel
@@ -31,14 +31,6 @@ from wanvae_app.model.vae import Head
 
 PRODUCT_BYTES = 24 << 20  # of the head's products that are made at a time: a GPU's L2 cache holds them
 MAX_HEAD_CHANNELS = 16  # a head with more output channels is faster with the direct kernel than with products
-
-
-def frames_at_once(kernels: KernelSet, channels: int) -> int:
-    """Return how many frames the layers at the largest scales take at a time, where they are so many channels wide.
-
-    It saves memory. For the layers it is one more chunking, which changes no result.
-    """
-    return max(choose_frames_per_tile(kernels, channels, 4), 2)
 
 
 def residual_blocks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
 from wanvae_app.formats.weights_file import find_weights_file
+from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.vae import WanVAE
 
 # float16 ends at 65504, so there every activation that a norm reads is multiplied by this factor. A norm's output
@@ -30,35 +32,60 @@ MAX_TENSORS = 2000  # of a VAE; Wan 2.2's has 196
 
 
 def load_vae(
-    source: str | Path, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    source: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    path: CodePath | None = None,
+    *,
+    on_tensor: Callable[[], object] = lambda: None,
 ) -> WanVAE:
     """The VAE in `source`: a file, a diffusers folder, or a Hugging Face id such as Wan-AI/Wan2.1-VAE.
 
     Reads the official .pth, and the files of ComfyUI, LightX2V and diffusers, which it tells apart by their tensors.
-    The VAE is in evaluation mode, without gradients, in channels-last layout. Raises ValueError, with one sentence,
+    `path` is the code path that ranks agreed on; see `build_vae`. The VAE is in evaluation mode, without gradients, in
+    channels-last layout. `on_tensor` is called after each tensor that is read. Raises ValueError, with one sentence,
     for a source that is none of these.
     """
     device = torch.device(device)
-    path, config, tensors = _open(source)
-    with torch.device("meta"):
-        vae = build_vae(config, device, dtype)
-    # A weight can exceed float16's range until it is rescaled.
-    load_dtype = torch.float32 if dtype == torch.float16 else dtype
-    weights = {
-        name: _read_weight(name, tensor, config, path).to(device, load_dtype)
-        for name, tensor in tensors.items()
-    }
-    for name, weight in weights.items():
+    file, config, tensors = _open(source)
+    vae = _build(file, config, dtype, device, path)
+    load_dtype = loading_dtype(dtype)
+    weights = {}
+    for name, tensor in tensors.items():
+        weight = _read_weight(name, tensor, config, file).to(device, load_dtype)
         # NaN and infinity show in the extremes; isfinite(weight).all() takes twenty times as long.
         if not all(extreme.isfinite() for extreme in weight.aminmax()):
             raise ValueError(
-                f"{path.name} is damaged: its weights for {name} have values that are no numbers."
+                f"{file.name} is damaged: its weights for {name} have values that are no numbers."
             )
+        weights[name] = weight
+        on_tensor()
     vae.load_state_dict(weights, assign=True)
+    del weight, weights  # else both dtypes of all weights would be in memory at once
     if dtype == torch.float16:
         rescale(vae, FP16_SCALE)
-    vae.name = _display_name(path, config)
     return vae.requires_grad_(False).eval().to(dtype).channels_last()
+
+
+def loading_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that weights have on their device while they are loaded for `dtype`."""
+    # A weight can exceed float16's range until it is rescaled.
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
+def describe_vae(
+    source: str | Path,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    path: CodePath | None = None,
+) -> WanVAE:
+    """What `load_vae` would return, on "meta": all but the values of its weights. Reads the file's headers alone.
+
+    Raises ValueError, with one sentence, if load_vae would refuse the source for its headers.
+    """
+    file, config, _ = _open(source)
+    vae = _build(file, config, dtype, torch.device(device), path)
+    return vae.requires_grad_(False).eval().to(dtype)
 
 
 def check(source: str | Path) -> None:
@@ -99,6 +126,14 @@ def _open(source: str | Path) -> tuple[Path, WanConfig, dict[str, LazyTensor]]:
     with torch.device("meta"):
         vae = WanVAE(config)
     return path, config, _match_names(vae, tensors, naming, path)
+
+
+def _build(
+    file: Path, config: WanConfig, dtype: torch.dtype, device: torch.device, path: CodePath | None
+) -> WanVAE:
+    """The VAE of a file on "meta", made for `dtype`, `device` and a code path."""
+    with torch.device("meta"):
+        return build_vae(config, device, dtype, _display_name(file, config), path)
 
 
 def _read_weight(name: str, tensor: LazyTensor, config: WanConfig, path: Path) -> Tensor:
@@ -207,8 +242,12 @@ def _match_names(
     return matched
 
 
+def family_and_width(config: WanConfig) -> str:
+    """What kind of VAE this is, such as "Wan 2.1 VAE, width 96"."""
+    return f"{'Wan 2.2' if config.residual else 'Wan 2.1'} VAE, width {config.base_dim}"
+
+
 def _display_name(path: Path, config: WanConfig) -> str:
     """The VAE's name on the page: that of its file or diffusers folder, its family and its width."""
-    family = "Wan 2.2" if config.residual else "Wan 2.1"
     name = path.parent.name if path.stem == "diffusion_pytorch_model" else path.stem
-    return f"{name} ({family} VAE, width {config.base_dim})"
+    return f"{name} ({family_and_width(config)})"

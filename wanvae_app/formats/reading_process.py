@@ -35,6 +35,7 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
+    "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # else macOS may end a fork of a process that has loaded frameworks
 }
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from wanvae_app.codec import warm_up
 from wanvae_app.jobs.job import Job
+from wanvae_app.jobs.vae_cache import VaeCache
+from wanvae_app.jobs.vae_loading import tick_in_layers
 from wanvae_app.jobs.worker import run_job
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 
 
-def follow(group: Group, vae: WanVAE) -> None:
-    """Run job after job until rank 0 posts the end. Raises GroupLost if a rank has gone."""
-    get_ready(group, vae)
+def follow(group: Group, vaes: VaeCache | WanVAE) -> None:
+    """Run job after job until rank 0 posts the end. A single VAE stands for a cache of it.
+
+    Raises GroupLost if a rank has gone.
+    """
+    if isinstance(vaes, WanVAE):
+        vaes = VaeCache.of(vaes)
+    get_ready(group, vaes.first)
     while "job" in (command := group.next_command()):
-        run_job(group, vae, Job.from_json(command["job"]))
+        run_job(group, vaes, Job.from_json(command["job"]))
 
 
 def get_ready(group: Group, vae: WanVAE) -> None:
@@ -23,8 +30,6 @@ def get_ready(group: Group, vae: WanVAE) -> None:
     they would miss the signs of life that a rank gives from the beginning of a job on. Raises GroupLost if a rank has
     gone.
     """
-    if group.watchdog is not None:  # it must see that a long chunk goes on
-        for module in vae.modules():
-            module.register_forward_pre_hook(group.watchdog.tick)
+    tick_in_layers(group, vae)
     warm_up(vae)
     group.agree([0.0])

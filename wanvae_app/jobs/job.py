@@ -53,6 +53,7 @@ class Job:
     shape: LatentShape  # of the latent that is decoded
     chunk: int  # latent frames per chunk, except for the first chunk: it has one
     parallel: bool  # False: rank 0 codes the whole picture, and the other ranks only agree with it
+    vae: str = ""  # name of the VAE in every rank's VaeCache
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Job:

@@ -12,7 +12,7 @@ from wanvae_app.jobs.budget import Budget, amount, needs_of
 from wanvae_app.jobs.fair_queue import FairQueue
 from wanvae_app.jobs.job_state import JobState, Needs
 from wanvae_app.jobs.run_setup import set_input, set_shape
-from wanvae_app.model.vae import WanVAE
+from wanvae_app.jobs.vae_cache import VaeCache
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Readers:
         changed: threading.Condition,
         queue: FairQueue,
         budget: Budget,
-        vae: WanVAE,
+        vaes: VaeCache,
         num_ranks: int,
         refuse: Callable[[JobState, str], None],
         waiting_message: Callable[[], str],
@@ -44,7 +44,7 @@ class Readers:
         self._changed = changed
         self._queue = queue
         self._budget = budget
-        self._vae = vae
+        self._vaes = vaes
         self._num_ranks = num_ranks
         self._refuse = refuse
         self._waiting_message = waiting_message
@@ -122,15 +122,17 @@ class Readers:
     def _plan(self, run: JobState) -> None:
         assert run.unread is not None
         plan = run.unread.plan(lambda: run.stop_requested or run.ended)
-        self._budget.check(run.name, run.owner, needs_of(plan, self._vae.config))
+        config = self._vaes[run.job.vae].config
+        self._budget.check(run.name, run.owner, needs_of(plan, config))
         with self._changed:
-            set_shape(run, plan.shape, self._vae.config, self._num_ranks)
+            set_shape(run, plan.shape, config, self._num_ranks)
             run.change(plan=plan)
 
     def _read(self, run: JobState) -> None:
         unread, store = run.unread, self._budget.store
         assert unread is not None and run.plan is not None
-        needs = needs_of(run.plan, self._vae.config)
+        vae = self._vaes[run.job.vae]
+        needs = needs_of(run.plan, vae.config)
         num_wakes = self._num_wakes
         if not self._budget.grant(run, needs):
             with self._changed:
@@ -148,7 +150,7 @@ class Readers:
             )
             with self._changed:  # so that `stop` comes before or after, not in between
                 if run in self._queue.waiting():
-                    set_input(run, found, folder or store.folder, self._vae, self._num_ranks)
+                    set_input(run, found, folder or store.folder, vae, self._num_ranks)
                     run.needs = Needs(needs.disk, run.plan.memory_bytes)
                     run.change(unread=None, is_reading=False, message=self._waiting_message())
                     folder = found = None

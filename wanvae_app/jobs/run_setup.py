@@ -19,13 +19,21 @@ from wanvae_app.parallel.shard import Shard
 
 
 def new_state(
-    kind: JobKind, folder: Path, config: WanConfig, *, chunk: int, parallel: bool, owner: str, name: str
+    kind: JobKind,
+    folder: Path,
+    config: WanConfig,
+    *,
+    vae: str,
+    chunk: int,
+    parallel: bool,
+    owner: str,
+    name: str,
 ) -> JobState:
-    """Make a run whose size is not known yet. `chunk` is in latent frames."""
+    """Make a run whose size is not known yet. `config` is that of the VAE called `vae`; `chunk` is in latent frames."""
     if chunk < 1:
         raise ValueError(f"{chunk} latent frames per chunk is impossible; give 1 or more.")
     shape = LatentShape(config.z_dim, 0, 0, 0)
-    job = Job(id=secrets.token_urlsafe(16), kind=kind, shape=shape, chunk=chunk, parallel=parallel)
+    job = Job(id=secrets.token_urlsafe(16), kind=kind, shape=shape, chunk=chunk, parallel=parallel, vae=vae)
     return JobState(job, folder=folder, frames=FrameLog(), num_frames=0, owner=owner, name=name)
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from wanvae_app.jobs.report import Verdict
 from wanvae_app.jobs.result_store import ResultStore, save_run
 from wanvae_app.jobs.run_setup import new_state, set_input
 from wanvae_app.jobs.unread_input import ReadInput, UnreadInput
+from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.jobs.worker import run_job
 from wanvae_app.jobs.writer import Writer
 from wanvae_app.model.vae import WanVAE
@@ -42,10 +44,11 @@ class JobService:
     called once. After such a restart, `notice` says that it happened.
     """
 
-    def __init__(self, group: Group, vae: WanVAE, folder: Path | None = None) -> None:
+    def __init__(self, group: Group, vaes: VaeCache | WanVAE, folder: Path | None = None) -> None:
+        """Serve these VAEs; a single one stands for a cache of it."""
         assert group.rank == 0
         self.group = group
-        self.vae = vae
+        self.vaes = VaeCache.of(vaes) if isinstance(vaes, WanVAE) else vaes
         self.store = ResultStore(folder or Path(tempfile.mkdtemp(prefix="wanvae-")))
         self.broken = ""
         self.notice = ""
@@ -56,16 +59,21 @@ class JobService:
         self._queue = FairQueue()
         self._closing = False
         self._getting_ready = group.device.type == "cuda"  # a CPU has nothing to compile
-        self._writer = Writer(vae.config)
+        self._writer = Writer(self.vaes)
         self._thread: threading.Thread | None = None
         self._budget = Budget(self.store)
         ends = self._refuse, self._waiting_message
-        self._readers = Readers(self._changed, self._queue, self._budget, vae, group.size, *ends)
+        self._readers = Readers(self._changed, self._queue, self._budget, self.vaes, group.size, *ends)
 
     @property
     def folder(self) -> Path:
         """The folder that holds the runs' folders."""
         return self.store.folder
+
+    @property
+    def vae(self) -> WanVAE:
+        """The first VAE, which is taken unless another is asked for."""
+        return self.vaes.first
 
     @property
     def health(self) -> str:
@@ -85,19 +93,20 @@ class JobService:
         owner: str = "",
         name: str = "",
         fps: float = 16.0,
+        vae: str = "",
     ) -> JobState:
         """Make a run, to be queued with `submit`.
 
         It decodes the raw `latent` [1 C T H W], or encodes and decodes the frames of `source`; give one of both.
-        `chunk` is in latent frames, `fps` goes into the MP4. Raises ValueError if this VAE cannot take the input.
+        `chunk` is in latent frames, `fps` goes into the MP4, `vae` is a name as `VaeCache.find` takes it. Raises
+        ValueError if there is no such VAE, or if it cannot take the input.
         """
         kind = JobKind.DECODE if source is None else JobKind.ROUNDTRIP
-        config = self.vae.config
-        run = new_state(kind, self.folder, config, chunk=chunk, parallel=parallel, owner=owner, name=name)
+        run = self._new_state(kind, vae, chunk=chunk, parallel=parallel, owner=owner, name=name)
         folder = self.store.folder_or_none()
         try:
             found = ReadInput(latent, source, fps)
-            set_input(run, found, folder or self.folder, self.vae, self.group.size)
+            set_input(run, found, folder or self.folder, self.vaes[run.job.vae], self.group.size)
         except BaseException:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -105,16 +114,20 @@ class JobService:
         return run
 
     def new_unread_run(
-        self, unread: UnreadInput, kind: JobKind, *, chunk: int, parallel: bool, owner: str
+        self, unread: UnreadInput, kind: JobKind, *, chunk: int, parallel: bool, owner: str, vae: str = ""
     ) -> JobState:
         """Make a run, to be queued with `submit`, whose input is read when its turn comes near.
 
         What cannot be used ends it as failed, with `refused` set. For the other arguments see `new_run`.
         """
-        name, config = unread.name, self.vae.config
-        run = new_state(kind, self.folder, config, chunk=chunk, parallel=parallel, owner=owner, name=name)
+        run = self._new_state(kind, vae, chunk=chunk, parallel=parallel, owner=owner, name=unread.name)
         run.unread = unread
         return run
+
+    def _new_state(self, kind: JobKind, vae: str, **options: Any) -> JobState:
+        """A run by the VAE that is asked for; for the options see `new_state`."""
+        vae = self.vaes.find(vae)
+        return new_state(kind, self.folder, self.vaes[vae].config, vae=vae, **options)
 
     def start(self) -> None:
         """Start the jobs thread: it gets the ranks ready for the first run. `submit` does this if nobody has."""
@@ -204,9 +217,10 @@ class JobService:
 
     def _do(self, run: JobState) -> None:
         """Code the run's clip on all ranks, and leave its files to the writer."""
-        run.change(status=Status.RUNNING, message=f"{run.phase.gerund.capitalize()}.")
+        if not self.vaes.is_loaded(run.job.vae):
+            run.change(message=f"Loading {run.job.vae} on all ranks.", num_runs_before=0)
         self.group.post({"job": run.job.to_json()})
-        verdict, reason = run_job(self.group, self.vae, run.job, run)
+        verdict, reason = run_job(self.group, self.vaes, run.job, run)
         run.finished = time.monotonic()
         if run.started is not None and verdict == Verdict.GO:
             run.decode_seconds = run.finished - run.started - (run.encode_seconds or 0.0)

@@ -7,12 +7,15 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-from wanvae_app.device import device_fault, peak_bytes, reset_peak, tidy_up
+from wanvae_app.device import device_fault, num_spare_ranks, peak_bytes, reset_peak, tidy_up
 from wanvae_app.errors import describe, forget, is_lost_connection
+from wanvae_app.fast.agreement import why_unequal
 from wanvae_app.jobs.job import Job, Step
-from wanvae_app.jobs.job_state import JobState
+from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.report import Report, Verdict, record_reports
+from wanvae_app.jobs.vae_cache import VaeCache
+from wanvae_app.jobs.vae_loading import load_on_all_ranks, make_room, unload_after
 from wanvae_app.memory_estimate import Clip, free_bytes, refusal
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -28,24 +31,43 @@ class Outcome(NamedTuple):
     reason: str  # why it failed; empty otherwise
 
 
-def run_job(group: Group, vae: WanVAE, job: Job, run: JobState | None = None) -> Outcome:
-    """Run one job; all ranks call it at once. Rank 0 gives the `run`, which receives progress and results.
+def run_job(group: Group, vaes: VaeCache, job: Job, run: JobState | None = None) -> Outcome:
+    """Run one job with the VAE that it names; all ranks call it at once.
+
+    Rank 0 gives the `run`, which receives progress and results.
 
     Afterwards all ranks are ready for the next job, whatever the outcome. Raises GroupLost if a rank has gone.
     """
     assert (run is not None) == (group.rank == 0)
     group.begin_job()
     try:
-        return Worker(group, vae, job, run).work()
+        vae = load_on_all_ranks(group, vaes, job.vae)
+        if vae is None:
+            reason = group.failure_reason()
+            with recovering(group, f"loading {job.vae}"):
+                group.rebuild()  # whoever heard of the failure has broken off the connections
+                unload_after(reason, vaes, job.vae)
+            return Outcome(Verdict.FAILED, reason)
+        if run is not None:
+            run.change(status=Status.RUNNING, message=f"{run.phase.gerund.capitalize()}.")
+        return Worker(group, vaes, vae, job, run).work()
     finally:
         group.end_job()
+
+
+def recovering(group: Group, where: str) -> AbstractContextManager[None]:
+    """Let the watchdog end this rank if it cannot free what a failed step holds: a device may hang."""
+    if group.watchdog is None:
+        return nullcontext()
+    return group.watchdog.working(f"recovering from a failure in {where}", can_be_idle=True)
 
 
 class Worker:
     """One rank at work on one job: it agrees with the others before every chunk, then codes its part of the chunk."""
 
-    def __init__(self, group: Group, vae: WanVAE, job: Job, run: JobState | None) -> None:
+    def __init__(self, group: Group, vaes: VaeCache, vae: WanVAE, job: Job, run: JobState | None) -> None:
         self.group = group
+        self.vaes = vaes
         self.vae = vae
         self.job = job
         self.run = run
@@ -59,18 +81,26 @@ class Worker:
 
     def work(self) -> Outcome:
         """Run the job from the first agreement to the last."""
-        report = Report()  # this rank's first one
         # A clip that reuses the last one's memory needs no more, so it fits.
+        fits = self.task is not None and self.task.reuse_memory()
         if self.task is None:
             self.vae.release()
-        elif not self.task.reuse_memory():
-            report = self._check_memory()
+        make_room(
+            self.group,
+            self.vaes,
+            self.job.vae,
+            lambda more: not fits and bool(self._memory_refusal(more=more)),
+        )
+        report = Report() if fits else self._check_memory()  # this rank's first one
         interleaved = len(self.job.phases) > 1 and self._all_can_interleave()
         reset_peak(self.group.device)
         if self.job.parallel and self.group.peer_memory is not None:
             chunk = (self.job.chunk, self.job.shape.height, self.job.shape.width)
             self.group.peer_memory.reserve_tokens(self.vae.config, chunk, self.vae.dtype)
-        self._agree(Report())  # all ranks are here, so their clocks start together
+        # All ranks are here then, so their clocks start together.
+        if why := why_unequal(self.group, self.vae):
+            self.group.announce_failure(f"The ranks cannot work together: {why}")
+            report = Report(Verdict.FAILED)
         self.start = time.monotonic()
         if self.run is not None:
             self.run.change(started=self.start)
@@ -127,7 +157,7 @@ class Worker:
             else:  # another rank failed first, and its log has the cause
                 log.warning("job %s: %s", self.job.id[:8], reason)
                 log.debug("job %s", self.job.id[:8], exc_info=error)
-            with self._recovering(where):
+            with recovering(self.group, where):
                 task.close()
                 if self.run is None:  # rank 0 must wait until all ranks know of the failure
                     task.abandon_frames()
@@ -143,21 +173,15 @@ class Worker:
     def _clean_up_failure(self) -> str:
         """Free what the failed job holds, connect the ranks anew, and return why it failed."""
         reason = self.group.failure_reason()
-        with self._recovering("the last chunk"):
+        with recovering(self.group, "the last chunk"):
             if self.task is not None:
                 self.task.close()
                 self.task.abandon_frames()
             self.group.rebuild()  # after it, no rank waits for another
             self.vae.release()
+            unload_after(reason, self.vaes, self.job.vae)
             tidy_up(self.group.device)
         return reason
-
-    def _recovering(self, where: str) -> AbstractContextManager[None]:
-        """Let the watchdog end this rank if it cannot free what a failed step holds: a device may hang."""
-        watchdog = self.group.watchdog
-        if watchdog is None:
-            return nullcontext()
-        return watchdog.working(f"recovering from a failure in {where}", can_be_idle=True)
 
     def _check_memory(self) -> Report:
         """Refuse a job that does not fit into this rank's free memory, before any chunk is coded."""
@@ -171,11 +195,15 @@ class Worker:
         """Return whether all ranks have memory for the past of an encoder and of a decoder at once."""
         return self.group.holds_on_all_ranks(not self._memory_refusal(interleaved=True))
 
-    def _memory_refusal(self, interleaved: bool = False) -> str:
+    def _memory_refusal(self, *, interleaved: bool = False, more: int = 0) -> str:
+        """Why the job does not fit into this rank's free memory and `more` bytes; empty if it does."""
         if self.task is None:
             return ""
         group, job, vae = self.group, self.job, self.vae
-        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device)
+        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device, vae.path)
         size = group.size if job.parallel else 1
         free = free_bytes(group.device)
-        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved)
+        if free is not None:
+            free += more
+        most = group.size + num_spare_ranks(group.device)
+        return refusal(clip, job.phases, size, group.rank, free, interleaved=interleaved, most_ranks=most)

@@ -8,11 +8,11 @@ import queue
 import threading
 from collections.abc import Callable
 
-from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import write_latent
 from wanvae_app.formats.mp4 import write_mp4
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
+from wanvae_app.jobs.vae_cache import VaeCache
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ class Writer:
     why.
     """
 
-    def __init__(self, config: WanConfig) -> None:
-        self.config = config
+    def __init__(self, vaes: VaeCache) -> None:
+        self._vaes = vaes
         self._queue: queue.Queue[tuple[JobState, OnWritten] | None] = queue.Queue()
         self._thread: threading.Thread | None = None
 
@@ -69,7 +69,7 @@ class Writer:
             if run.job.kind == JobKind.ROUNDTRIP and len(run.frames) == run.num_frames:
                 path = run.folder / f"{run.id[:8]}.safetensors"
                 assert run.latent is not None
-                write_latent(run.latent, path, self.config)
+                write_latent(run.latent, path, self._vaes[run.job.vae].config)
                 run.latent_path = path
         except Exception as error:
             log.exception("job %s: no latent", run.id[:8])

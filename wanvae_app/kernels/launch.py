@@ -1,4 +1,4 @@
-"""Launches of Triton's kernels: every launcher in this room starts its kernel by `launch`.
+"""Launches of Triton's kernels: every launcher in this room starts such a kernel by `launch`.
 
 Tensors without data (on the device "meta") start nothing. A hook sees all launches, these included: so it is found
 which kernels a clip needs, with no GPU (`bench/launches.py`), and what a launch is compiled for can be changed.
@@ -39,6 +39,13 @@ def warm_up(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> N
         options = hook(kernel, args, options)
     if not _has_no_data(args):
         kernel.warmup(*args, grid=grid, **options)
+
+
+def show(kernel: Any) -> None:
+    """Show the hook a kernel in CUDA C++ that would be started if there were data."""
+    hook = _hook.get()
+    if hook is not None:
+        hook(kernel, (), {})
 
 
 @contextmanager

@@ -264,7 +264,12 @@ mma_conv_kernel(
             // A pixel becomes TIME x 2 x 2 pixels: each gets one of the channels.
             const int mine = ((s % TIME * 2 + dy) * 2 + dx) * PER / (TIME * 4);
             const u16* from = shortcut + (((long long)(s / TIME * H + y) * W + x) * N + n) * PER + mine;
-            v.x += to_float(from[0]), v.y += to_float(from[PER]);
+            if (PER == 1) {
+                const float2 both = unpack(*(const u32*)from);
+                v.x += both.x, v.y += both.y;
+            } else {
+                v.x += to_float(from[0]), v.y += to_float(from[PER]);
+            }
         }
         return pack(v.x, v.y);
     };

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from wanvae_app.kernels import winograd
 from wanvae_app.kernels.capability import capability_of
+from wanvae_app.kernels.launch import show
 from wanvae_app.kernels.mma_kernel import (
     PLANES,
     REGION_COLUMNS,
@@ -133,6 +134,7 @@ def mma_conv(
         time_factor,
     )
     if out.is_meta:
+        show(kernel)
         return out
     channel_blocks, regions_across = -(-n // block.width), -(-width // REGION_COLUMNS)
     num_regions = regions_across * -(-height // REGION_ROWS) * (num_frames // block.frames)

@@ -110,10 +110,11 @@ class PaddedFramePool:
     def advance(self, layer: object, slots: Slots) -> None:
         """Make the last two of `slots`, which a layer has read, its past, and free the others.
 
-        `slots` are in order of time and begin with its past so far.
+        `slots` are in order of time and begin with its past so far. The last two may have taken its place.
         """
-        self.give_back(slots[:-2])
-        self._past[layer] = (slots[-2], slots[-1])
+        past = (slots[-2], slots[-1])
+        self.give_back(tuple(slot for slot in slots[:-2] if slot not in past))
+        self._past[layer] = past
 
     def settle(self) -> Slots:
         """Give every layer two slots of its own for its past, so that all later chunks take the same steps.

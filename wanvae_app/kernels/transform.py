@@ -196,7 +196,8 @@ def transform(
     """Write silu(norm(x)) of [T, H, W, C], T a multiple of 4, transformed into padded frames.
 
     `slots` name the two frames before, which are read; T / 4 * 6 transformed frames; and the last two frames as they
-    are. With `neighbours` the same launch exchanges edges with them.
+    are, which may overwrite the two before: a program reads its pixels of these first. With `neighbours` the same
+    launch exchanges edges with them.
     """
     if neighbours is None or not neighbours.arguments:
         _launch(x, gamma, into, slots)

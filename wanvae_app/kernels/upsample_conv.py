@@ -20,6 +20,7 @@ from wanvae_app.kernels.hopper_kernel import (
     RESULT_BOX,
     HopperKernel,
 )
+from wanvae_app.kernels.launch import show
 from wanvae_app.kernels.packed_weights import fold_upsampling
 from wanvae_app.kernels.padded_frames import PaddedFrames, Slots
 from wanvae_app.kernels.rounds import choose_width, count_clusters, plan_launches
@@ -62,16 +63,22 @@ def upsample_conv(
         channels_per_output = shortcut.channels_per_output(n)
         assert channels_per_output <= MAX_CHANNELS_PER_OUTPUT, channels_per_output
     out = torch.empty(num_frames, 2 * height, 2 * width, n, dtype=bias.dtype, device=data.device)
-    if out.is_meta:
-        return out
     added = shortcut or Shortcut(bias, 1, 0)  # without a shortcut nothing is read
     num_clusters = count_clusters(data.device)
     regions_across, regions_down = -(-width // REGION_COLUMNS), -(-height // REGION_ROWS)
     num_regions = regions_across * regions_down * num_frames
     block_width = choose_width(n, COSTS, num_regions, num_clusters)
+    launches = plan_launches(n, block_width, num_regions, c // 2, COSTS, num_clusters)
+    kernels = [
+        kernel_for(launch.width, channels_per_output, added.time_factor, bias.dtype) for launch in launches
+    ]
+    if out.is_meta:
+        for kernel in kernels:
+            show(kernel)
+        return out
     phases = [out[:, dy::2, dx::2] for dy in (0, 1) for dx in (0, 1)]
     pointers = frames.table(slots), bias, added.pixels
-    for launch in plan_launches(n, block_width, num_regions, c // 2, COSTS, num_clusters):
+    for launch, kernel in zip(launches, kernels, strict=True):
         arguments = [
             tensor_map(data, INPUT_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
             tensor_map(weights, (DEPTH, launch.width, 2, 1)),  # [taps, phases, N, C]
@@ -80,7 +87,6 @@ def upsample_conv(
             *map(ctypes.c_int, (num_frames, height, width, c, n, added.first_frame)),
             *map(ctypes.c_int, (launch.num_blocks, regions_across, launch.begin, launch.end)),
         ]
-        kernel = kernel_for(launch.width, channels_per_output, added.time_factor, bias.dtype)
         clusters = min(launch.end - launch.begin, num_clusters)
         kernel.start(clusters, data.device, arguments, launch.dependent)
     return out

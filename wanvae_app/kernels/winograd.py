@@ -24,6 +24,7 @@ from wanvae_app.kernels.hopper_kernel import (
     RESULT_BOX,
     HopperKernel,
 )
+from wanvae_app.kernels.launch import show
 from wanvae_app.kernels.mailbox import EarlyHalo
 from wanvae_app.kernels.padded_frames import PaddedFramePool, PaddedFrames, Slots
 from wanvae_app.kernels.rounds import Launch, choose_width, count_clusters, plan_launches
@@ -140,8 +141,6 @@ def winograd_conv(
         out = into[0].data
     else:
         out = torch.empty(num_frames, height, width, n, dtype=bias.dtype, device=data.device)
-    if out.is_meta:
-        return out
     norm, half = gamma is not None, bias.dtype == torch.float16
     assert not norm or (frames_per_tile == 2 and norms_in_place(n)), (frames_per_tile, n)
     num_clusters, costs = count_clusters(data.device), COSTS[frames_per_tile]
@@ -154,13 +153,21 @@ def winograd_conv(
         assert norm, "the sums of four frames leave in two parts"
         cut, before, after = 1 + early_halo.columns, early_halo.before, early_halo.after
         launches = _count_edges(early_halo, launches, regions_across, regions_down, num_regions)
+    kernels = [
+        kernel_for(launch.width, launch.joined, frames_per_tile, residual is not None, norm, half)
+        for launch in launches
+    ]
+    if out.is_meta:
+        for kernel in kernels:
+            show(kernel)
+        return out
     finished = ctypes.c_void_p(early_halo.finished.data_ptr() if early_halo is not None else None)
     table = frames.table(slots)
     out_table = into[0].table(into[1]) if into else table
     pointers = (table, bias, bias if gamma is None else gamma, out_table)
     read = out if residual is None else residual  # without a residual nothing is read through this map
     written = out[:, 1:-1, 1:-1] if norm else out
-    for launch in launches:
+    for launch, kernel in zip(launches, kernels, strict=True):
         arguments = [
             tensor_map(data, INPUT_BOX),  # [slots, H + 2, W + 2, C]: what lies beyond is read as zero
             tensor_map(weights, (DEPTH, launch.width, 2, 1)),  # [taps, products, N, C]
@@ -171,7 +178,6 @@ def winograd_conv(
             *map(ctypes.c_int, (launch.begin, launch.end, cut, before, after)),
             finished,
         ]
-        kernel = kernel_for(launch.width, launch.joined, frames_per_tile, residual is not None, norm, half)
         clusters = min(launch.end - launch.begin, num_clusters)
         kernel.start(clusters, data.device, arguments, launch.dependent)
     return out

@@ -12,9 +12,9 @@ Shapes are those of `layers.py`.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from wanvae_app.channels_last import cat_channels_last
 from wanvae_app.parallel.shard import WHOLE, Shard
 
 
@@ -30,6 +30,15 @@ class ClipState:
         """Whether x [B C T H W] is a single frame, and the first one that `layer` sees: its past is all zeros."""
         return x.shape[2] == 1 and layer not in self._past
 
+    def largest_share(self, amount: int) -> int:
+        """Return how much the rank with most rows has of a thing of which this rank has `amount`, in proportion.
+
+        All ranks compute the same number from their own amounts.
+        """
+        bounds = self.shard.bounds
+        most = max(after - before for before, after in zip(bounds, bounds[1:], strict=False))
+        return amount // self.shard.num_rows(self.shard.rank) * most
+
     def past_frames(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
         """Return the last `length` frames that `layer` saw, of the size of x's; zeros at the clip's start.
 
@@ -40,21 +49,31 @@ class ClipState:
             self._past[layer] = past.movedim(-1, 1)
         return self._past[layer]
 
-    def with_past(self, layer: nn.Module, x: Tensor, length: int) -> Tensor:
-        """Return the last `length` frames that `layer` saw, then x: [B C length+T H W]. Keep x's last for later."""
-        past = self.past_frames(layer, x, length)
-        x = cat_channels_last((past, x), 2)
-        past.copy_(x[:, :, -length:])
-        return x
+    def conv_input(self, layer: nn.Module, x: Tensor, rows: int, length: int, silu: bool = False) -> Tensor:
+        """Return what a convolution of x reads, [B C length+T H+halo W+halo], and keep its last frames for later.
 
-    def with_halo_and_past(self, layer: nn.Module, x: Tensor, rows: int, length: int) -> Tensor:
-        """Return x with `rows` of its neighbours' rows on either side, and `length` past frames in front.
-
-        The halo comes first: past frames were kept with theirs, so only rows of new frames travel.
+        These are `length` past frames, then x [B C T H W], or with `silu` silu(x); along the cut also `rows` of the
+        neighbours' rows on either side. The halo comes first: past frames were kept with theirs, so only rows of new
+        frames travel. Everything is written where the convolution reads it, because copies would need more memory.
         """
-        if rows:
-            x = self.shard.halo(x, rows, rows)
-        return self.with_past(layer, x, length) if length else x
+        shard = self.shard
+        halo = rows if shard.num_ranks > 1 else 0
+        shape = [x.shape[0], length + x.shape[2], *x.shape[3:], x.shape[1]]  # B T H W C
+        shape[shard.dim - 1] += 2 * halo
+        frames = x.new_empty(shape).movedim(-1, 1)
+        new = frames[:, :, length:]
+        inside = new.narrow(shard.dim, halo, x.shape[shard.dim])
+        if silu:
+            torch.ops.aten.silu.out(x, out=inside)  # F.silu takes no `out`
+        else:
+            inside.copy_(x)
+        if halo:
+            shard.fill_borders(new, halo)
+        if length:
+            past = self.past_frames(layer, new, length)
+            frames[:, :, :length] = past
+            past.copy_(frames[:, :, -length:])
+        return frames
 
     def end_chunk(self) -> None:
         """Note that all layers have seen a chunk."""

@@ -27,19 +27,6 @@ from wanvae_app.channels_last import cat_channels_last
 from wanvae_app.model.clip_state import ClipState
 
 
-class CausalConv3d(nn.Conv3d):
-    """A convolution over present and past frames, with zeros before the clip and around the picture."""
-
-    def forward(self, x: Tensor, state: ClipState) -> Tensor:  # type: ignore[override]
-        kt, kh, kw = self.kernel_size
-        is_first_frame, weight = state.is_first_frame(self, x), self.weight
-        x = state.with_halo_and_past(self, x, rows=kh // 2, length=kt - 1)  # B C kt-1+T H+halo W+halo
-        padding = (0, *state.shard.padding(kh // 2, kw // 2))
-        if is_first_frame and kh > 1:  # only the last tap in time meets anything but zeros
-            x, weight = x[:, :, -1:], weight[:, :, -1:]
-        return F.conv3d(x, weight, self.bias, self.stride, padding)
-
-
 class PixelNorm(nn.Module):
     """RMSNorm over the channels of each pixel: x / sqrt(mean(x^2)) * gamma. Zeros stay zeros."""
 
@@ -51,6 +38,28 @@ class PixelNorm(nn.Module):
         """Normalise x [B C ...]; half precisions are computed in float32."""
         # eps only prevents 0 / 0. The official RMS_norm limits the vector's length to 1e-12 from below.
         return F.rms_norm(x.movedim(1, -1), self.gamma.shape, self.gamma, eps=1e-24).movedim(-1, 1)
+
+
+class CausalConv3d(nn.Conv3d):
+    """A convolution over present and past frames, with zeros before the clip and around the picture."""
+
+    def forward(self, x: Tensor, state: ClipState) -> Tensor:  # type: ignore[override]
+        """Convolve x [B C T H W]."""
+        return self.convolve(x, state)
+
+    def convolve(self, x: Tensor, state: ClipState, silu: bool = False) -> Tensor:
+        """Convolve x [B C T H W], or silu(x) with `silu`.
+
+        Unlike `forward`, it frees x before it convolves, if the caller has no other reference to x.
+        """
+        kt, kh, kw = self.kernel_size
+        is_first_frame, weight = state.is_first_frame(self, x), self.weight
+        if kt > 1 or kh > 1:
+            x = state.conv_input(self, x, rows=kh // 2, length=kt - 1, silu=silu)  # B C kt-1+T H+halo W+halo
+        padding = (0, *state.shard.padding(kh // 2, kw // 2))
+        if is_first_frame and kh > 1:  # only the last tap in time meets anything but zeros
+            x, weight = x[:, :, -1:], weight[:, :, -1:]
+        return F.conv3d(x, weight, self.bias, self.stride, padding)
 
 
 class ResidualBlock(nn.Module):
@@ -65,9 +74,12 @@ class ResidualBlock(nn.Module):
         self.shortcut = CausalConv3d(in_dim, out_dim, 1) if in_dim != out_dim else None
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        h: Tensor = self.conv1(F.silu(self.norm1(x)), state)
-        h = self.conv2(F.silu(self.norm2(h)), state)
-        return h + (x if self.shortcut is None else self.shortcut(x, state))
+        # In one expression, because names would keep what comes between in memory.
+        h = self.conv2.convolve(
+            self.norm2(self.conv1.convolve(self.norm1(x), state, silu=True)), state, silu=True
+        )
+        h += x if self.shortcut is None else self.shortcut(x, state)
+        return h
 
 
 class Attention(nn.Module):

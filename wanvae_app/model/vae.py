@@ -5,14 +5,16 @@ Shapes are those of `layers.py`; z is the number of the latent's channels, T' an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from wanvae_app.channels_last import cat_channels_last
 from wanvae_app.config import WanConfig
+from wanvae_app.kernels.code_path import PLAIN, CodePath
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.layers import (
     Attention,
@@ -26,6 +28,10 @@ from wanvae_app.model.layers import (
 from wanvae_app.model.pixels import patchify, to_uint8, unpatchify
 from wanvae_app.parallel.shard import WHOLE, Shard
 
+# A level takes so many frames at a time as make no larger tensor than this, or one. Two 720x1280 frames of Wan 2.1's
+# finest level have 338 MiB.
+PART_BYTES = 384 << 20
+
 
 class Head(nn.Module):
     """Norm, SiLU and a convolution: the last layers of encoder and decoder."""
@@ -36,8 +42,7 @@ class Head(nn.Module):
         self.conv = CausalConv3d(in_dim, out_dim, 3)
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        out: Tensor = self.conv(F.silu(self.norm(x)), state)
-        return out
+        return self.conv.convolve(self.norm(x), state, silu=True)
 
 
 class Middle(nn.Sequential):
@@ -57,6 +62,9 @@ class Level(nn.Module):
 
     `resample` is a Downsample, an Upsample or None, and `time` by how much it changes the number of frames. With
     `residual`, Wan 2.2's shortcut around the whole level is added.
+
+    Where pictures are large, a level takes a few frames at a time (`in_parts`). That is one more chunking, which
+    changes no result and saves memory.
     """
 
     def __init__(
@@ -68,6 +76,30 @@ class Level(nn.Module):
         )
         self.resample = resample
         self.dim, self.time, self.residual = dim, time, residual
+        # Numbers of its largest tensor per pixel of its input.
+        self.widest = max(in_dim, dim)
+        if isinstance(resample, Upsample):
+            self.widest = max(self.widest, 4 * time * resample.conv.out_channels)
+
+    def in_parts(self, inputs: Iterable[Tensor], state: ClipState) -> Iterator[Tensor]:
+        """Apply the level to each of the inputs, and yield the results, a few frames at a time."""
+        for x in inputs:
+            parts = list(x.split(self.frames_at_once(x, state), 2))
+            del x
+            while parts:
+                # Not self(...), which would keep the part in memory until the level's end.
+                yield self.forward(parts.pop(0), state)
+
+    def frames_at_once(self, x: Tensor, state: ClipState) -> int:
+        """Return how many of the frames x [B C T H W], or of any of that size, it takes at a time.
+
+        The number is the same on all ranks.
+        """
+        num_bytes = state.largest_share(x[:, 0, 0].numel()) * self.widest * x.element_size()
+        count = max(PART_BYTES // num_bytes, 1)
+        if isinstance(self.resample, Downsample) and self.time > 1:  # it makes one frame of two
+            return x.shape[2] if state.first else count + count % 2
+        return count
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
         skip = x if self.residual else None
@@ -101,8 +133,15 @@ class Encoder(nn.Module):
         self.head = Head(dims[-1], 2 * config.z_dim)
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        x = self.conv_in(x, state)
-        for layer in (*self.levels, self.middle, self.head):
+        finest, *coarser = cast(list[Level], list(self.levels))
+        parts = [
+            finest.forward(self.conv_in(part, state), state)
+            for part in x.split(finest.frames_at_once(x, state), 2)
+        ]
+        x = cat_channels_last(parts, 2)
+        for level in coarser:
+            x = cat_channels_last(list(level.in_parts([x], state)), 2)
+        for layer in (self.middle, self.head):
             x = layer(x, state)
         return x
 
@@ -129,10 +168,15 @@ class Decoder(nn.Module):
         self.head = Head(dims[-1], 3 * config.output_patch**2)
 
     def forward(self, z: Tensor, state: ClipState) -> Tensor:
-        x: Tensor = self.conv_in(z, state)
-        for layer in (self.middle, *self.levels, self.head):
-            x = layer(x, state)
-        return x
+        parts: Iterable[Tensor] = [self.middle(self.conv_in(z, state), state)]
+        for level in cast(list[Level], list(self.levels)):
+            parts = level.in_parts(parts, state)
+        frames = []
+        for part in parts:  # each passes all levels before the next one is begun
+            frames.append(self.head(part, state))
+            del part  # frees it before there is another
+            state.first = False  # the next part is to the levels what a later chunk is
+        return cat_channels_last(frames, 2)
 
 
 class WanVAE(nn.Module):
@@ -144,6 +188,7 @@ class WanVAE(nn.Module):
     encoder_class: type[Encoder] = Encoder
     decoder_class: type[Decoder] = Decoder
     default_chunk = 1  # latent frames per chunk unless asked otherwise: with one, frames are seen soonest
+    path: CodePath = PLAIN  # which code codes, and why
 
     def __init__(self, config: WanConfig, name: str = "Wan VAE") -> None:
         super().__init__()

@@ -93,13 +93,13 @@ def restore_entry(archived: ArchivedRun, owner: str, folder: Path) -> HistoryEnt
         if (archived.folder / name).is_file():
             setattr(run, attribute, archived.folder / name)
     known = facts["entry"]
-    texts = [known["digest"], known["scaling"], known["note"], known["vae"]]
+    texts = [known["digest"], known["scaling"], known["note"]]
     if not all(isinstance(text, str) for text in texts) or not isinstance(known["number"], int):
         raise TypeError("the facts of its entry are of other types")
     sentence, is_clear = known["misfit"]
-    digest, scaling, note, vae = texts
+    digest, scaling, note = texts
     run_input = RunInput(digest, scaling, note, Misfit(str(sentence), bool(is_clear)))
-    entry = HistoryEntry(run, run_input, known["number"], vae=vae, settled=True)
+    entry = HistoryEntry(run, run_input, known["number"], settled=True)
     entry.psnr = None if known["psnr"] is None else float(known["psnr"])
     entry.comparison = known["comparison"]
     picture = archived.folder / PICTURE
@@ -114,7 +114,6 @@ def _entry_facts(entry: HistoryEntry) -> dict[str, Any]:
         "note": entry.input.note,
         "misfit": list(entry.input.misfit),
         "number": entry.number,
-        "vae": entry.vae,
         "psnr": None if entry.psnr is None else str(entry.psnr),  # JSON lacks infinity
         "comparison": entry.comparison,
     }

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
+from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html
@@ -70,8 +71,10 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
 def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> gr.Blocks:
     """Build the page for these jobs. `samples` is a folder of latents and videos, each with a .jpg beside it."""
     UploadRoom(jobs).install()
-    handlers = EventHandlers(jobs, history, find_samples(samples, jobs.vae.config))
-    gr.set_static_paths(handlers.samples)  # else Gradio copies a sample when it is chosen
+    vaes = jobs.vaes
+    found = find_samples(samples, [vaes[name].config for name in vaes.names])
+    handlers = EventHandlers(jobs, history, found)
+    gr.set_static_paths(found)  # else Gradio copies a sample when it is chosen
     num_ranks = jobs.group.size
     # Every hour Gradio deletes uploads older than a day: a page may run an upload again.
     page = gr.Blocks(title="Wan VAE", fill_width=True, delete_cache=(HOUR, DAY))
@@ -81,7 +84,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         with gr.Row(elem_id="columns"):
             with gr.Column(scale=0, min_width=300, elem_id="controls"):
                 gallery = gr.HTML(
-                    gallery_html(handlers.samples),
+                    gallery_html(found, vaes.first.config),
                     js_on_load=load_module("gallery.js"),
                     elem_id="samples",
                     apply_default_css=False,
@@ -90,6 +93,14 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
                 files = without_empty_files(for_uploads(files))
                 about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
+                vae = gr.Dropdown(
+                    [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
+                    value=vaes.names[0],
+                    label="VAE",
+                    filterable=False,
+                    visible=len(vaes.names) > 1,
+                    elem_id="vae",
+                )
                 parallel = gr.Checkbox(
                     num_ranks > 1,
                     label=f"Parallel ({num_ranks} rank{'s' * (num_ranks != 1)})",
@@ -118,27 +129,31 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     apply_default_css=False,
                 )
                 gr.HTML("", js_on_load=load_module("history.js"), elem_id="history", apply_default_css=False)
-        inputs: list[Any] = [files, parallel, chunk, scaling]
+        inputs: list[Any] = [files, parallel, chunk, scaling, vae]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(handlers.choose_sample, None, files, **private)
-        files.change(handlers.describe, files, about, concurrency_limit=4, **private)
+        files.change(handlers.describe, [files, vae], about, concurrency_limit=4, **private)
+        vae.change(handlers.choose_vae, [vae, files], [gallery, about], concurrency_limit=4, **private)
         run.click(handlers.start, inputs, player, concurrency_limit=4, trigger_mode="once", **private)
         stop.click(None, js="() => window.wanvae?.stop()")
         # What is chosen is kept in the tab, for a reload.
-        page.load(None, inputs, inputs, js=call_module("choices.js", "restore"))
-        gr.on([each.change for each in inputs], None, inputs, js=call_module("choices.js", "keep"))
+        page.load(None, inputs, inputs, js=call_module("choices.js", "restore", vaes.names))
+        gr.on(
+            [each.change for each in inputs], None, inputs, js=call_module("choices.js", "keep", vaes.names)
+        )
 
         # The API endpoint /run, for programs. Its components are never shown.
         trigger = gr.Button(visible=False)
         file = without_empty_files(for_uploads(gr.File(label="Latent or video", visible=False)))
+        # A dropdown would refuse other names in a sentence of Gradio's.
+        vae_name = gr.Textbox("", label=f"VAE: {', '.join(vaes.names)}; empty: the first", visible=False)
         outputs = [
             gr.JSON(label="State", visible=False),
             gr.File(label="MP4", visible=False),
             gr.File(label="Latent", visible=False),
         ]
-        trigger.click(
-            handlers.run, [file, parallel, chunk, scaling], outputs, api_name="run", concurrency_limit=None
-        )
+        api_inputs = [file, parallel, chunk, scaling, vae_name]
+        trigger.click(handlers.run, api_inputs, outputs, api_name="run", concurrency_limit=None)
     return page
 
 

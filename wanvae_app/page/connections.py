@@ -7,6 +7,7 @@ and for a reader that takes nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from wanvae_app.page.hosts import is_own_address
 
 MAX_FILES = 65536  # descriptors that this process asks for
+MACOS_FILES = 10240  # OPEN_MAX of macOS, more than which it may refuse
 MAX_CONNECTIONS = 1000  # and half of the descriptors at most
 MAX_PER_ADDRESS = 200  # but for this machine's own addresses, which may be a proxy's; a browser has six
 REQUEST_SECONDS = 15.0  # for a request's headers, from the connection or the answer before on
@@ -32,8 +34,12 @@ def raise_file_limit() -> None:
     """Let this process open as many files as the system allows it, MAX_FILES at most."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    for number in (wanted, MACOS_FILES):
+        if soft == resource.RLIM_INFINITY or soft >= number:
+            return
+        with contextlib.suppress(ValueError, OSError):  # macOS says that there is no limit, and has one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+            return
 
 
 def limit_connections(server: Any) -> None:

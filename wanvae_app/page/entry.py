@@ -29,7 +29,6 @@ class HistoryEntry:
     run: JobState
     input: RunInput
     number: int  # counts the owner's runs, from 1
-    vae: str = ""  # the VAE's name
     settled: bool = False
     psnr: float | None = None  # dB, of a roundtrip's frames and its source; infinite if they are equal
     comparison: dict[str, Any] | None = None  # with an earlier run of the same input, see `comparison_json`

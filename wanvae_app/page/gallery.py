@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-
-import torch
 
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
@@ -17,21 +17,32 @@ LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".latent"]
 VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
 
 
-def find_samples(folder: Path, config: WanConfig) -> list[Path]:
-    """List the sample latents, then the sample videos, each smallest first.
-
-    The latents were made by the demo VAE. Another VAE decodes them to noise, so for it they are left out.
-    """
-    demo = json.loads((DEMO_VAE / "config.json").read_text())
-    latent_types = LATENT_TYPES if tuple(demo["latents_mean"]) == config.latents_mean else []
-    paths = [path for path in folder.glob("*") if path.suffix in latent_types + VIDEO_TYPES]
+def find_samples(folder: Path, configs: Iterable[WanConfig]) -> list[Path]:
+    """List the sample latents, then the sample videos, each smallest first, that any of these VAEs can show."""
+    choices = list(configs)
+    paths = [path for path in folder.glob("*") if any(_fits(path, config) for config in choices)]
     return sorted(paths, key=lambda path: (path.suffix in VIDEO_TYPES, path.stat().st_size))
 
 
-def gallery_html(samples: list[Path]) -> str:
-    """The samples as buttons, each with the .jpg beside it as its picture. gallery.js makes them clickable."""
+def _fits(path: Path, config: WanConfig) -> bool:
+    """Whether a file is a sample for this VAE. The latents were made by the demo VAE: another decodes them to noise."""
+    return path.suffix in VIDEO_TYPES or (path.suffix in LATENT_TYPES and config.latents_mean == _demo_mean())
+
+
+@cache
+def _demo_mean() -> tuple[float, ...]:
+    return tuple(json.loads((DEMO_VAE / "config.json").read_text())["latents_mean"])
+
+
+def gallery_html(samples: list[Path], config: WanConfig) -> str:
+    """The samples for one VAE as buttons, each with the .jpg beside it as its picture. gallery.js makes them clickable.
+
+    A button's data-index counts all samples.
+    """
     cards = []
     for index, path in enumerate(samples):
+        if not _fits(path, config):
+            continue
         kind = "video" if path.suffix in VIDEO_TYPES else "latent"
         poster = path.with_suffix(".jpg")
         picture = ""
@@ -47,12 +58,19 @@ def gallery_html(samples: list[Path]) -> str:
 
 
 def header_html(jobs: JobService) -> str:
-    """The line on top of the page: which VAE, on which devices, in which dtype, and whether it is ready."""
-    group, vae = jobs.group, jobs.vae
-    device = torch.cuda.get_device_name(group.device) if group.device.type == "cuda" else "CPU"
+    """The line on top of the page: which VAE, on which devices, in which dtype, by which code, and whether it is ready.
+
+    Pointing at the code path shows why it was chosen.
+    """
+    group, vae, names = jobs.group, jobs.vae, jobs.vaes.names
+    devices = ", ".join(dict.fromkeys(group.device_names))
     ranks = f"{group.size} rank{'s' * (group.size != 1)}"
-    facts = [vae.name, f"{ranks} on {device}", str(vae.dtype).removeprefix("torch.")]
+    which = vae.name if len(names) == 1 else f"{len(names)} VAEs"
+    facts = [which, f"{ranks} on {devices}", str(vae.dtype).removeprefix("torch.")]
     spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
+    reason = vae.path.reason[:1].upper() + vae.path.reason[1:]
+    word = f'<abbr id="path" tabindex="0" title="{html.escape(reason)}">{html.escape(vae.path.name)}</abbr>'
+    spans += f"<span>{word}</span>"
     return (
         f'<h1>Wan VAE</h1><div class="facts">{spans}</div>'
         '<div class="health" id="health" role="status"><i></i><span>connecting</span></div>'

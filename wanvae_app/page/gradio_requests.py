@@ -107,14 +107,17 @@ def tell_bad_inputs(page: gr.Blocks) -> None:
     """Let the page answer a call whose inputs it cannot take in one sentence.
 
     Gradio would print a traceback, and tell the client a path of this server when an upload is no longer there. The
-    method is set on the object: Gradio calls it for every event.
+    method is set on the object: Gradio calls it for every event. Texts at a call's end may be left out.
     """
     original = page.preprocess_data
 
-    async def preprocess_data(*args: Any, **kwargs: Any) -> list[Any]:
+    async def preprocess_data(function: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         try:
-            inputs: list[Any] = await original(*args, **kwargs)
-            return inputs
+            left_out = function.inputs[len(inputs) :]
+            if all(isinstance(component, gr.Textbox) for component in left_out):
+                inputs = [*inputs, *(component.value for component in left_out)]
+            processed: list[Any] = await original(function, inputs, *args, **kwargs)
+            return processed
         except gr.Error as error:
             error.print_exception = False
             raise
@@ -125,7 +128,7 @@ def tell_bad_inputs(page: gr.Blocks) -> None:
             is_full = isinstance(error, OSError) and error.errno in DISK_IS_FULL
             raise gr.Error(FULL if is_full else NOT_UNDERSTOOD, print_exception=False) from error
 
-    page.preprocess_data = preprocess_data  # type: ignore[method-assign]
+    page.preprocess_data = preprocess_data  # type: ignore[assignment, method-assign]
 
 
 def answer_to(error: Exception, method: str, path: str) -> tuple[int, str] | None:

@@ -19,10 +19,11 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.file_components import publish
-from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES
+from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.upload import examine_upload, make_run
+from wanvae_app.page.vae_advice import advising
 
 log = logging.getLogger(__name__)
 
@@ -47,20 +48,28 @@ class EventHandlers:
             raise gr.Error("Click one of the samples to choose it.", print_exception=False)
         return [str(self.samples[index % len(self.samples)])]
 
-    def describe(self, files: list[str] | None) -> str:
-        """Return a line of HTML about each chosen file: what it is, or why it is refused."""
+    def choose_vae(self, vae: str, files: list[str] | None) -> tuple[str, str]:
+        """Return the HTML of the samples for a VAE, and what `describe` says of the chosen files."""
+        vaes = self.jobs.vaes
+        return gallery_html(self.samples, vaes[vaes.find(vae)].config), self.describe(files, vae)
+
+    def describe(self, files: list[str] | None, vae: str) -> str:
+        """Return a line of HTML about each chosen file: what it is for the chosen VAE, or why it is refused."""
         if not files:
             return UPLOAD_HINT
         if len(files) == 1:
-            return self._describe(files[0])
+            return self._describe(files[0], vae)
         lines = [f"<p>{plural_files(len(files))}</p>"]
         for file in files[:MAX_DESCRIBED]:
-            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file)}")
+            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file, vae)}")
         return "".join(lines)
 
-    def _describe(self, file: str) -> str:
+    def _describe(self, file: str, vae: str) -> str:
+        path, vaes = Path(file), self.jobs.vaes
         try:
-            line, misfit = examine_upload(Path(file), self.jobs.vae.config)
+            vae = vaes.find(vae)
+            with advising(path, vaes, vae):
+                line, misfit = examine_upload(path, vaes[vae].config)
             tone = " class='warn'" if misfit.is_clear else ""
             warning = f"<p{tone}>{html.escape(misfit.sentence)}</p>" if misfit.sentence else ""
             return f"<p>{html.escape(line)}</p>{warning}"
@@ -68,7 +77,13 @@ class EventHandlers:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
     def start(
-        self, files: list[str] | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+        self,
+        files: list[str] | None,
+        parallel: bool,
+        chunk: float,
+        scaling: str,
+        vae: str,
+        request: gr.Request,
     ) -> Iterator[str]:
         """Submit a run for each file, in their order. The player gets the first one's id, and follows it by the routes
         of routes.py; it gets all ids, to say that they are watched."""
@@ -77,7 +92,7 @@ class EventHandlers:
         try:
             for file in files or (None,):
                 after = entries[-1].run.id if entries else ""
-                entries.append(self._submit(file, parallel, chunk, scaling, request, after))
+                entries.append(self._submit(file, parallel, chunk, scaling, vae, request, after))
             if len(entries) == 1:
                 wait_until_checked(entries[0].run)
                 if entries[0].run.refused:
@@ -92,15 +107,15 @@ class EventHandlers:
         yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
     def run(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, request: gr.Request
+        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
     ) -> Iterator[tuple[dict[str, Any], str | None, str | None]]:
         """Decode a latent, or code a video there and back, on all ranks.
 
         Streams the run's state as JSON: job, state, phase, frames so far of num_frames, rate in frames per second,
         elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
-        a video the latent. Ending the call stops the run.
+        a video the latent. Ending the call stops the run. `vae` is the name of one of the app's VAEs; empty: the first.
         """
-        entry = self._submit(file, parallel, chunk, scaling, request)
+        entry = self._submit(file, parallel, chunk, scaling, vae, request)
         run, version, num_known = entry.run, None, 0
         try:
             while not entry.settled:
@@ -128,6 +143,7 @@ class EventHandlers:
         parallel: bool,
         chunk: float,
         scaling: str,
+        vae: str,
         request: gr.Request,
         after: str = "",
     ) -> HistoryEntry:
@@ -146,6 +162,7 @@ class EventHandlers:
                 chunk=chunk,
                 scaling=scaling,
                 owner=owner_of(request),
+                vae=vae,
             )
             run.address, run.after = address_of(request), after
             return self.history.submit(run, run_input)

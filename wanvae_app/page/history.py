@@ -68,8 +68,7 @@ class History:
             _put(self._num_runs, run.owner, number, MAX_OWNERS)
             kept = {run.id for run in self.jobs.runs()}
             self._entries = {id: entry for id, entry in self._entries.items() if id in kept}
-            vae = getattr(run.job, "vae", "") or self.jobs.vae.name
-            entry = self._entries[run.id] = HistoryEntry(run, run_input, number, vae)
+            entry = self._entries[run.id] = HistoryEntry(run, run_input, number)
         threading.Thread(target=self._follow, args=(entry,), name="history", daemon=True).start()
         return entry
 

@@ -9,7 +9,8 @@ runs?seen=ID,ID               JSON: the runs of the visitor who asks, newest fir
                               they are kept; those that are named count as watched
 runs/ID                       DELETE: the run and all that is kept of it
 runs/ID/picture.jpg           a small picture of it
-health                        JSON: ready, busy or broken
+health                        JSON: ready, busy or broken; which code path codes, and why; the names of the VAEs, and
+                              which are loaded
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
@@ -123,7 +124,18 @@ class RouteHandlers:
 
     async def health(self, request: Request) -> Response:
         """Needs no login, for service managers; tells nothing of any run."""
-        return _json({"state": self.jobs.health, "boot": self.boot, "last_words": self.jobs.group.last_words})
+        jobs, path = self.jobs, self.jobs.vae.path
+        vaes = [{"name": name, "loaded": jobs.vaes.is_loaded(name)} for name in jobs.vaes.names]
+        return _json(
+            {
+                "state": jobs.health,
+                "boot": self.boot,
+                "last_words": jobs.group.last_words,
+                "path": path.name,
+                "path_reason": path.reason,
+                "vaes": vaes,
+            }
+        )
 
     async def logout(self, request: Request) -> Response:
         return log_out(request)

@@ -24,6 +24,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "job": run.id,
         "name": run.name,
         "kind": job.kind,
+        "vae": job.vae,
         "number": entry.number,
         "state": run.status,
         "stopping": run.stop_requested and not run.ended,
@@ -44,7 +45,6 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "chunk": job.chunk,
         "latent": list(job.shape),
         "scaling": entry.input.scaling,
-        "vae": entry.vae,
         "note": entry.input.note,
         "misfit": {"sentence": entry.input.misfit.sentence, "clear": entry.input.misfit.is_clear},
         "warning": run.warning,
@@ -70,7 +70,7 @@ def row_json(entry: HistoryEntry) -> dict[str, Any]:
         "id": run.id,
         "number": entry.number,
         "state": run.status,
-        "vae": entry.vae,
+        "vae": run.job.vae,
         "parallel": run.job.parallel,
         "ranks": run.num_ranks,
         "chunk": run.job.chunk,
@@ -107,13 +107,21 @@ def listed_json(entry: HistoryEntry) -> dict[str, Any]:
 def comparison_json(before: HistoryEntry, after: HistoryEntry) -> dict[str, Any]:
     """Compare two finished runs of one input: how many times as fast the second was, and where their frames differ.
 
-    Raises ValueError if the frames of a run were deleted, or there are none.
+    Frames of two sizes, as different VAEs make them, are not compared: "refusal" says so in a sentence. Raises
+    ValueError if the frames of a run were deleted, or there are none.
     """
-    found = difference(before.run.frames, after.run.frames)
-    return {
+    who = {
         "before": before.number,
         "after": after.number,
         "parallel": [before.run.job.parallel, after.run.job.parallel],
+        "vae": [before.run.job.vae, after.run.job.vae],
+    }
+    if before.run.size != after.run.size:
+        (h, w), (other_h, other_w) = before.run.size, after.run.size
+        numbers = f"run {before.number} ({w}x{h}) and run {after.number} ({other_w}x{other_h})"
+        return who | {"refusal": f"The frames of {numbers} are not compared: they are of two sizes."}
+    found = difference(before.run.frames, after.run.frames)
+    return who | {
         "speedup": before.seconds / after.seconds if before.seconds and after.seconds else None,
         "max_abs": found.max_abs,
         "frame": found.frame,

@@ -20,7 +20,9 @@ from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.latent_shape import LatentShape
 from wanvae_app.jobs.service import JobService
 from wanvae_app.jobs.unread_input import InputPlan, ReadInput
+from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.page.entry import RunInput
+from wanvae_app.page.vae_advice import advising
 
 SCALINGS = ("Auto", "Normalised", "Raw")
 MAX_CHUNK = 16  # latent frames; more only takes memory
@@ -29,13 +31,15 @@ HASH_BYTES = 2**22  # that are hashed at a time
 
 
 def make_run(
-    jobs: JobService, path: Path, *, parallel: bool, chunk: float, scaling: str, owner: str
+    jobs: JobService, path: Path, *, parallel: bool, chunk: float, scaling: str, owner: str, vae: str = ""
 ) -> tuple[JobState, RunInput]:
     """Make a run for the latent or video in `path`, ready to be submitted. Only the file's first bytes are read here.
 
-    `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS; a video ignores the scaling. The RunInput
-    is filled in when the file is read. Raises ValueError, in one sentence, for an argument that cannot be used.
+    `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS; a video ignores the scaling. `vae` is a
+    name as `VaeCache.find` takes it. The RunInput is filled in when the file is read. Raises ValueError, in one
+    sentence, for an argument that cannot be used.
     """
+    vae = jobs.vaes.find(vae)
     if scaling not in SCALINGS:
         raise ValueError(f"Unknown latent scaling {scaling!r}; choose one of {', '.join(SCALINGS)}.")
     if not 1 <= chunk <= MAX_CHUNK:
@@ -46,28 +50,31 @@ def make_run(
         )
     if not path.is_file():
         raise ValueError("The uploaded file is no longer on the server; upload it again.")
-    run_input, config = RunInput(""), jobs.vae.config
+    run_input = RunInput("")
     unread: UploadedVideo | UploadedLatent
     if is_video(path):
-        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, config, run_input)
+        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, jobs.vaes[vae].config, run_input)
     else:
-        kind, unread = JobKind.DECODE, UploadedLatent(path, config, run_input, scaling)
-    run = jobs.new_unread_run(unread, kind, chunk=int(chunk), parallel=parallel, owner=owner)
+        kind, unread = JobKind.DECODE, UploadedLatent(path, jobs.vaes, vae, run_input, scaling)
+    run = jobs.new_unread_run(unread, kind, chunk=int(chunk), parallel=parallel, owner=owner, vae=vae)
     return run, run_input
 
 
 class UploadedLatent:
     """A file with a latent: an UnreadInput. Reading fills in `run_input`."""
 
-    def __init__(self, path: Path, config: WanConfig, run_input: RunInput, scaling: str) -> None:
+    def __init__(self, path: Path, vaes: VaeCache, vae: str, run_input: RunInput, scaling: str) -> None:
         self.path = path
-        self.config = config
+        self.vaes = vaes
+        self.vae = vae  # the name of the one that decodes it
+        self.config = vaes[vae].config
         self.run_input = run_input
         self.scaling = scaling  # one of SCALINGS
         self.name = path.name
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
-        shape = LatentShape(*latent_shape(self.path, self.config)[1:])
+        with advising(self.path, self.vaes, self.vae):
+            shape = LatentShape(*latent_shape(self.path, self.config)[1:])
         num_bytes = 4 * math.prod(shape)  # in float32
         return InputPlan(
             shape, 0, num_bytes, reading_bytes=num_bytes

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # it needs Triton
 log = logging.getLogger(__name__)
 
 FIRST_EXCHANGE_TIMEOUT = 30.0  # seconds for the first exchange, for which kernels are compiled
+SWITCH = "WANVAE_PEER_MEMORY"  # environment variable: 0 lets rows travel as messages
 MIN_CAPABILITY = (7, 0)  # compute capability that has the kernels' atomic operations between devices
 # A gather of tokens overwrites those of the last one, which all ranks must have read by then. A rank is ahead of
 # another by at most one exchange for each rank of distance: that must be fewer than lie between two gathers.
@@ -25,11 +26,17 @@ MAX_RANKS = 16
 def connect_peer_memory(
     rank: int, size: int, device: torch.device, holds_on_all_ranks: Callable[[bool], bool]
 ) -> PeerMemory | None:
-    """Return this rank's access to all ranks' memory; None if any rank cannot reach another's. All ranks call this."""
+    """Return this rank's access to all ranks' memory; None if any rank cannot reach another's. All ranks call this.
+
+    It is None as well where WANVAE_PEER_MEMORY=0 stands in any rank's environment.
+    """
     if device.type != "cuda":
         return None
     peer_memory_class = _import_peer_memory()
-    if not holds_on_all_ranks(peer_memory_class is not None and _can_reach_peers(size, device)):
+    wanted = os.environ.get(SWITCH) != "0"
+    if not holds_on_all_ranks(wanted and peer_memory_class is not None and _can_reach_peers(size, device)):
+        if not wanted:
+            log.info("rank %d: rows travel as messages, because %s=0 says so", rank, SWITCH)
         return None
     assert peer_memory_class is not None
     peer_memory, reason = None, "what one GPU writes into another's memory does not arrive"

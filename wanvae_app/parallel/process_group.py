@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore  # torch.distributed does not declare it
 
-from wanvae_app.device import choose_device, set_up
+from wanvae_app.device import choose_device, device_name, refuse_mixed_devices, set_up
 from wanvae_app.errors import describe
 from wanvae_app.parallel.command_store import LAST_WORDS, CommandStore, open_store
 from wanvae_app.parallel.messages import Messages
@@ -55,6 +55,7 @@ class Group:
     `data` carries rows between ranks while a chunk is coded, and `frames` carries finished frames to rank 0. Both are
     None if there is only one rank. Where GPUs reach each other's memory, `peer_memory` carries the rows. `restarts`
     counts how often torchrun restarted the ranks, and `last_words` says why it did so last, if that is known.
+    `device_names` is what people call the ranks' devices, by rank.
     """
 
     def __init__(self, rank: int, size: int, device: torch.device) -> None:
@@ -67,6 +68,7 @@ class Group:
         self.peer_memory: PeerMemory | None = None
         self.restarts = 0
         self.last_words = ""
+        self.device_names = [device_name(device)] * size
         self.watchdog: Watchdog | None = None
         self.broken = False  # exchanges were aborted: what they delivered since then is undefined
         self._commands = CommandStore(None)
@@ -77,7 +79,8 @@ class Group:
     def join(cls, device: str = "auto") -> Group:
         """Join the ranks that torchrun's environment describes; without torchrun, be a single rank.
 
-        `device` is auto, cpu or cuda. Raises ValueError if there are fewer GPUs than ranks.
+        `device` is auto, cpu or cuda. Raises ValueError if there are fewer GPUs than ranks, or if only some ranks have
+        GPUs.
         """
         env = os.environ
         rank, size = int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1))
@@ -140,6 +143,21 @@ class Group:
         except RuntimeError as error:
             raise self._lost(error) from error
         return [r.tolist() for r in reports]
+
+    def share(self, text: str) -> list[str]:
+        """Return every rank's text, by rank. All ranks call this. Raises GroupLost if a rank does not."""
+        mine = torch.tensor(list(text.encode()), dtype=torch.uint8)
+        lengths = [int(length) for (length,) in self.agree([float(len(mine))])]
+        if self.size == 1:
+            return [text]
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(mine)] = mine
+        texts = [torch.empty_like(padded) for _ in lengths]
+        try:
+            dist.all_gather(texts, padded)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        return [bytes(t[:n].tolist()).decode() for t, n in zip(texts, lengths, strict=True)]
 
     def holds_on_all_ranks(self, condition: bool) -> bool:
         """Whether a condition holds on every rank; see `agree`."""
@@ -250,6 +268,8 @@ class Group:
             world_size=self.size,
             timeout=AGREE_TIMEOUT,
         )
+        self.device_names = self.share(device_name(self.device))
+        refuse_mixed_devices([value == 1 for (value,) in self.agree([float(self.device.type == "cuda")])])
         self._make_groups()
         self.peer_memory = connect_peer_memory(self.rank, self.size, self.device, self.holds_on_all_ranks)
 

@@ -102,6 +102,17 @@ class Shard(Partition):
         above, below = self.exchange_rows(first.movedim(1, -1), final.movedim(1, -1))
         return cat_channels_last((above.movedim(-1, 1), x, below.movedim(-1, 1)), self.dim)
 
+    def fill_borders(self, frames: Tensor, rows: int) -> None:
+        """Write the neighbours' rows into the outermost `rows` on either side of frames [B C T H+2*rows W].
+
+        The rest of the frames is this rank's slab. Rows beyond the picture become zeros, as in `halo`.
+        """
+        dim, length = self.dim, frames.shape[self.dim]
+        first, final = (frames.narrow(dim, start, rows) for start in (rows, length - 2 * rows))
+        above, below = self.exchange_rows(first.movedim(1, -1), final.movedim(1, -1))
+        frames.narrow(dim, 0, rows).copy_(above.movedim(-1, 1))
+        frames.narrow(dim, length - rows, rows).copy_(below.movedim(-1, 1))
+
     def boundary_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return what a 3x3 window sees that reaches beyond the lower or the right edge of x [B T H W C].
 

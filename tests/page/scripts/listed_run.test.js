@@ -69,6 +69,8 @@ test("the run in the address", () => {
 });
 
 test("choices that were kept", () => {
-  assert.deepEqual(parse("[null, true, 2]", 3), [null, true, 2]);
-  for (const text of [null, "", "{", "{}", "[1]", "3"]) assert.equal(parse(text, 3), null);
+  assert.deepEqual(parse('["a,b", null, true, 2]', ["a", "b"], 3), [null, true, 2]);
+  assert.equal(parse('["a,b", null, true, 2]', ["a"], 3), null);
+  for (const text of [null, "", "{", "{}", '["a", 1]', "3", "null"])
+    assert.equal(parse(text, ["a"], 3), null);
 });

@@ -153,6 +153,7 @@ const FOUND = {
   before: 1,
   after: 2,
   parallel: [true, false],
+  vae: ["full", "full"],
   speedup: 0.5,
   max_abs: 0,
   frame: 0,
@@ -198,6 +199,16 @@ for (const [name, parallel, speedup, sentence] of SPEEDS) {
   });
 }
 
+test("two runs by different VAEs", () => {
+  const found = { ...FOUND, vae: ["full", "light"], speedup: 1.5 };
+  assert.equal(
+    compareRuns(found),
+    "light (run 2) was 1.50 times as fast as full (run 1). Their frames are identical.",
+  );
+  const refusal = "The frames of run 1 (8x8) and run 2 (16x16) are not compared: they are of two sizes.";
+  assert.equal(compareRuns({ before: 1, after: 2, refusal }), refusal);
+});
+
 test("two runs of unknown speed", () => {
   assert.equal(compareRuns({ ...FOUND, speedup: null }), "Their frames are identical.");
 });
@@ -208,6 +219,7 @@ test("two runs whose frames differ", () => {
     compareRuns(found),
     "Largest difference of a pixel: 3 of 255, in frame 5, row 5, column 6; 1.5 % of pixels differ.",
   );
+  assert.match(compareRuns({ ...found, num_different: 1000 }), /; 100 % of pixels differ\.$/);
 });
 
 test("numbers", () => {
