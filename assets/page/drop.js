@@ -1,6 +1,7 @@
 // Drop: files that are dropped anywhere on the page, or pasted, go where a click on the upload would have put them.
 
 const WAIT = 3000; // milliseconds for Gradio to offer its input again
+const CLEAR = "button[aria-label='Clear']";
 const LOOK = 30; // milliseconds between two looks
 
 /** Listen on the whole page, once. */
@@ -39,24 +40,30 @@ export function startDrop() {
   });
 }
 
+let before = Promise.resolve(); // ends when the files that came before are given
+
 /** Upload files in place of those that are chosen. */
-async function give(files) {
-  if (!files.length || document.querySelector("#file .uploading")) return;
+function give(files) {
   const kept = new DataTransfer(); // the event's own list is emptied when it is over
   for (const file of files) kept.items.add(file);
-  const input = await freeInput();
-  if (!input) return;
-  input.files = kept.files;
-  input.dispatchEvent(new Event("change", { bubbles: true }));
+  before = before.then(async () => {
+    const input = kept.files.length ? await freeInput() : null;
+    if (!input) return;
+    input.files = kept.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
 }
 
-/** Return Gradio's input for files, which is there only while none is chosen. */
+/** Return Gradio's input for files, which is there only while none is chosen; null if it does not come. */
 async function freeInput() {
-  document.querySelector("#file button[aria-label='Clear']")?.click();
+  const find = (selector) => document.querySelector(`#file ${selector}`);
+  const pause = () => new Promise((resolve) => setTimeout(resolve, LOOK));
+  while (find(".uploading")) await pause(); // what is uploaded now would replace these files
+  find(CLEAR)?.click();
   for (let waited = 0; waited < WAIT; waited += LOOK) {
-    const input = document.querySelector("#file input[type=file]");
-    if (input && !document.querySelector("#file button[aria-label='Clear']")) return input;
-    await new Promise((resolve) => setTimeout(resolve, LOOK));
+    const input = find("input[type=file]");
+    if (input && !find(CLEAR)) return input;
+    await pause();
   }
   return null;
 }
