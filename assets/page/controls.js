@@ -18,12 +18,15 @@ export class Controls {
     badge.lastElementChild.textContent = HEALTH[state] ?? state;
   }
 
-  /** Say which buttons can be pressed. */
+  /** Say which buttons can be pressed. The focus does not get lost when the button that has it cannot. */
   enable({ run, stop }) {
     const runButton = document.getElementById("run");
     const stopButton = document.getElementById("stop");
     if (!runButton || !stopButton) return;
+    const focused = document.activeElement;
     runButton.disabled = !run;
     stopButton.disabled = !stop;
+    if (focused === runButton && !run) document.querySelector(".stage")?.focus({ preventScroll: true });
+    if (focused === stopButton && !stop) runButton.focus({ preventScroll: true });
   }
 }

@@ -27,6 +27,7 @@ export class Feed {
   #next = 0; // number of the frame that the stream will bring
   #closed = false;
   #reading = false;
+  #paused = false; // whether nothing is to be fetched
   #abort = new AbortController();
   #behindSince = null; // when the server was first known to have more, if nothing has come since; on performance.now's clock
   #isFull = false; // whether the stream waits for room
@@ -39,12 +40,26 @@ export class Feed {
     this.count = 0; // frames that are known to exist
     this.complete = false; // whether the clip has ended and all of it has arrived
     this.gone = false; // whether the server has deleted the clip
+    this.available = 0; // frames that the server is known to have
   }
 
-  /** Begin to fetch. `onChange` is called whenever a frame has arrived or a bitmap is ready. */
+  /** Begin to fetch, or go on. `onChange` is called whenever a frame has arrived or a bitmap is ready. */
   start(onChange) {
     this.#onChange = onChange;
-    this.#read();
+    this.#paused = false;
+    if (!this.complete && !this.gone) this.#read();
+  }
+
+  /** Fetch nothing more until `start` is called again. */
+  pause() {
+    this.#paused = true;
+    this.#abort.abort();
+    this.#resume();
+  }
+
+  /** Whether a frame is here or will come soon. */
+  hasSoon(frame) {
+    return !this.gone && frame < Math.max(this.count, this.available);
   }
 
   /** Move the playhead to a frame, make bitmaps from there on, and close those far from it. */
@@ -73,6 +88,7 @@ export class Feed {
    * dead, as after a change of networks, and is asked for again.
    */
   expect(numFrames, ended) {
+    this.available = Math.max(this.available, numFrames);
     const isBehind = this.#reading && !this.#isFull && (this.#next < numFrames || ended);
     const now = performance.now();
     this.#behindSince = isBehind ? (this.#behindSince ?? now) : null;
@@ -92,10 +108,10 @@ export class Feed {
   }
 
   async #read() {
-    if (this.#reading) return;
+    if (this.#reading || this.#paused) return;
     this.#reading = true;
     let delay = MIN_DELAY;
-    while (!this.#closed) {
+    while (!this.#closed && !this.#paused) {
       const before = this.#next;
       this.#abort = new AbortController();
       const { signal } = this.#abort;
@@ -103,7 +119,7 @@ export class Feed {
         await this.#stream(signal);
         break;
       } catch {
-        if (signal.aborted) continue; // by `close` or `#fetchFrom`
+        if (signal.aborted) continue; // by `close`, `pause` or `#fetchFrom`
         // The stream was cut off: go on where it stopped, and wait longer each time that it brings nothing.
         delay = this.#next > before ? MIN_DELAY : Math.min(delay * 2, MAX_DELAY);
         await new Promise((resolve) => setTimeout(resolve, delay));

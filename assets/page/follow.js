@@ -1,10 +1,9 @@
 // Follow: joins the page to a run, through reloads and restarts of the server.
 
-import { Feed } from "./feed.js";
-import { CONNECTION_LOST, describeLost, LOGGED_OUT, NO_ANSWER, NOT_KEPT } from "./sentences.js";
+import { CONNECTION_LOST, describeLost, GONE, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
 
 const ENDED = ["finished", "stopped", "failed", "gone"];
-export const JOB_KEY = "wanvae-job";
+const JOB_KEY = "wanvae-job";
 const BOOT_KEY = "wanvae-boot";
 const FRAMES_PER_LATENT = 4;
 
@@ -14,7 +13,7 @@ export class Follower {
   #lastWords = ""; // why the server was restarted, if it knows
   #toStop = null; // id of a run to be stopped, until the server has heard of it
   #numActivities = 0; // that have arrived
-  #isNamed = false; // whether the page's address named the run
+  #named = null; // id of a run that the page's address names
   #asking = false;
   #lastAsked = 0; // on performance.now's clock
 
@@ -22,16 +21,16 @@ export class Follower {
    * @param {object} parts
    * @param {import("./server.js").Server} parts.server
    * @param {import("./panel.js").Panel} parts.panel
-   * @param {import("./player.js").Player} parts.player
+   * @param {import("./comparison.js").Comparison} parts.comparison
    * @param {import("./controls.js").Controls} parts.controls
    * @param {import("./storage.js").SafeStorage} parts.session keeps what a reload needs
    * @param {(job: string | null) => void} [parts.onFollow] called with the run that is followed, null once it is gone
    */
-  constructor({ server, panel, player, controls, session, onFollow = () => {} }) {
+  constructor({ server, panel, comparison, controls, session, onFollow = () => {} }) {
     this.onFollow = onFollow;
     this.server = server;
     this.panel = panel;
-    this.player = player;
+    this.comparison = comparison;
     this.controls = controls;
     this.session = session;
     this.job = null; // id of the run that is followed
@@ -55,16 +54,15 @@ export class Follower {
     return this.run !== null && ENDED.includes(this.run.state);
   }
 
-  /** Follow the run that a reload left behind, if there is one. */
-  resume() {
-    const job = this.session.get(JOB_KEY);
+  /** Follow the run that the page's address names, or the one that a reload left behind, if there is one. */
+  resume(named = null) {
+    this.#named = named;
+    const job = named ?? this.session.get(JOB_KEY);
     if (job) this.follow(job);
     else this.#ask();
   }
 
-  /** Follow a run; `isNamed`: the page's address names it, so it is said if there is none. */
-  follow(job, isNamed = false) {
-    this.#isNamed = isNamed;
+  follow(job) {
     this.job = job;
     this.run = null;
     this.reading = false;
@@ -72,7 +70,7 @@ export class Follower {
     this.session.set(JOB_KEY, job);
     this.onFollow(job);
     this.panel.clear();
-    this.player.clear();
+    this.comparison.clear();
     this.panel.say({ title: "Waiting", text: "" });
     this.panel.reveal();
     this.#ask();
@@ -93,14 +91,14 @@ export class Follower {
     }
     this.reading = Boolean(message.reading);
     if (message.reading) this.panel.say({ title: "Reading", text: message.reading });
-    if (message.error) this.panel.say({ title: "Not run", text: message.error, tone: "bad" });
+    if (message.error) this.panel.refuse(message.error);
     this.#enable();
   }
 
   /** Ask if it is time to, and look after the streams. To be called often. */
   beat() {
     this.#enable();
-    if (this.run !== null && !this.lost) this.player.expect(this.run.frames, this.#ended);
+    if (this.run !== null && !this.lost) this.comparison.expect(this.job, this.run.frames, this.#ended);
     if (performance.now() - this.#lastAsked >= this.#pause()) this.#ask();
   }
 
@@ -156,24 +154,15 @@ export class Follower {
     this.run = run;
     this.#numActivities += run.activity.length;
     // A run that waits has no frames yet. A browser has six connections to a server, which its tabs share.
-    if (this.player.decoded === null && run.state !== "queued" && run.num_frames) this.#play(run);
+    if (!this.comparison.isOpen && run.state !== "queued" && run.num_frames) this.comparison.begin(run);
+    else this.comparison.hear(run);
     if (run.kind === "roundtrip" && run.phase === "encode") {
       const newest = FRAMES_PER_LATENT * (run.phases.encode[0] - 1);
-      this.player.showPreview(Math.min(run.num_frames - 1, Math.max(0, newest)));
+      this.comparison.showPreview(Math.min(run.num_frames - 1, Math.max(0, newest)));
     }
     this.panel.update(run);
     if (["queued", "running"].includes(run.state)) this.controls.showHealth("busy");
     else await this.#askHealth();
-  }
-
-  #play(run) {
-    const feed = (view) => new Feed((start) => this.server.framesAddress(run.job, view, start));
-    this.player.open({
-      numFrames: run.num_frames,
-      fps: run.fps,
-      decoded: feed("decoded"),
-      source: run.source ? feed("source") : null,
-    });
   }
 
   async #askHealth() {
@@ -207,8 +196,8 @@ export class Follower {
     if (this.run === null) {
       this.job = null; // the run ended before this page was loaded
       const lost = describeLost(this.#lastWords, "Choose its input and run it again.");
-      const silent = this.#isNamed ? NOT_KEPT : { title: "", text: "" };
-      this.panel.say(this.#restarted ? lost : silent);
+      if (this.#restarted) this.panel.say(lost);
+      else this.panel.say(this.#named ? GONE : { title: "", text: "" });
     } else if (!this.#ended) {
       this.run = { ...this.run, state: "gone" };
       this.panel.say(describeLost(this.#lastWords, "Run it again."));

@@ -1,16 +1,28 @@
 // Main: builds the player, and joins it to Gradio.
 
+import { AddressWriter, parseAddress } from "./address.js";
+import { startChunkField } from "./chunk_field.js";
+import { Comparison, parseClip } from "./comparison.js";
 import { Controls } from "./controls.js";
+import { Curve } from "./curve.js";
+import { Difference } from "./difference.js";
 import { startDrop } from "./drop.js";
-import { Follower, JOB_KEY } from "./follow.js";
+import { ExactPictures } from "./exact.js";
+import { Follower } from "./follow.js";
+import { Gestures } from "./gestures.js";
+import { Keys } from "./keys.js";
 import { Panel } from "./panel.js";
+import { Pickers } from "./pickers.js";
 import { Player } from "./player.js";
 import { addressedRun, addressOf } from "./run_address.js";
+import { Saving } from "./saving.js";
 import { Server } from "./server.js";
 import { Stage } from "./stage.js";
 import { SafeStorage } from "./storage.js";
 import { startTheme } from "./theme.js";
 import { Transport } from "./transport.js";
+import { Values } from "./values.js";
+import { ViewBar } from "./viewbar.js";
 
 const BEAT = 100; // milliseconds
 
@@ -26,28 +38,34 @@ export function start({ element, props, watch }) {
   const settings = new SafeStorage(() => localStorage);
   const session = new SafeStorage(() => sessionStorage);
   const server = new Server(document.baseURI);
-  const panel = new Panel(element, server);
-  const player = new Player(new Stage(element), settings);
-  new Transport(element, player);
+  const stage = new Stage(element);
+  const player = new Player(stage, settings);
+  const comparison = new Comparison(server, player);
+  const panel = new Panel(element, server, comparison);
+  const curve = startViewer(element, { server, player, comparison, settings, stage });
+  startChunkField();
   startTheme(document.getElementById("theme"), settings);
   startDrop();
 
   const onFollow = (job) => {
-    history.replaceState(
-      history.state,
-      "",
-      addressOf(location.hash, job) || location.pathname + location.search,
-    );
+    // From now on, A in the address names the run.
+    const hash = addressOf(location.hash, null);
+    if (hash !== location.hash)
+      history.replaceState(history.state, "", hash || location.pathname + location.search);
     tell("follow", job);
   };
-  const follower = new Follower({ server, panel, player, controls: new Controls(), session, onFollow });
-  const followAddress = () => {
-    const job = addressedRun(location.hash);
-    if (job !== null && job !== follower.job) follower.follow(job, job !== session.get(JOB_KEY));
-    return job;
+  const follower = new Follower({ server, panel, comparison, controls: new Controls(), session, onFollow });
+  const open = () => {
+    const wished = parseAddress(location.hash);
+    if (wished.mode) player.chooseMode(wished.mode);
+    comparison.wish(wished);
+    return wished.a ? parseClip(wished.a).id : addressedRun(location.hash);
   };
-  if (followAddress() === null) follower.resume();
-  addEventListener("hashchange", followAddress);
+  follower.resume(open());
+  window.addEventListener("hashchange", () => {
+    const job = open();
+    if (job !== null) follower.resume(job);
+  });
   const hear = () => {
     if (!props.value) return;
     const message = JSON.parse(props.value);
@@ -58,6 +76,7 @@ export function start({ element, props, watch }) {
   hear(); // Run may have been pressed while the modules were on their way
   onBeat(() => {
     follower.beat();
+    curve.beat();
     tell("beat");
   });
 
@@ -65,10 +84,11 @@ export function start({ element, props, watch }) {
     follow: (job) => follower.follow(job),
     stop: () => follower.stop(),
     player,
+    comparison,
     // What is on the page, for tests.
     get state() {
       const { job, run, lost, reading, boot, active, settled } = follower;
-      const { count, decoded, drawn, mode, playing, shown } = player;
+      const { a, count, drawn, isExact, mode, playing, shown } = player;
       return {
         job,
         run,
@@ -82,7 +102,10 @@ export function start({ element, props, watch }) {
         shown,
         received: count,
         drawn: drawn.size,
-        complete: decoded?.complete ?? false,
+        complete: a?.complete ?? false,
+        exact: isExact,
+        a: comparison.a,
+        b: comparison.b,
         status: element.querySelector(".status").textContent,
       };
     },
@@ -92,6 +115,32 @@ export function start({ element, props, watch }) {
 /** Tell the list of runs, which is another component, what happens here. */
 function tell(name, detail) {
   document.dispatchEvent(new CustomEvent(`wanvae-${name}`, { detail }));
+}
+
+/** Build everything that shows clips on the stage, and join it. Returns what wants a beat. */
+function startViewer(element, parts) {
+  const { server, player, comparison, stage } = parts;
+  new Transport(element, player);
+  new Gestures(stage);
+  new Values(stage, player);
+  new Pickers(element, parts);
+  const viewBar = new ViewBar(element, parts);
+  new Keys(element, { player, comparison, viewBar });
+  const difference = new Difference(element, parts);
+  new Saving(element, { server, player, comparison, difference });
+  new AddressWriter(comparison, player);
+  new ExactPictures(player, (frame) => {
+    const { a, b } = comparison;
+    if (a === null) return {};
+    const exact = (name) => {
+      const { id, isSource } = parseClip(name);
+      return server.exactAddress(id, isSource, frame);
+    };
+    if (b === null) return { a: exact(a) };
+    const both = { a: exact(a), b: exact(b) };
+    return player.mode === "difference" ? { ...both, difference: difference.address(frame) } : both;
+  });
+  return new Curve(element, parts);
 }
 
 /**

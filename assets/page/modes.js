@@ -1,44 +1,56 @@
-// Modes: the ways to see the decoded clip beside its source, their labels and their geometry.
+// Modes: the ways to see A and B together, and where their pictures lie on the stage.
 
-export const MODES = ["decoded", "side", "wipe", "difference"];
-export const DIFFERENCE_DOUBLINGS = 3; // a difference of one or two steps of 255 would not be seen
-
-const LABELS = {
-  source: ["Source", ""],
-  side: ["Source", "Decoded"],
-  wipe: ["Source", "Decoded"],
-  difference: [`Difference × ${2 ** DIFFERENCE_DOUBLINGS}`, ""],
-};
-
-/** Return the labels of the canvas's left and right picture; empty: no label. A clip without source needs none. */
-export function labels(mode, hasSource) {
-  return LABELS[mode] ?? [hasSource ? "Decoded" : "", ""];
-}
+export const MODES = ["single", "side", "wipe", "flicker", "difference"];
+const GAP = 4; // pixels of the page between two pictures
 
 /**
- * Say how large the canvas is, and where the decoded frame lies on it, in pixels of the frame.
- *
- * Side by side becomes one above the other where frames are then seen larger.
- *
- * @param {string} mode
- * @param {{width: number, height: number}} frame the size of either clip
- * @param {{width: number, height: number}} stage the space on the page
- * @returns {{width: number, height: number, left: number, top: number, stacked: boolean}}
+ * @typedef {{left: number, top: number, width: number, height: number}} Box in pixels of the page
  */
-export function layout(mode, frame, stage) {
-  const { width, height } = frame;
-  if (mode !== "side") return { width, height, left: 0, top: 0, stacked: false };
 
-  const gap = Math.max(2, Math.round(Math.min(width, height) / 100));
-  const scaleBeside = Math.min(stage.width / (2 * width), stage.height / height);
-  const scaleBelow = Math.min(stage.width / width, stage.height / (2 * height));
-  if (scaleBelow > scaleBeside) {
-    return { width, height: 2 * height + gap, left: 0, top: height + gap, stacked: true };
+/**
+ * Say where A, B and their difference lie on the stage; null for what is not seen.
+ *
+ * Side by side becomes one above the other where pictures are then seen larger.
+ *
+ * @param {string} mode one of MODES
+ * @param {{width: number, height: number}} picture the size of A
+ * @param {{width: number, height: number}} stage
+ * @returns {{a: Box | null, b: Box | null, difference: Box | null}}
+ */
+export function layout(mode, picture, stage) {
+  const all = { left: 0, top: 0, ...stage };
+  switch (mode) {
+    case "side":
+      return { ...halves(picture, stage), difference: null };
+    case "wipe":
+    case "flicker":
+      return { a: all, b: all, difference: null };
+    case "difference":
+      return { a: null, b: null, difference: all };
+    default:
+      return { a: all, b: null, difference: null };
   }
-  return { width: 2 * width + gap, height, left: width + gap, top: 0, stacked: false };
 }
 
-/** Return the share of a box's width, 0 to 1, that lies left of a pointer. */
-export function wipeSplit(pointerX, box) {
-  return Math.min(Math.max((pointerX - box.left) / box.width, 0), 1);
+function halves(picture, stage) {
+  const width = (stage.width - GAP) / 2;
+  const height = (stage.height - GAP) / 2;
+  const scaleBeside = Math.min(width / picture.width, stage.height / picture.height);
+  const scaleBelow = Math.min(stage.width / picture.width, height / picture.height);
+  if (scaleBelow > scaleBeside) {
+    const size = { width: stage.width, height };
+    return { a: { left: 0, top: 0, ...size }, b: { left: 0, top: height + GAP, ...size } };
+  }
+  const size = { width, height: stage.height };
+  return { a: { left: 0, top: 0, ...size }, b: { left: width + GAP, top: 0, ...size } };
+}
+
+/** Return the range of x in a box, in its own pixels, in which a picture placed by `place` is seen. */
+export function visibleRange({ left, scale }, picture, box) {
+  return { start: Math.max(0, left), stop: Math.min(box.width, left + scale * picture.width) };
+}
+
+/** Return the share of a visible range, 0 to 1, that lies left of x. */
+export function wipeSplit(x, { start, stop }) {
+  return Math.min(Math.max((x - start) / Math.max(1, stop - start), 0), 1);
 }

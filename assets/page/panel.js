@@ -1,17 +1,11 @@
 // Panel: what is written around the picture: status, progress, numbers, and the runs of this input.
 
 import { Downloads } from "./downloads.js";
-import {
-  compareRuns,
-  describe,
-  formatDecibel,
-  formatNumber,
-  formatPeaks,
-  formatSeconds,
-  notes,
-} from "./sentences.js";
+import { RunsTable } from "./runs_table.js";
+import { compareRuns, describe, formatDecibel, formatNumber, formatSeconds, notes } from "./sentences.js";
 import { Timeline } from "./timeline.js";
 
+const TITLE = "Wan VAE"; // of the browser's tab
 const ENCODE_SHARE = 1 / 3; // of a roundtrip's time: encoding takes about half as long as decoding
 
 /** Shows a run's state, but for its frames. */
@@ -19,12 +13,14 @@ export class Panel {
   /**
    * @param {Element} root the player's element, as player.html builds it
    * @param {import("./server.js").Server} server
+   * @param {import("./comparison.js").Comparison} comparison
    */
-  constructor(root, server) {
+  constructor(root, server, comparison) {
     this.root = root;
     this.find = (selector) => root.querySelector(selector);
     this.timeline = new Timeline(this.find(".timeline"));
     this.downloads = new Downloads(root, server);
+    this.table = new RunsTable(this.find(".runs"), comparison);
   }
 
   clear() {
@@ -39,16 +35,34 @@ export class Panel {
   /** Scroll to the player if it is below what is seen. */
   reveal() {
     const { top } = this.root.getBoundingClientRect();
-    if (top > innerHeight * 0.8) this.root.scrollIntoView({ behavior: "smooth", block: "start" });
+    if (top > innerHeight * 0.5) this.root.scrollIntoView({ block: "start" });
   }
 
-  /** Show a line that stays until the next one. tone is "", "good" or "bad". */
+  /**
+   * Show a line that stays until the next one. tone is "", "good" or "bad".
+   *
+   * A screen reader is told when the title changes, not at every frame.
+   */
   say({ title, text, tone = "" }) {
     const line = this.find(".status");
     line.dataset.tone = tone;
     line.firstElementChild.textContent = title;
     line.lastElementChild.textContent = text;
     this.find(".note").hidden = true;
+    if (title) {
+      this.find(".empty strong").textContent = title;
+      this.find(".empty span").textContent = text;
+    }
+    const announced = tone ? `${title}. ${text}` : title;
+    const announcer = this.find(".announcer");
+    if (announcer.textContent !== announced) announcer.textContent = announced;
+  }
+
+  /** Say why nothing is run, unless the page says it already below the chosen file. */
+  refuse(reason) {
+    const told = document.querySelector("#about .bad")?.textContent;
+    const text = told === reason ? "the chosen file cannot be used, as said below it." : reason;
+    this.say({ title: "Not run", text, tone: "bad" });
   }
 
   /** Show an alert over the picture; none for an empty text. */
@@ -61,7 +75,7 @@ export class Panel {
   /** Show a run's state. The server sends each activity once, so each state is to be shown once. */
   update(run) {
     this.say(describe(run));
-    this.#note(notes(run));
+    this.#note(notes(run), run.why ?? "");
     this.#misfit(run.misfit);
     this.#stats(run);
     const [encoded, numLatents] = run.phases.encode ?? [0, 0];
@@ -69,15 +83,18 @@ export class Panel {
     this.#progress(
       numLatents ? (share * encoded) / numLatents : 0,
       ((1 - share) * run.frames) / (run.num_frames || 1),
+      ["queued", "running"].includes(run.state),
     );
     this.timeline.add(run.activity, run.elapsed, Math.max(run.ranks, run.peak.length));
     this.downloads.update(run);
     this.#runs(run);
   }
 
-  #note(text) {
+  #note(text, why) {
     const note = this.find(".note");
-    note.textContent = text;
+    note.querySelector(".text").textContent = text;
+    note.querySelector("details").hidden = !why;
+    note.querySelector("details p").textContent = why;
     note.hidden = !text;
   }
 
@@ -102,42 +119,21 @@ export class Panel {
     this.find(".psnr").hidden = run.psnr == null;
   }
 
-  /** Show shares of the whole work, 0 to 1. */
-  #progress(encoded, decoded) {
+  /** Show shares of the whole work, 0 to 1. While it is going on, the tab's title tells it, too. */
+  #progress(encoded, decoded, isActive = false) {
     const bar = this.find(".progress");
     bar.querySelector(".encode").style.width = `${100 * encoded}%`;
     bar.querySelector(".decode").style.width = `${100 * decoded}%`;
     bar.querySelector(".decode").style.left = `${100 * encoded}%`;
-    bar.setAttribute("aria-valuenow", Math.round(100 * (encoded + decoded)));
+    const percent = Math.round(100 * (encoded + decoded));
+    bar.setAttribute("aria-valuenow", percent);
+    document.title = isActive ? `${percent} % · ${TITLE}` : TITLE;
   }
 
   #runs(run) {
-    this.find(".runs").hidden = !run.rows.length;
-    // Gradio leaves the choice out where there is one VAE.
-    this.find(".runs").classList.toggle("one-vae", document.getElementById("vae") === null);
-    const lines = run.rows.map((row) => tableLine(row, row.number === run.number));
-    this.find(".runs tbody").replaceChildren(...lines);
+    this.table.update(run);
     const comparison = this.find(".comparison");
     comparison.hidden = !run.comparison;
     if (run.comparison) comparison.textContent = compareRuns(run.comparison);
   }
-}
-
-function tableLine(row, isPresent) {
-  const cells = [
-    row.number,
-    row.vae,
-    row.parallel ? "on" : "off",
-    row.ranks,
-    row.chunk,
-    formatSeconds(row.seconds),
-    formatSeconds(row.first),
-    formatNumber(row.rate),
-    formatPeaks(row.peak),
-    row.state,
-  ];
-  const line = document.createElement("tr");
-  line.classList.toggle("present", isPresent);
-  for (const cell of cells) line.insertCell().textContent = cell;
-  return line;
 }

@@ -5,9 +5,10 @@ const NONE = "–"; // where there is no number
 
 export const CONNECTION_LOST = "Connection lost, reconnecting…";
 export const NO_ANSWER = "The server does not answer, waiting…";
-export const NOT_KEPT = {
-  title: "Not found",
-  text: "This run was deleted, is no longer kept, or was started in another browser.",
+export const GONE = {
+  title: "Not there",
+  text: "The run that the page's address names has been deleted, or is another visitor's.",
+  tone: "bad",
 };
 export const LOGGED_OUT = "You have been logged out: reload the page to log in.";
 
@@ -86,8 +87,17 @@ function running(run, where) {
   const encoding = run.phases.encode?.[0] < total;
   return {
     title: encoding ? "Encoding and decoding" : "Decoding",
-    text: `${run.frames} of ${run.num_frames} frames, on ${where}.`,
+    text: `${run.frames} of ${run.num_frames} frames, on ${where}.${remaining(run)}`,
   };
+}
+
+/** Say how long a run that decodes will take, if its rate is known. */
+function remaining({ rate, frames, num_frames }) {
+  if (!rate || frames >= num_frames) return "";
+  const seconds = (num_frames - frames) / rate;
+  if (seconds < 1) return " Less than a second left.";
+  if (seconds < 100) return ` About ${Math.round(seconds)} s left.`;
+  return ` About ${Math.round(seconds / 60)} min left.`;
 }
 
 function finished(run, where) {
@@ -97,6 +107,20 @@ function finished(run, where) {
       : ` (encoding ${formatSeconds(run.encode_seconds)}, decoding ${formatSeconds(run.decode_seconds)})`;
   const more = run.message === "Finished." ? "" : ` ${run.message.replace(/^Finished\. /, "")}`;
   return `${plural(run.frames, "frame")} in ${formatSeconds(run.elapsed)}${phases}, on ${where}.${more}`;
+}
+
+/**
+ * Say how two frames, or clips, differ at most.
+ *
+ * @param {object} found on_borders: on the borders of the ranks' slabs, null if there are none; elsewhere; and, of a
+ *   single frame: psnr, row, column
+ */
+export function tellDifference({ on_borders, elsewhere, psnr, row, column }) {
+  const worst = Math.max(on_borders ?? 0, elsewhere);
+  const values = on_borders === null ? `${worst}` : `${on_borders} on the borders, ${elsewhere} elsewhere`;
+  const place = worst && row !== undefined ? ` (x ${column}, y ${row})` : "";
+  const quality = psnr === undefined || psnr === "inf" ? "" : `, PSNR ${formatDecibel(psnr)}`;
+  return `largest difference ${values}${place}${quality}.`;
 }
 
 /** Say that a run ended with its server. `lastWords` is why that ended, if anybody knows. */
@@ -109,14 +133,21 @@ export function describeLost(lastWords, advice) {
 /**
  * Compare two runs of one input: their speed, and their pixels.
  *
- * @param {object} found before, after: the runs' numbers; parallel, vae: of both; speedup: how many times as fast the
- *   second was, or null; max_abs, frame, row, column, num_different, num_pixels: as compare.py says; or instead of
+ * @param {object} found before, after: the runs' numbers; parallel, cold, vae: of both; speedup: how many times as fast
+ *   the second was, or null; max_abs, frame, row, column, num_different, num_pixels: as compare.py says; or instead of
  *   these refusal: why the frames are not compared
  */
 export function compareRuns(found) {
   if (found.refusal) return found.refusal;
-  const speed = found.speedup == null ? "" : `${compareSpeed(found)} `;
+  const speed = found.speedup == null ? "" : `${compareSpeed(found)} ${tellCold(found)}`;
   return speed + comparePixels(found);
+}
+
+/** Say which of the two runs was slower because it was the first. */
+function tellCold({ before, after, cold: [isBeforeCold, isAfterCold] }) {
+  if (isBeforeCold === isAfterCold) return "";
+  const run = isBeforeCold ? before : after;
+  return `Run ${run} was the first of its size, so its time includes warming up: run it again to compare. `;
 }
 
 function compareSpeed({ before, after, parallel, vae, speedup }) {

@@ -22,6 +22,22 @@ export class Server {
     return this.address(`live/${job}?view=${view}&start=${start}`);
   }
 
+  /** Return the address of a clip's exact frame; a clip is a run, or a run's source. */
+  exactAddress(job, isSource, frame) {
+    return this.address(`live/${job}/frame/${frame}.png${isSource ? "?source=1" : ""}`);
+  }
+
+  /** Ask how clips differ, by a path below compare/. Returns the Response, whatever its status. */
+  askComparison(path) {
+    return this.#ask(`compare/${path}`, { cache: "no-store" });
+  }
+
+  /** Ask for the visitor's runs, newest first; none where the server keeps no list. */
+  async askRuns() {
+    const response = await this.#ask("runs", { cache: "no-store" });
+    return response.ok ? (await response.json()).runs : [];
+  }
+
   /** Ask for a run's state, with its activities from number `since` on. Returns the Response, whatever its status. */
   askState(job, since) {
     return this.#ask(`live/${job}/state?activity=${since}`, { cache: "no-store" });

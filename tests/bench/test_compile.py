@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("triton")  # none for this platform
 
 from wanvae_app.bench.as_card import label, run_as
+from wanvae_app.bench.cuda_assembly import find_nvrtc
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,7 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run Python where Triton compiles, in place of interpreting."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), environment.get("PYTHONPATH", "")]
+    )
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
 
 
@@ -66,7 +69,11 @@ def test_a_card_that_is_not_known_is_refused() -> None:
     assert label("sm_80", "NVIDIA H100") == "Ampere's instructions (sm_80) on NVIDIA H100"
 
 
-def test_every_kernel_fits_the_cards_that_it_is_for() -> None:
+@pytest.mark.parametrize(
+    "language",
+    ["triton", pytest.param("cuda", marks=pytest.mark.skipif(not find_nvrtc(), reason="no NVRTC here"))],
+)
+def test_every_kernel_fits_the_cards_that_it_is_for(language: str) -> None:
     """A representative part; `python -m wanvae_app.bench.compile --all` is the whole."""
-    ran = run("-m", "wanvae_app.bench.compile")
+    ran = run("-m", "wanvae_app.bench.compile", "--language", language)
     assert ran.returncode == 0, f"{ran.stdout[-8000:]}\n{ran.stderr[-2000:]}"

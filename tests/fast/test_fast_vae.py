@@ -19,6 +19,7 @@ from wanvae_app.parallel.shard import Shard
 pytest.importorskip("triton")  # none for this platform
 from support.fast_path import DEVICE, DTYPE, GPU, UNSUPPORTED, fast_vae
 
+from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.vae import FastVAE
 
 pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
@@ -112,3 +113,23 @@ def test_a_batch_takes_the_plain_path() -> None:
     expected = plain.decode(z, plain.new_state())
     found = fast.decode(z.to(DEVICE, DTYPE), fast.new_state())
     assert distance(found.cpu(), expected) < (0.03 if GPU else 5e-6)
+
+
+@pytest.mark.parametrize("family", ["wan2.1", "wan2.2"])
+def test_a_clip_that_saves_memory_takes_the_plain_path(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, fast = both(config_of(family))
+    z = torch.randn(1, plain.config.z_dim, 3, 3, 4)
+
+    def decoded(vae: WanVAE, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        x = z.to(device, dtype)
+        with vae.clip("decode", x.shape) as code:
+            return torch.cat([code(x[:, :, :1]), code(x[:, :, 1:])], 2)
+
+    expected = decoded(plain.to(DEVICE, DTYPE), DEVICE, DTYPE)
+    fast.save_memory(True)
+    with monkeypatch.context() as patch:
+        patch.setattr(FastVAE, "new_state", None)  # no clip on the fast path begins without
+        assert distance(decoded(fast, DEVICE, DTYPE), expected) < (0.01 if GPU else 2e-6)
+    fast.save_memory(False)
+    assert isinstance(fast.new_state(), FastClipState)
+    assert distance(decoded(fast, DEVICE, DTYPE), expected) < (0.03 if GPU else 5e-6)

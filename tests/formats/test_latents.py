@@ -126,8 +126,8 @@ def test_the_scaling_is_guessed(preset: str, seed: int, size: tuple[int, int, in
     )
     normalised = noise * (0.6 + 0.6 * spread) + 1.6 * level - 0.8
     assert guess_scaling(normalised, config)[0] == "normalised"
-    scaling, reason = guess_scaling(to_raw(normalised, config, "normalised"), config)
-    assert scaling == "raw" and reason.startswith("Taken as raw: ") and reason.endswith(".")
+    scaling, reason, why = guess_scaling(to_raw(normalised, config, "normalised"), config)
+    assert scaling == "raw" and reason.startswith("Probably raw") and "standard deviations" in why
 
 
 def test_a_doubtful_guess_says_so() -> None:
@@ -135,7 +135,8 @@ def test_a_doubtful_guess_says_so() -> None:
     z = latent((1, 16, 3, 8, 8))
     raw = to_raw(z, WAN, "normalised")
     guesses = [guess_scaling(z + (raw - z) * part, WAN) for part in np.linspace(0, 1, 50)]
-    doubtful = ["choose the other if the colours look wrong" in reason for _, reason in guesses]
+    doubtful = ["choose the other if the colours look wrong" in guess.why for guess in guesses]
+    assert doubtful == [guess.reason.endswith(" (not certain).") for guess in guesses]
     assert [guesses[0][0], guesses[-1][0]] == ["normalised", "raw"]
     assert any(doubtful) and not doubtful[0] and not doubtful[-1]
 
@@ -144,11 +145,15 @@ def test_what_the_file_says_is_believed_unless_the_user_chose(tmp_path: Path) ->
     path, z = tmp_path / "z.safetensors", latent()
     for told, believed in (("raw", "raw"), ("normalised", "normalised"), ("<b>", "normalised")):
         save_file({"latent": z}, path, {"scaling": told})
-        scaling, reason = choose_scaling(path, z, WAN, "Auto")
+        scaling, reason, _ = choose_scaling(path, z, WAN, "Auto")
         assert scaling == believed and ("as the file says" in reason) == (told == believed)
     save_file({"latent": z}, path, {"scaling": "raw"})
-    assert choose_scaling(path, z, WAN, "Normalised") == ("normalised", "Taken as normalised, as you chose.")
+    assert choose_scaling(path, z, WAN, "Normalised") == (
+        "normalised",
+        "Taken as normalised, as you chose.",
+        "",
+    )
     assert (
-        describe_upload(path, WAN)
+        describe_upload(path, WAN).text
         == "Latent, 16 x 3 x 4 x 5: 9 frames of 40 x 32. Taken as raw, as the file says."
     )

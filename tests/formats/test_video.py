@@ -89,7 +89,7 @@ def test_larger_pictures_are_scaled_down(tmp_path: Path) -> None:
     )
     video = read_video(path, WAN, tmp_path)
     assert video.note.startswith(
-        "The video was scaled from 2560x1440 to 1927x1084 and cropped from 1927x1084"
+        "The video was scaled from 2560x1440 to 1927x1084 (it has more than 2.1 million pixels) and cropped from"
     )
     assert (video.frames.width, video.frames.height) == (1920, 1080)
 
@@ -156,7 +156,7 @@ def test_pixels_that_are_not_square(tmp_path: Path) -> None:
     assert (video.frames.height, video.frames.width) == (
         48,
         128,
-    ) and "scaled from 64x48 to 128x48" in video.note
+    ) and "scaled from 64x48 to 128x48 (its pixels are not square)" in video.note
     for lie in ("0", "1/1000", "1000"):
         ffmpeg("-f", "lavfi", "-i", f"testsrc2=s=64x48,setsar={lie}", "-frames:v", "1", path)
         frames = read_video(path, WAN, None).frames

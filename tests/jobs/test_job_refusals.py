@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from support.ranked_jobs import on_ranks, run_to_end
+from support.ranked_jobs import frames_of, on_ranks, run_to_end
 from support.tiny import some_latent, some_video, tiny_vae
 
 from wanvae_app.jobs import worker
 from wanvae_app.jobs.service import JobService
+from wanvae_app.kernels.code_path import PLAIN, CodePath
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.memory_estimate import Clip, activation_bytes
+from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 
 
@@ -57,3 +61,28 @@ def test_one_rank_without_memory_refuses_for_all() -> None:
     assert refused[1].startswith("Rank 1 would need 0.0 GiB for this and has 0.0 GiB free; ")
     assert refused[1].endswith("; 1 latent frame per chunk would fit.")
     assert smaller[0] == "finished" and smaller[2] == 25
+
+
+def take_the_fast_path_for_too_large(group: Group) -> None:
+    """Let the VAE have a fast path, for which rank 1 has too little memory, though enough for the plain one."""
+    WanVAE.path = CodePath(KernelSet.POINTERS, "for a test")
+
+    def refuses(clip: Clip, *args: Any, **options: Any) -> str:
+        return "rank 1 would need more" if clip.path != PLAIN and group.rank == 1 else ""
+
+    worker.refusal = refuses  # type: ignore[assignment]
+
+
+def decode_once(jobs: JobService) -> tuple[str, str, np.ndarray]:
+    run = run_to_end(jobs, latent=some_latent(3, 6, 4))
+    return run.status, run.warning, frames_of(run)
+
+
+def test_a_job_too_large_for_the_fast_path_takes_the_plain_one() -> None:
+    status, warning, frames = on_ranks(2, decode_once, take_the_fast_path_for_too_large)
+    assert status == "finished"
+    assert warning == (
+        "The path fast (Ampere and later) needs more memory than is free, so plain PyTorch coded this run"
+    )
+    _, nothing, expected = on_ranks(2, decode_once)
+    assert nothing == "" and np.array_equal(frames, expected)

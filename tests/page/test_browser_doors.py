@@ -103,7 +103,7 @@ def test_a_notebook_of_this_machine_may_frame_the_page(rigged: Rigged, page: Pag
     page.goto(f"http://localhost:{other_port}/frame?{rigged.url}")
     frame = page.frame_locator("iframe")
     frame.locator(f".sample[title='{SAMPLE}']").click()
-    frame.locator("#about:has-text('Latent')").wait_for()
+    frame.locator("#about:has-text('Latent,')").wait_for()
     frame.locator("#run").click()
     frame.locator(".status:has-text('Finished')").wait_for()
 

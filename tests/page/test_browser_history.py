@@ -60,21 +60,22 @@ def test_runs_are_listed_opened_and_deleted(rigged: Rigged, visitor: Visitor, tm
     visitor.upload(latent(tmp_path, "two", 1))
     second = visitor.run()
     visitor.wait("s.settled")
-    assert page.url.endswith(f"#run={second}")
+    page.wait_for_url(f"**#a={second}*")
     page.wait_for_function("document.querySelectorAll('.past li img').length === 2")
     assert listed(visitor) == ["two.npy", "one.npy"] and page.is_hidden(".past .empty")
     assert "run 2: 5 frames in" in page.inner_text(".past li .outcome")
     assert page.locator(".past li .remove").first.get_attribute("aria-label") == "Delete run 2, two.npy"
     page.click(".past li:nth-child(2) .open")
     state = visitor.wait(f"s.job === '{first}' && s.settled && s.drawn === {NUM_FRAMES}")
-    assert state["run"]["name"] == "one.npy" and page.url.endswith(f"#run={first}")
+    assert state["run"]["name"] == "one.npy"
+    page.wait_for_url(f"**#a={first}*")
 
     tab = visitor.context.new_page()  # another tab, at the run's own address
     tab.goto(f"{visitor.url}/#run={second}")
     tab.wait_for_function(f"window.wanvae?.state.job === '{second}' && window.wanvae.state.settled")
     tab.wait_for_selector(f".past li[data-id='{second}'] .open[aria-current]")
     tab.evaluate("location.hash = '#run=nosuchrun'")
-    tab.wait_for_function("window.wanvae.state.status.startsWith('Not found')")
+    tab.wait_for_function("window.wanvae.state.status.startsWith('Not there')")
     tab.close()
 
     remove = ".past li:first-child .remove"

@@ -33,7 +33,7 @@ def test_a_browser_that_denies_storage(rigged: Rigged, browser: Browser) -> None
     page.goto(rigged.url)
     page.wait_for_function("window.wanvae && health.dataset.state === 'ready'")
     page.click(f".sample[title='{SAMPLE}']")
-    page.wait_for_selector("#about:has-text('Latent')")
+    page.wait_for_selector("#about:has-text('Latent,')")
     page.click("#run")
     page.wait_for_selector(".status:has-text('Finished')")
     page.wait_for_function("window.wanvae.state.drawn === 17")

@@ -90,9 +90,10 @@ def test_what_waits_takes_no_stream(rigged: Rigged, visitor: Visitor) -> None:
     page = visitor.open()
     visitor.requests.clear()
     page.click(f".sample[title='{SAMPLE}']")
-    page.wait_for_selector("#about:has-text('Latent')")
+    page.wait_for_selector("#about:has-text('Latent,')")
     page.click("#run")
     page.wait_for_selector(".status:has-text('1 run before this one')")
+    assert "1 run before this one" in page.inner_text(".empty")  # not "No run yet"
     page.wait_for_timeout(1000)
     waiting = page.evaluate("window.wanvae.state.job")
     assert not any(f"{waiting}?view" in url for url in visitor.requests)

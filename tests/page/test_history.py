@@ -150,6 +150,7 @@ def test_a_run_is_compared_with_the_finished_one_before_of_the_same_input(histor
         "before": 2,
         "after": 5,
         "parallel": [True, True],
+        "cold": [False, False],
         "vae": ["", ""],
         "speedup": 2.0,
         "max_abs": 3,
@@ -220,3 +221,9 @@ def test_the_rate_leaves_out_what_encoding_took() -> None:
     run.frames.append(np.repeat(one_frame(0), 4, 0))
     run.frames.times[:] = [14.0, 14.0, 15.0, 15.0]
     assert entry.frames_per_second == 2.0
+
+
+def test_the_first_run_of_a_size_is_known_to_be_cold(history: History) -> None:
+    first, second = settle(history), settle(history)
+    assert (first.is_cold, second.is_cold) == (True, False)
+    assert second.comparison is not None and second.comparison["cold"] == [True, False]

@@ -64,7 +64,7 @@ def test_a_latent(jobs: JobService, tmp_path: Path) -> None:
 def test_a_video(jobs: JobService, tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     write_mp4(some_video(7, 36, 26), path, 12.0)
-    assert describe_upload(path, WAN).startswith(
+    assert describe_upload(path, WAN).text.startswith(
         "Video, 26x36 pixels, 12 frames per second, 0.6 s: it will be cropped"
     )
     run, run_input = make(jobs, path)

@@ -19,6 +19,7 @@ A test orders a fault with a file in the folder RIG. Chunks count from 1, in eac
 What is raised has the file's text. The file is deleted when its fault happens.
 
 POST /rig/run?latents=5&chunk=1&parallel=1&video=0&height=8&width=6 starts a run of noise and answers with its id.
+POST /rig/touch?id=ID&frame=0&row=0&column=0 changes one decoded pixel of a run by one step, in one channel.
 
 RIG_LIMIT in the environment is the watchdog's limit for a step, in seconds.
 """
@@ -151,7 +152,7 @@ def free_bytes(device: torch.device, original: Any = worker.free_bytes) -> int |
 
 
 def with_run_route(make_routes: Any) -> Any:
-    """Return make_routes with one more route, which starts a run of noise."""
+    """Return make_routes with two more routes, which start a run of noise, and change a pixel of a run."""
 
     def wrapped(jobs: JobService, history: History) -> list[BaseRoute]:
         def start(request: Request) -> Response:
@@ -176,7 +177,16 @@ def with_run_route(make_routes: Any) -> Any:
             history.submit(run, RunInput("noise"))
             return JSONResponse({"id": run.id})
 
-        return [*make_routes(jobs, history), Route("/rig/run", start, methods=["POST"])]
+        def touch(request: Request) -> Response:
+            log = jobs.get(request.query_params["id"]).frames
+            frame, row, column = (int(request.query_params[name]) for name in ("frame", "row", "column"))
+            value = log.read(frame, frame + 1)[0, row, column, 1]
+            offset = frame * log.frame_bytes + (row * log.width + column) * 3 + 1
+            os.pwrite(log._fd, bytes([value - 1 if value else 1]), offset)
+            return JSONResponse({"was": int(value)})
+
+        routes = [("/rig/run", start), ("/rig/touch", touch)]
+        return [*make_routes(jobs, history), *(Route(path, f, methods=["POST"]) for path, f in routes)]
 
     return wrapped
 

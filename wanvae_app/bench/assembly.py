@@ -45,9 +45,12 @@ INSTRUCTIONS = {
 }
 
 
-# Kernels that may spill more, in bytes, and why: they were chosen by their time on an H100, where what spills is used
-# once, behind all products.
-ALLOWED_SPILLS = {("conv_kernel", (9, 0)): 800, ("conv_kernel", (10, 0)): 800}
+# Kernels that may spill more, in bytes: their tiles were chosen by time on an H100, spills included.
+ALLOWED_SPILLS = {
+    ("conv_kernel", (9, 0)): 800,
+    ("conv_kernel", (10, 0)): 800,
+    ("upsample_conv", (9, 0)): 160,
+}
 
 
 class Assembly(NamedTuple):

@@ -5,8 +5,8 @@
     python -m wanvae_app.bench.compile --all --card 8.6 --kernel conv_kernel --table
 
 Which kernels those are is found by coding clips of Wan 2.1 and 2.2 on tensors without data: decoding and encoding, at
-480, 720 and 1080 rows, in chunks of 1 and 2 latent frames, on one rank and on each of two. The exit status is 1 if a
-kernel does not compile, does not fit into a card's shared memory, or spills registers.
+480, 720 and 1080 rows and in portrait, in chunks of 1 and 2 latent frames, on one rank and as one of several. The exit
+status is 1 if a kernel does not compile, does not fit into a card's shared memory, or spills registers.
 """
 
 from __future__ import annotations
@@ -34,11 +34,9 @@ from wanvae_app.kernels.capability import compiled_as
 # Cards, as compute capabilities, in families that are compiled alike.
 FAMILIES = (((8, 0), (8, 6), (8, 9)), ((12, 0),), ((9, 0),), ((10, 0),))
 SIZES = {"wan2.1": ((480, 832), (720, 1280), (1088, 1920)), "wan2.2": ((480, 832), (704, 1280), (1088, 1920))}
-PARTS = (Part(), Part(2, 0), Part(2, 1), Part(2, 0, False), Part(2, 1, False))
-SIZE_NAMES = (
-    "C",
-    "N",
-)  # constants of kernels that count channels: they decide little of what a program needs
+PORTRAIT = (832, 480)  # is cut along its rows
+PARTS = (Part(), Part(2, 0), Part(2, 1), Part(3, 1), Part(2, 0, False), Part(2, 1, False))
+CHANNELS = ("C", "N")  # constants of kernels that count channels
 
 
 Needed = Compilation | CudaCompilation
@@ -131,22 +129,34 @@ def needed(capability: tuple[int, int], everything: bool) -> list[Needed]:
         for kernel_set, (name, config) in product(kernel_sets, PRESETS.items()):
             with torch.device("meta"):
                 vae = FastVAE(config, name, kernel_set).to(torch.bfloat16).requires_grad_(False)
-            sizes, parts = (SIZES[name], PARTS) if everything else (SIZES[name][1:2], PARTS[:2])
-            for scene in product(("decode", "encode"), sizes, (1, 2), parts):
-                note_launches(vae, Scene(*scene), compilations)
+            views = list(product((*SIZES[name], PORTRAIT), PARTS))
+            if not everything:
+                views = [(SIZES[name][1], Part()), (SIZES[name][1], Part(2, 0)), (PORTRAIT, Part(3, 1))]
+            for phase, (size, part), chunk in product(("decode", "encode"), views, (1, 2)):
+                note_launches(vae, Scene(phase, size, chunk, part), compilations)
     return list(compilations.found.values())
 
 
 def representative(compilations: Iterable[Needed]) -> list[Needed]:
-    """Return of compilations that differ in nothing but numbers of channels and types the one with most channels."""
-    widest: dict[str, tuple[int, Needed]] = {}
-    for compilation in compilations:
-        parameters = compilation.parameters()
-        channels = sum(parameters.pop(name, 0) for name in SIZE_NAMES)
-        key = f"{compilation.name} {parameters}"
-        if key not in widest or widest[key][0] < channels:
-            widest[key] = channels, compilation
-    return [compilation for _, compilation in widest.values()]
+    """Return so many of the compilations that every value of every parameter of a kernel occurs, the largest first.
+
+    Numbers of channels do not count as parameters here: they decide little of what a program needs.
+    """
+    chosen: list[Needed] = []
+    seen: dict[str, set[tuple[str, str]]] = {}
+    for compilation in sorted(compilations, key=_size, reverse=True):
+        parameters = compilation.parameters().items()
+        values = {(name, str(value)) for name, value in parameters if name not in CHANNELS}
+        known = seen.setdefault(compilation.name, set())
+        if not known or values - known:
+            chosen.append(compilation)
+            known |= values or {("", "")}
+    return chosen
+
+
+def _size(compilation: Needed) -> float:
+    """Return a number that is larger for a compilation with more channels and larger tiles."""
+    return sum(value for value in compilation.parameters().values() if isinstance(value, int | float))
 
 
 def assemble_all(tasks: list[Task], num_processes: int) -> Iterator[Assembly]:

@@ -31,12 +31,11 @@ from wanvae_app.parallel.shard import WHOLE, Shard
 
 
 class FastEncoder(Encoder):
-    """The encoder on the fast schedule, for a batch of 1. Larger batches take the plain path."""
+    """The encoder on the fast schedule, for one clip in a `FastClipState`. All else takes the plain path."""
 
     def forward(self, x: Tensor, state: ClipState) -> Tensor:
-        if len(x) > 1:
+        if len(x) > 1 or not isinstance(state, FastClipState):
             return super().forward(x, state)
-        assert isinstance(state, FastClipState)
         finest, *coarser = cast(list[Level], list(self.levels))
         if isinstance(finest.resample, Downsample) and finest.resample.time_conv is None:
             x = self._finest(finest, x, state)
@@ -57,12 +56,11 @@ class FastEncoder(Encoder):
 
 
 class FastDecoder(Decoder):
-    """The decoder on the fast schedule, for a batch of 1. Larger batches take the plain path."""
+    """The decoder on the fast schedule, for one clip in a `FastClipState`. All else takes the plain path."""
 
     def forward(self, z: Tensor, state: ClipState) -> Tensor:
-        if len(z) > 1:
+        if len(z) > 1 or not isinstance(state, FastClipState):
             return super().forward(z, state)
-        assert isinstance(state, FastClipState)
         x = layers.causal_conv(self.conv_in, z, state)
         *coarser, finest = cast(list[Level], list(self.levels))
         x = _middle(self.middle, x, state)
@@ -97,6 +95,13 @@ class FastVAE(WanVAE):
         self._packed = PackedWeights()
         self._tables: SlotTables | None = None
         self._idle: GraphCoder | None = None
+        self._saves_memory = False
+
+    def save_memory(self, saves: bool) -> None:
+        self._saves_memory = saves
+        if saves:
+            self.release()
+            self._packed = PackedWeights()
 
     def new_state(self, shard: Shard = WHOLE) -> FastClipState:
         if self._tables is None or self._tables.device != self.device:
@@ -112,6 +117,10 @@ class FastVAE(WanVAE):
     def clip(
         self, phase: str, shape: Sequence[int], shard: Shard = WHOLE
     ) -> Iterator[Callable[[Tensor], Tensor]]:
+        if self._saves_memory:
+            with self._plain_clip(phase, shard) as plain_code:
+                yield plain_code
+            return
         key = self._key(phase, shape, shard)
         coder, self._idle = self._idle, None
         if coder is None or coder.key != key:

@@ -21,13 +21,15 @@ from wanvae_app.formats.latent_origin import fingerprint
 from wanvae_app.formats.untrusted_text import first_line
 
 UNCLEAR_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
+NOT_CERTAIN = " (not certain)"
 
 
 class ScalingGuess(NamedTuple):
-    """A scaling, "normalised" or "raw", and a sentence with the numbers that it was chosen by."""
+    """A scaling, "normalised" or "raw", a short sentence about it, and more sentences with the numbers behind it."""
 
     scaling: str
     reason: str
+    why: str = ""
 
 
 def read_latent(path: Path, config: WanConfig) -> Tensor:
@@ -66,13 +68,14 @@ def guess_scaling(z: Tensor, config: WanConfig) -> ScalingGuess:
     )
     scaling = "raw" if raw_minus_normalised < -CLEAR_EVIDENCE else "normalised"
     typical = float(std.median())
-    reason = (
-        f"Taken as {scaling}: its channels' standard deviations are around {float(s.median()):.2f} and their means "
+    why = (
+        f"Its channels' standard deviations are around {float(s.median()):.2f} and their means "
         f"within {float(m.abs().max()):.2f} of 0, where this VAE's normalised latents have about 0.9 and 0.8, "
         f"raw ones about {0.9 * typical:.2f} and {float(mean.abs().max()):.2f}."
     )
-    note = UNCLEAR_NOTE if abs(raw_minus_normalised) < CLEAR_EVIDENCE else ""
-    return ScalingGuess(scaling, reason + note)
+    if abs(raw_minus_normalised) < CLEAR_EVIDENCE:
+        return ScalingGuess(scaling, f"Probably {scaling}{NOT_CERTAIN}.", why + UNCLEAR_NOTE)
+    return ScalingGuess(scaling, f"Probably {scaling}.", why)
 
 
 def to_raw(z: Tensor, config: WanConfig, scaling: str) -> Tensor:

@@ -49,9 +49,21 @@ class VideoPlan:
         return BYTES_OF_FFMPEG + BYTES_PER_INPUT_PIXEL * size.width * size.height
 
     def changes(self) -> list[str]:
-        """The steps that change the size, in words."""
-        steps = (("scaled", self.header.size, self.scaled), ("cropped", self.scaled, self.cropped))
-        return [f"{step} from {before} to {after}" for step, before, after in steps if before != after]
+        """The steps that change the size, in words, and why a picture is scaled."""
+        changes = []
+        if (size := self.header.size) != self.scaled:
+            changes.append(f"scaled from {size} to {self.scaled} ({self._why_scaled()})")
+        if self.scaled != self.cropped:
+            changes.append(f"cropped from {self.scaled} to {self.cropped}")
+        return changes
+
+    def _why_scaled(self) -> str:
+        size = self.header.display_size
+        if size.width * size.height > MAX_PIXELS:
+            return f"it has more than {MAX_PIXELS / 1e6:.1f} million pixels"
+        if self.scaled != size:
+            return "a side is shorter than the VAE takes"
+        return "its pixels are not square"
 
 
 def video_plan(

@@ -111,6 +111,9 @@ class JobState:
         self.video_path: Path | None = None  # of the MP4, once it is written
         self.latent_path: Path | None = None  # of a roundtrip's latent, once it is written
         self.published: Path | None = None  # folder with links to these files, which programs fetch
+        self.path_warning = (
+            ""  # why the run did not take the VAE's own path, in a sentence without a full stop
+        )
         self.decoder_warning = ""  # what is odd about the decoded numbers, in a sentence without a full stop
         self.stop_requested = False
         self.stop_reason = ""  # empty if the user asked for it
@@ -131,8 +134,8 @@ class JobState:
 
     @property
     def warning(self) -> str:
-        """What is odd about the frames, in sentences without the last full stop; "" if nothing is."""
-        return ". ".join(filter(None, (self.decoder_warning, self.frames.warning)))
+        """What is odd about the run, in sentences without the last full stop; "" if nothing is."""
+        return ". ".join(filter(None, (self.path_warning, self.decoder_warning, self.frames.warning)))
 
     @property
     def is_read(self) -> bool:

@@ -16,6 +16,7 @@ from wanvae_app.jobs.rank_task import RankTask
 from wanvae_app.jobs.report import Report, Verdict, record_reports
 from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.jobs.vae_loading import load_on_all_ranks, make_room, unload_after
+from wanvae_app.kernels.code_path import PLAIN, CodePath
 from wanvae_app.memory_estimate import Clip, free_bytes, refusal
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
@@ -77,10 +78,12 @@ class Worker:
         )
         # None for a rank that owns no part of the picture: it only agrees with the others.
         self.task = RankTask(group, vae, job, shard, run) if shard is not None else None
+        self.path = vae.path  # of the job
         self.start = 0.0  # of the job, in seconds of `time.monotonic`
 
     def work(self) -> Outcome:
         """Run the job from the first agreement to the last."""
+        self.vae.save_memory(False)
         # A clip that reuses the last one's memory needs no more, so it fits.
         fits = self.task is not None and self.task.reuse_memory()
         if self.task is None:
@@ -91,6 +94,9 @@ class Worker:
             self.job.vae,
             lambda more: not fits and bool(self._memory_refusal(more=more)),
         )
+        if self._only_plain_path_fits(fits):
+            self._take_plain_path()
+            fits = False
         report = Report() if fits else self._check_memory()  # this rank's first one
         interleaved = len(self.job.phases) > 1 and self._all_can_interleave()
         reset_peak(self.group.device)
@@ -191,16 +197,41 @@ class Worker:
         self.group.announce_failure(reason[:1].upper() + reason[1:])
         return Report(Verdict.FAILED)
 
+    def _only_plain_path_fits(self, fits: bool) -> bool:
+        """Return whether a rank has too little memory for the VAE's own path, and all have enough for the plain one.
+
+        `fits` says that this rank knows its own path to fit. All ranks call this, and all get the same answer.
+        """
+        if self.vae.path.kernels is None or self.group.holds_on_all_ranks(fits or not self._memory_refusal()):
+            return False
+        return self.group.holds_on_all_ranks(not self._memory_refusal(path=PLAIN))
+
+    def _take_plain_path(self) -> None:
+        """Code this job on the plain path, and say so."""
+        self.path = PLAIN
+        self.vae.save_memory(True)
+        if self.run is not None:
+            name = self.vae.path.name
+            self.run.path_warning = (
+                f"The path {name} needs more memory than is free, so plain PyTorch coded this run"
+            )
+            log.info("job %s: %s", self.job.id[:8], self.run.path_warning)
+
     def _all_can_interleave(self) -> bool:
         """Return whether all ranks have memory for the past of an encoder and of a decoder at once."""
         return self.group.holds_on_all_ranks(not self._memory_refusal(interleaved=True))
 
-    def _memory_refusal(self, *, interleaved: bool = False, more: int = 0) -> str:
-        """Why the job does not fit into this rank's free memory and `more` bytes; empty if it does."""
+    def _memory_refusal(
+        self, *, interleaved: bool = False, more: int = 0, path: CodePath | None = None
+    ) -> str:
+        """Why the job does not fit into this rank's free memory and `more` bytes; empty if it does.
+
+        `path` takes the place of the job's.
+        """
         if self.task is None:
             return ""
         group, job, vae = self.group, self.job, self.vae
-        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device, vae.path)
+        clip = Clip(vae.config, *job.shape[1:], job.chunk, vae.dtype, group.device, path or self.path)
         size = group.size if job.parallel else 1
         free = free_bytes(group.device)
         if free is not None:

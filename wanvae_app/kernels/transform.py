@@ -196,8 +196,7 @@ def transform(
     """Write silu(norm(x)) of [T, H, W, C], T a multiple of 4, transformed into padded frames.
 
     `slots` name the two frames before, which are read; T / 4 * 6 transformed frames; and the last two frames as they
-    are, which may overwrite the two before: a program reads its pixels of these first. With `neighbours` the same
-    launch exchanges edges with them.
+    are, which may overwrite the two before, read first. With `neighbours` the same launch exchanges edges with them.
     """
     if neighbours is None or not neighbours.arguments:
         _launch(x, gamma, into, slots)
@@ -285,9 +284,8 @@ def _launch(
     end = programs + (2 if part == _Part.ALL_BUT_RECEIVERS else 4) * senders
     launch(
         transform_kernel, (end - begin,),
-        x, gamma, into.data, into.table(slots), num_frames, height, width, senders, first_receiver, begin,
-        c, POINTS[0], POINTS[1], BM=pixels, BC=block, CUT=cut, **exchange,
-        num_warps=max(1, block // 512),
+        x, gamma, into.data, into.table(slots), num_frames, height, width, senders, first_receiver, begin, c,
+        POINTS[0], POINTS[1], BM=pixels, BC=block, CUT=cut, **exchange, num_warps=max(1, block // 512),
     )  # fmt: skip
 
 

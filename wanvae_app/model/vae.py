@@ -251,9 +251,18 @@ class WanVAE(nn.Module):
 
         `phase` is "decode" or "encode"; `shape` is B C T H W of this rank's part of the first chunk.
         """
-        state = self.new_state(shard)
+        with self._plain_clip(phase, shard) as code:
+            yield code
+
+    @contextmanager
+    def _plain_clip(self, phase: str, shard: Shard) -> Iterator[Callable[[Tensor], Tensor]]:
+        """Yield what `clip` does, on the plain path."""
+        state = ClipState(shard)
         code = self.decode if phase == "decode" else self.encode
         yield lambda x: code(x, state)
+
+    def save_memory(self, saves: bool) -> None:
+        """Code the next clips on the path that needs least memory, the plain one; or again on the VAE's own."""
 
     def keeps_memory_for(self, phase: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
         """Whether the last clip left enough memory for this one; if not, free what it left.

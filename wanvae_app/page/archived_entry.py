@@ -93,15 +93,16 @@ def restore_entry(archived: ArchivedRun, owner: str, folder: Path) -> HistoryEnt
         if (archived.folder / name).is_file():
             setattr(run, attribute, archived.folder / name)
     known = facts["entry"]
-    texts = [known["digest"], known["scaling"], known["note"]]
+    texts = [known["digest"], known["scaling"], known["note"], known["why"]]
     if not all(isinstance(text, str) for text in texts) or not isinstance(known["number"], int):
         raise TypeError("the facts of its entry are of other types")
     sentence, is_clear = known["misfit"]
-    digest, scaling, note = texts
-    run_input = RunInput(digest, scaling, note, Misfit(str(sentence), bool(is_clear)))
+    digest, scaling, note, why = texts
+    run_input = RunInput(digest, scaling, note, why, Misfit(str(sentence), bool(is_clear)))
     entry = HistoryEntry(run, run_input, known["number"], settled=True)
     entry.psnr = None if known["psnr"] is None else float(known["psnr"])
     entry.comparison = known["comparison"]
+    entry.is_cold = bool(known["is_cold"])
     picture = archived.folder / PICTURE
     entry.picture = picture.read_bytes() if picture.is_file() else None
     return entry
@@ -112,6 +113,8 @@ def _entry_facts(entry: HistoryEntry) -> dict[str, Any]:
         "digest": entry.input.digest,
         "scaling": entry.input.scaling,
         "note": entry.input.note,
+        "why": entry.input.why,
+        "is_cold": entry.is_cold,
         "misfit": list(entry.input.misfit),
         "number": entry.number,
         "psnr": None if entry.psnr is None else str(entry.psnr),  # JSON lacks infinity

@@ -49,7 +49,7 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
     )
     return {
         "theme": theme,
-        "css_paths": [PAGE / "page.css", PAGE / "player.css", PAGE / "history.css"],
+        "css_paths": [PAGE / name for name in ("page.css", "stage.css", "player.css", "history.css")],
         "head": head(),
         "app_kwargs": {
             "routes": routes,
@@ -101,25 +101,33 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     visible=len(vaes.names) > 1,
                     elem_id="vae",
                 )
-                parallel = gr.Checkbox(
-                    num_ranks > 1,
-                    label=f"Parallel ({num_ranks} rank{'s' * (num_ranks != 1)})",
-                    info="Off: rank 0 works alone, to compare.",
-                    elem_id="parallel",
-                )
-                chunk = gr.Slider(
-                    1,
-                    MAX_CHUNK,
-                    jobs.vae.default_chunk,
-                    step=1,
-                    label="Latent frames per chunk",
-                    elem_id="chunk",
-                    buttons=[],
-                )
-                scaling = gr.Radio(SCALINGS, value="Auto", label="Latent scaling", elem_id="scaling")
                 with gr.Row(elem_id="actions"):
                     run = gr.Button("Run", variant="primary", elem_id="run", min_width=90)
                     stop = gr.Button("Stop", elem_id="stop", min_width=90)
+                parallel = gr.Checkbox(
+                    num_ranks > 1,
+                    label=f"Parallel ({num_ranks} rank{'s' * (num_ranks != 1)})",
+                    info="Each rank decodes a slab of the picture. Off: rank 0 works alone, to compare.",
+                    elem_id="parallel",
+                )
+                with gr.Accordion("More options", open=False, elem_id="options"):
+                    chunk = gr.Slider(
+                        1,
+                        MAX_CHUNK,
+                        jobs.vae.default_chunk,
+                        step=1,
+                        label="Latent frames per chunk",
+                        info="Decoded at a time: more are faster and take more memory.",
+                        elem_id="chunk",
+                        buttons=[],
+                    )
+                    scaling = gr.Radio(
+                        SCALINGS,
+                        value="Auto",
+                        label="Latent scaling",
+                        info="Raw is what the encoder gives, normalised what diffusers saves.",
+                        elem_id="scaling",
+                    )
             with gr.Column(scale=1, min_width=320, elem_id="viewer"):
                 player = gr.HTML(
                     "",

@@ -19,6 +19,7 @@ class RunInput:
     digest: str  # of the file's content; for a latent also its scaling
     scaling: str = ""  # "normalised" or "raw"; empty for a video
     note: str = ""  # sentences for the page: how the file was read, cropped and cut
+    why: str = ""  # more about the scaling, for whoever asks
     misfit: Misfit = Misfit()  # whether a latent fits the VAE
 
 
@@ -30,6 +31,9 @@ class HistoryEntry:
     input: RunInput
     number: int  # counts the owner's runs, from 1
     settled: bool = False
+    is_cold: bool = (
+        False  # whether it was the first of its shape on these ranks: its time includes warming up
+    )
     psnr: float | None = None  # dB, of a roundtrip's frames and its source; infinite if they are equal
     comparison: dict[str, Any] | None = None  # with an earlier run of the same input, see `comparison_json`
     picture: bytes | None = None  # a small JPEG of the run's frames, once it has ended

@@ -22,7 +22,7 @@ from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
-from wanvae_app.page.upload import examine_upload, make_run
+from wanvae_app.page.upload import Description, describe_upload, make_run
 from wanvae_app.page.vae_advice import advising
 
 log = logging.getLogger(__name__)
@@ -69,10 +69,7 @@ class EventHandlers:
         try:
             vae = vaes.find(vae)
             with advising(path, vaes, vae):
-                line, misfit = examine_upload(path, vaes[vae].config)
-            tone = " class='warn'" if misfit.is_clear else ""
-            warning = f"<p{tone}>{html.escape(misfit.sentence)}</p>" if misfit.sentence else ""
-            return f"<p>{html.escape(line)}</p>{warning}"
+                return description_html(describe_upload(path, vaes[vae].config))
         except (ValueError, OSError) as error:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
@@ -101,8 +98,8 @@ class EventHandlers:
                     raise gr.Error(refused.run.message, print_exception=False)
         except gr.Error as error:
             if not entries:
-                yield player_message(error=error.message)  # stays in the player when Gradio's toast has gone
-                raise
+                yield player_message(error=error.message)  # the player says it, so Gradio need not
+                return
             gr.Warning(f"{len(entries)} of {plural_files(len(files or ()))} are run: {error.message}")
         yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
@@ -170,6 +167,15 @@ class EventHandlers:
             if not isinstance(error, (ValueError, OSError)):
                 log.exception("%s was not accepted", path.name)
             raise gr.Error(tell(error, path.name), print_exception=False) from error
+
+
+def description_html(description: Description) -> str:
+    """Return the HTML of what an upload is; what is behind it unfolds."""
+    text, why, sentence = map(html.escape, (description.text, description.why, description.misfit.sentence))
+    more = f" <details><summary>why?</summary>{why}</details>" if why else ""
+    tone = " class='warn'" if description.misfit.is_clear else ""
+    warning = f"<p{tone}>{sentence}</p>" if sentence else ""
+    return f"<p>{text}{more}</p>{warning}"
 
 
 def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:

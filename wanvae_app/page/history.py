@@ -56,6 +56,7 @@ class History:
             OrderedDict()
         )  # by HistoryEntry.key
         self._num_runs: OrderedDict[str, int] = OrderedDict()  # by owner
+        self._warm: OrderedDict[str, None] = OrderedDict()  # shapes of what was run, see `_is_cold`
         self._lock = threading.Lock()
 
     def submit(self, run: JobState, run_input: RunInput) -> HistoryEntry:
@@ -135,6 +136,7 @@ class History:
             entry.settled = True
             return
         with self._lock:
+            entry.is_cold = self._is_cold(entry)
             rows = [*self._tables.get(entry.key, ()), row_json(entry)]
             _put(self._tables, entry.key, rows[-MAX_ROWS:], MAX_TABLES)
         try:
@@ -146,6 +148,14 @@ class History:
             log.warning("job %s was not compared: %s", entry.run.id[:8], error)
         finally:
             entry.settled = True
+
+    def _is_cold(self, entry: HistoryEntry) -> bool:
+        """Whether nothing of a run's shape and VAE was run on these ranks before it, and note it. Hold the lock."""
+        key = f"{entry.run.job.vae} {entry.run.job.shape}"
+        is_cold = key not in self._warm
+        if entry.run.started is not None:
+            _put(self._warm, key, None, MAX_TABLES)
+        return is_cold
 
     def _forget_number(self, entry: HistoryEntry) -> None:
         """Let the owner's next run have the number of this one, if none has come after it."""

@@ -14,6 +14,8 @@ health                        JSON: ready, busy or broken; which code path codes
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
+Exact frames, and clips compared, have routes of their own: see compare_routes.py.
+
 A run of an earlier start is opened like a fresh one. A run that does not exist and a run of somebody else both get 404.
 """
 
@@ -21,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from wanvae_app.errors import tell
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import COOKIE, is_logged_in, log_out, may_use
+from wanvae_app.page.clips import deleted, find_entry
+from wanvae_app.page.compare_routes import make_compare_routes
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
@@ -57,6 +59,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/health", handlers.health),
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
+        *make_compare_routes(history),
     ]
 
 
@@ -73,7 +76,7 @@ class RouteHandlers:
         log = run.source if request.query_params.get("view") == "source" else run.frames
         start = _count(request, "start", "start must be the number of a frame")
         if log is None or log.closed:
-            raise HTTPException(410, "These frames have been deleted; run it again.")
+            raise deleted()
         return StreamingResponse(
             stream_records(log, start, run),
             media_type="application/octet-stream",
@@ -109,14 +112,14 @@ class RouteHandlers:
         return _json({"runs": runs, "kept": self.history.past.is_kept})
 
     async def delete(self, request: Request) -> Response:
-        entry = self._entry(request, self.history.find)
+        entry = find_entry(self.history, request, request.path_params["id"], opens=False)
         if not entry.settled:
             raise HTTPException(409, "Stop this run first, or wait for its end.")
         await asyncio.to_thread(self.history.delete, entry)
         return _json({"deleted": True})
 
     async def picture(self, request: Request) -> Response:
-        entry = self._entry(request, self.history.find)
+        entry = find_entry(self.history, request, request.path_params["id"], opens=False)
         if entry.picture is None:
             raise HTTPException(404, "This run has no picture.")
         headers = {"Cache-Control": "private, max-age=31536000, immutable"}
@@ -140,21 +143,9 @@ class RouteHandlers:
     async def logout(self, request: Request) -> Response:
         return log_out(request)
 
-    def _entry(
-        self, request: Request, look_up: Callable[[str, str], HistoryEntry | None] | None = None
-    ) -> HistoryEntry:
-        """The run that the path names, opened, or only found by `History.find` as `look_up`.
-
-        Raises 401 without a login, 404 if the caller has no such run, 507 if there is no room to open it.
-        """
-        owner = _visitor(request)
-        try:
-            entry = (look_up or self.history.get)(request.path_params["id"], owner)
-        except (ValueError, OSError) as error:
-            raise HTTPException(507, tell(error, "This run")) from error
-        if entry is None or not may_use(request, entry.run.owner):
-            raise HTTPException(404, "There is no such run.")
-        return entry
+    def _entry(self, request: Request) -> HistoryEntry:
+        """The run that the path names. Raises HTTPException as `find_entry` does."""
+        return find_entry(self.history, request, request.path_params["id"])
 
 
 def _visitor(request: Request) -> str:

@@ -12,6 +12,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+from wanvae_app.page.borders import borders_of
 from wanvae_app.page.compare import difference
 from wanvae_app.page.entry import HistoryEntry
 
@@ -42,10 +43,12 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "fps": run.fps,
         "parallel": job.parallel,
         "ranks": run.num_ranks,
+        "borders": borders_of(run).to_json(),
         "chunk": job.chunk,
         "latent": list(job.shape),
         "scaling": entry.input.scaling,
         "note": entry.input.note,
+        "why": entry.input.why,
         "misfit": {"sentence": entry.input.misfit.sentence, "clear": entry.input.misfit.is_clear},
         "warning": run.warning,
         "elapsed": max(0.0, now - run.started) if run.started is not None else 0.0,
@@ -114,6 +117,7 @@ def comparison_json(before: HistoryEntry, after: HistoryEntry) -> dict[str, Any]
         "before": before.number,
         "after": after.number,
         "parallel": [before.run.job.parallel, after.run.job.parallel],
+        "cold": [before.is_cold, after.is_cold],
         "vae": [before.run.job.vae, after.run.job.vae],
     }
     if before.run.size != after.run.size:

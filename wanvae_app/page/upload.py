@@ -7,12 +7,20 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
-from wanvae_app.formats.latents import guess_scaling, latent_shape, read_latent, stored_scaling, to_raw
+from wanvae_app.formats.latents import (
+    ScalingGuess,
+    guess_scaling,
+    latent_shape,
+    read_latent,
+    stored_scaling,
+    to_raw,
+)
 from wanvae_app.formats.video import describe_video, is_video, read_video
 from wanvae_app.formats.video_plan import VideoPlan, video_plan
 from wanvae_app.jobs.job import JobKind
@@ -85,11 +93,11 @@ class UploadedLatent:
     ) -> ReadInput:
         on_progress("Reading the latent.")
         z = read_latent(self.path, self.config)
-        scaling, reason = choose_scaling(self.path, z, self.config, self.scaling)
-        self.run_input.digest = f"{file_digest(self.path, stopped)} {scaling}"
-        self.run_input.scaling, self.run_input.note = scaling, reason
+        chosen = choose_scaling(self.path, z, self.config, self.scaling)
+        self.run_input.digest = f"{file_digest(self.path, stopped)} {chosen.scaling}"
+        self.run_input.scaling, self.run_input.note, self.run_input.why = chosen
         self.run_input.misfit = find_misfit(self.path, z, self.config)
-        return ReadInput(to_raw(z, self.config, scaling), None, native_fps(self.config))
+        return ReadInput(to_raw(z, self.config, chosen.scaling), None, native_fps(self.config))
 
 
 class UploadedVideo:
@@ -129,36 +137,40 @@ class UploadedVideo:
         return ReadInput(None, video.frames, video.fps)
 
 
-def describe_upload(path: Path, config: WanConfig) -> str:
-    """Say in a line for the page what an upload is. Raises ValueError and OSError for what cannot be run."""
-    return examine_upload(path, config)[0]
+class Description(NamedTuple):
+    """What an upload is, in a line for the page; what is behind it, if there is more; whether it fits the VAE."""
+
+    text: str
+    why: str = ""
+    misfit: Misfit = Misfit()
 
 
-def examine_upload(path: Path, config: WanConfig) -> tuple[str, Misfit]:
-    """Say what an upload is, as `describe_upload` does, and whether it fits this VAE."""
+def describe_upload(path: Path, config: WanConfig) -> Description:
+    """Say what an upload is. Raises ValueError and OSError for what cannot be run."""
     if is_video(path):
-        return describe_video(path, config), Misfit()
+        return Description(describe_video(path, config))
     z = read_latent(path, config)
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor
-    _, reason = choose_scaling(path, z, config, "Auto")
-    line = (
+    chosen = choose_scaling(path, z, config, "Auto")
+    return Description(
         f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
-        f"of {width * factor} x {height * factor}. {reason}"
+        f"of {width * factor} x {height * factor}. {chosen.reason}",
+        chosen.why,
+        find_misfit(path, z, config),
     )
-    return line, find_misfit(path, z, config)
 
 
-def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> tuple[str, str]:
-    """Return the scaling of latent `z`, "normalised" or "raw", and a sentence that says why.
+def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> ScalingGuess:
+    """Return the scaling of latent `z`, and how it was found.
 
     `wanted` is one of SCALINGS. "Auto" takes what the file says, and otherwise guesses from the values.
     """
     if wanted == "Auto":
         if stored := stored_scaling(path):
-            return stored, f"Taken as {stored}, as the file says."
+            return ScalingGuess(stored, f"Taken as {stored}, as the file says.")
         return guess_scaling(z, config)
-    return wanted.lower(), f"Taken as {wanted.lower()}, as you chose."
+    return ScalingGuess(wanted.lower(), f"Taken as {wanted.lower()}, as you chose.")
 
 
 def native_fps(config: WanConfig) -> float:

@@ -153,3 +153,13 @@ test("a closed feed asks no more", async () => {
   await new Promise((resolve) => setTimeout(resolve, 250));
   assert.deepEqual([starts, feed.bitmaps.size], [[0], 0]);
 });
+
+test("a feed that is paused asks for nothing, and goes on where it stopped", async () => {
+  answers = [endless(records(0, 1)), new Response(records(2, 3))];
+  await until(() => feed.count === 2);
+  feed.pause();
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assert.deepEqual(starts, [0]);
+  await new Promise((resolve) => feed.start(() => feed.complete && resolve()));
+  assert.deepEqual([starts, feed.count], [[0, 2], 4]);
+});

@@ -48,17 +48,18 @@ function newFollower() {
   const show = (name) => (value) => {
     page[name] = value;
   };
-  const player = {
-    decoded: null,
+  const comparison = {
+    isOpen: false,
     clear: () => {
-      player.decoded = null;
+      comparison.isOpen = false;
     },
-    open: ({ decoded }) => {
-      player.decoded = decoded;
+    begin: () => {
+      comparison.isOpen = true;
       page.numOpened++;
     },
+    hear() {},
     showPreview: show("preview"),
-    expect: (count, ended) => show("expected")([count, ended]),
+    expect: (_job, count, ended) => show("expected")([count, ended]),
   };
   return new Follower({
     server: {
@@ -66,8 +67,15 @@ function newFollower() {
       askHealth: () => answered("health"),
       stop: (job) => answered(`stop ${job}`),
     },
-    panel: { alert: show("alert"), say: show("line"), update: show("run"), clear() {}, reveal() {} },
-    player,
+    panel: {
+      alert: show("alert"),
+      say: show("line"),
+      refuse: show("refusal"),
+      update: show("run"),
+      clear() {},
+      reveal() {},
+    },
+    comparison,
     controls: { showHealth: show("health"), enable: show("buttons") },
     session,
   });
@@ -178,7 +186,7 @@ test("a refused click leaves what was there", async () => {
   follower.hear({ reading: "clip.pt" });
   assert.equal(follower.reading, true);
   follower.hear({ error: "No latent." });
-  assert.deepEqual(page.line, { title: "Not run", text: "No latent.", tone: "bad" });
+  assert.equal(page.refusal, "No latent.");
   assert.deepEqual([follower.reading, follower.job], [false, "a"]);
 });
 

@@ -13,6 +13,7 @@ import {
   formatSeconds,
   notes,
   plural,
+  tellDifference,
 } from "../../../assets/page/sentences.js";
 
 const DECODE = {
@@ -153,6 +154,7 @@ const FOUND = {
   before: 1,
   after: 2,
   parallel: [true, false],
+  cold: [false, false],
   vae: ["full", "full"],
   speedup: 0.5,
   max_abs: 0,
@@ -242,4 +244,30 @@ test("a warning that the message has is not said again", () => {
   assert.equal(notes(run), "Cropped to 200 x 120. Frames are kept in memory.");
   assert.equal(notes({ ...run, message: "Finished. Frames are kept in memory." }), "Cropped to 200 x 120.");
   assert.equal(notes({ ...run, note: "", warning: "" }), "");
+});
+
+test("a difference says what is on the borders, and where it is largest", () => {
+  const same = { on_borders: 0, elsewhere: 0, psnr: "inf", row: 0, column: 0 };
+  assert.equal(tellDifference(same), "largest difference 0 on the borders, 0 elsewhere.");
+  const one = { on_borders: 1, elsewhere: 0, psnr: 84.1, row: 128, column: 7 };
+  assert.equal(
+    tellDifference(one),
+    "largest difference 1 on the borders, 0 elsewhere (x 7, y 128), PSNR 84.10 dB.",
+  );
+  assert.equal(tellDifference({ on_borders: null, elsewhere: 3 }), "largest difference 3.");
+});
+
+test("a run that decodes says how long it will take", () => {
+  const text = (rate, frames) => describe({ ...DECODE, rate, frames }).text;
+  assert.equal(text(null, 5), "5 of 17 frames, on 2 ranks.");
+  assert.equal(text(2, 5), "5 of 17 frames, on 2 ranks. About 6 s left.");
+  assert.equal(text(100, 5), "5 of 17 frames, on 2 ranks. Less than a second left.");
+  assert.equal(text(0.1, 5), "5 of 17 frames, on 2 ranks. About 2 min left.");
+});
+
+test("a run that was the first of its size is said to be slower", () => {
+  const told = (cold) => compareRuns({ ...FOUND, cold });
+  assert.match(told([true, false]), / Run 1 was the first of its size, so its time includes warming up: /);
+  assert.match(told([false, true]), / Run 2 was the first of its size/);
+  assert.doesNotMatch(told([true, true]), /first/);
 });
