@@ -130,6 +130,7 @@ def test_files_are_taken_wherever_they_are_dropped_or_pasted(
 def test_a_reload_keeps_input_and_settings(rigged: Rigged, visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
     visitor.upload(latent(tmp_path, "mine"))
+    page.click("#options button")
     page.click("#parallel input")
     page.fill("#chunk input[type=number]", "3")
     page.click("#scaling label:has-text('Raw')")
@@ -137,6 +138,7 @@ def test_a_reload_keeps_input_and_settings(rigged: Rigged, visitor: Visitor, tmp
     page.wait_for_function("JSON.parse(sessionStorage['wanvae-choices'])[3] === 3")
     page.reload()
     page.wait_for_selector("#about p:has-text('5 frames of 48 x 32')")
+    page.click("#options button")
     assert "mine" in page.inner_text("#file") and not page.is_checked("#parallel input")
     assert page.input_value("#chunk input[type=number]") == "3"
     assert page.is_checked("#scaling label:has-text('Raw') input")
@@ -144,6 +146,7 @@ def test_a_reload_keeps_input_and_settings(rigged: Rigged, visitor: Visitor, tmp
     run = visitor.wait("s.settled")["run"]
     assert (run["parallel"], run["chunk"], run["scaling"]) == (False, 2, "raw")
     other = Visitor(page.context.browser, visitor.url)
+    other.page.click("#options button")
     assert other.page.is_checked("#parallel input"), "another visitor has the defaults"
     other.close()
 
