@@ -83,6 +83,10 @@ class Worker:
 
     def work(self) -> Outcome:
         """Run the job from the first agreement to the last."""
+        # First of all: which agreements follow depends on path and dtype.
+        if why := why_unequal(self.group, self.vae):
+            self.group.announce_failure(f"The ranks cannot work together: {why}")
+            return Outcome(self._agree(Report(Verdict.FAILED)), self._clean_up_failure())
         self.vae.save_memory(False)
         # A clip that reuses the last one's memory needs no more, so it fits.
         fits = self.task is not None and self.task.reuse_memory()
@@ -103,10 +107,7 @@ class Worker:
         if self.job.parallel and self.group.peer_memory is not None:
             chunk = (self.job.chunk, self.job.shape.height, self.job.shape.width)
             self.group.peer_memory.reserve_tokens(self.vae.config, chunk, self.vae.dtype)
-        # All ranks are here then, so their clocks start together.
-        if why := why_unequal(self.group, self.vae):
-            self.group.announce_failure(f"The ranks cannot work together: {why}")
-            report = Report(Verdict.FAILED)
+        self._agree(Report())  # all ranks are here, so their clocks start together
         self.start = time.monotonic()
         if self.run is not None:
             self.run.change(started=self.start)
