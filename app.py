@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.cli import page_watch
-from wanvae_app.cli.options import add_shared_options, check_auth
+from wanvae_app.cli.options import add_shared_options, check_auth, history_folder
 from wanvae_app.cli.ports import check_port
 from wanvae_app.cli.processes import (
     Ending,
@@ -44,6 +44,7 @@ from wanvae_app.parallel.process_group import Group, GroupLost
 from wanvae_app.parallel.watchdog import EXIT_CODE
 
 if TYPE_CHECKING:
+    from wanvae_app.jobs.archive import Archive
     from wanvae_app.jobs.service import JobService
 
 log = logging.getLogger("wanvae_app")
@@ -112,14 +113,25 @@ def follow_rank_0(group: Group, vaes: VaeCache) -> None:
         os._exit(EXIT_CODE)  # destructors of broken groups may hang
 
 
+def open_archive(max_bytes: int) -> Archive | None:
+    """The runs of earlier starts; None if nothing is to be kept, or cannot be, which is logged."""
+    from wanvae_app.jobs.archive import Archive
+
+    if not max_bytes:
+        return None
+    try:
+        return Archive(history_folder(), max_bytes)
+    except OSError as error:
+        log.warning("no history is kept: %s", error)
+        return None
+
+
 def serve(group: Group, vaes: VaeCache, options: argparse.Namespace) -> NoReturn:
     """Rank 0: serve the page until a signal or the loss of the other ranks ends this rank."""
     ending = Ending()
     try:
         jobs = start_page(group, vaes, options, ending)
-    except (
-        Exception
-    ) as error:  # a full disk, a port that is taken, a proxy in the way, no public address to be had
+    except Exception as error:  # a full disk, a port that is taken, no public address
         give_up(error, with_traceback=not is_first_start())
     from gradio.tunneling import CURRENT_TUNNELS
 
@@ -157,7 +169,7 @@ def start_page(group: Group, vaes: VaeCache, options: argparse.Namespace, ending
     jobs.on_lost = ending.ranks_lost
     jobs.start()
     ending.listen()
-    history = History(jobs)
+    history = History(jobs, archive=open_archive(options.history))
     page = build_page(jobs, history)
     hosts = AllowedHosts(options.host, options.allow_host)
     page.queue(max_size=8).launch(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
+from wanvae_app.formats.latent_origin import Misfit, find_misfit
 from wanvae_app.formats.latents import (
     ScalingGuess,
     guess_scaling,
@@ -96,6 +97,7 @@ class UploadedLatent:
         self.run_input.digest = f"{file_digest(self.path, stopped)} {chosen.scaling}"
         self.run_input.scaling, reason, self.run_input.why = chosen
         self.run_input.note = f"{reason} {order}".rstrip()
+        self.run_input.misfit = find_misfit(self.path, z, self.config)
         return ReadInput(to_raw(z, self.config, chosen.scaling), None, native_fps(self.config))
 
 
@@ -137,10 +139,11 @@ class UploadedVideo:
 
 
 class Description(NamedTuple):
-    """What an upload is, in a line for the page, and what is behind it, if there is more to say."""
+    """What an upload is, in a line for the page; what is behind it, if there is more; whether it fits the VAE."""
 
     text: str
     why: str = ""
+    misfit: Misfit = Misfit()
 
 
 def describe_upload(path: Path, config: WanConfig) -> Description:
@@ -155,6 +158,7 @@ def describe_upload(path: Path, config: WanConfig) -> Description:
         f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
         f"of {width * factor} x {height * factor}. {chosen.reason} {order}".rstrip(),
         chosen.why,
+        find_misfit(path, z, config),
     )
 
 
