@@ -108,8 +108,11 @@ WRONG = {
     "zip.pt": Wrong(
         lambda path: zipfile.ZipFile(path, "w").close(), "by its content|not one that torch.save"
     ),
-    "arrays.npz": Wrong(lambda path: np.savez(path, z=Z.numpy()), r"\(\.npz\); save the array alone"),
-    "large header.safetensors": Wrong(safetensors(b"{" + b" " * 2**21), "header of 2097153 bytes"),
+    "compressed.npz": Wrong(
+        lambda path: np.savez_compressed(path, z=Z.numpy()), "numpy.savez, not savez_comp"
+    ),
+    "objects.npz": Wrong(lambda path: np.savez(path, z=np.array([{}], object)), "holds Python objects"),
+    "large header.safetensors": Wrong(safetensors(b"{" + b" " * 2**25), "header of 33554433 bytes"),
     "claims.safetensors": Wrong(struct.pack("<Q", 2**62) + b"{}", "header alone should have"),
     # Headers that lie.
     "shape.safetensors": Wrong(safetensors_of_shape([1, 16, 2**40, 2**40, 4]), "damaged"),

@@ -21,7 +21,7 @@ from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
 
-ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
+ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy, .npz) or a video (.mp4, .mov, .webm, .gif)"
 # Preferred where several tensors of a file could be the latent.
 USUAL_NAMES = ("latent", "latent_tensor", "latents", "samples", "z")
 UNNAMED = "tensor"  # how a file's only tensor is listed, if it has no name
