@@ -10,7 +10,7 @@ from typing import NamedTuple
 MAX_NAME = 40  # characters
 NAME = re.compile(rf"\w[\w .+()-]{{0,{MAX_NAME - 1}}}")
 NOT_IN_NAMES = re.compile(r"[^\w.+()-]+")
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Names of files and folders that are the same for every VAE.
 USUAL_NAMES = ("diffusion_pytorch_model", "vae")
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-SUFFIXES = (".safetensors", ".pth", ".pt")  # the first is preferred
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # the first is preferred
 REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?::(.+))?")  # OWNER/NAME, or OWNER/NAME:PATH
 MAX_VAE_BYTES = 4 * 2**30  # Wan 2.2's in fp32 has 2.8e9; transformers have more
 DIFFUSERS_FILE = "diffusion_pytorch_model"
@@ -36,6 +36,26 @@ def parse_hub_source(source: str) -> HubSource | None:
     if found is None or PurePosixPath(found[1]).suffix in SUFFIXES:
         return None
     return HubSource(found[1], (found[2] or "").strip("/"))
+
+
+def without_copies(paths: Sequence[str]) -> list[str]:
+    """Leave out the paths of what holds the same weights as another.
+
+    These are a .pth beside a .safetensors, a variant in half precision beside the whole, and a diffusers folder that is
+    called as a file is. All paths end in one of SUFFIXES, in any case.
+    """
+    by_preference = sorted(paths, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower()))
+    first: dict[str, str] = {}
+    for path in by_preference:
+        first.setdefault(str(PurePosixPath(path).with_suffix("")).lower(), path)
+    stems = {PurePosixPath(stem).name for stem in first}
+    return [
+        path
+        for stem, path in first.items()
+        if VARIANT.sub("", stem) == stem or VARIANT.sub("", stem) not in first
+        if not PurePosixPath(stem).name.startswith(DIFFUSERS_FILE)
+        or PurePosixPath(stem).parent.name not in stems
+    ]
 
 
 def fetch_vae(source: HubSource) -> Path:
@@ -87,7 +107,7 @@ def choose_vae(source: HubSource, files: Iterable[HubFile]) -> str:
         found = [path for path in small if _is_called_vae(path)]
         if not found and "vae" in repository.lower():  # a repository of one VAE may name its file as it likes
             found = small
-    found = _without_copies(found)
+    found = without_copies(found)
     if len(found) == 1:
         return found[0]
     if found:
@@ -97,7 +117,7 @@ def choose_vae(source: HubSource, files: Iterable[HubFile]) -> str:
             f"{repository}:{sorted(found)[0]}."
         )
     what = (
-        f"no weights called {wanted}" if wanted else f"no {' or '.join(SUFFIXES)} file with VAE in its name"
+        f"no weights called {wanted}" if wanted else f"no file ({', '.join(SUFFIXES)}) with VAE in its name"
     )
     raise ValueError(
         f"{repository} holds {what}; name a file of it, as in {repository}:PATH, or another repository."
@@ -123,23 +143,6 @@ def _named(wanted: str, paths: Sequence[str]) -> list[str]:
         [path for path in paths if f"{wanted}/" in f"{path.lower().rpartition('/')[0]}/"],
     )
     return next((found for found in kinds if found), [])
-
-
-def _without_copies(paths: Sequence[str]) -> list[str]:
-    """Leave out what holds the same weights as another: a .pth beside a .safetensors, a variant in half precision
-    beside the whole, a diffusers folder that is called as a file is."""
-    by_preference = sorted(paths, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower()))
-    first: dict[str, str] = {}
-    for path in by_preference:
-        first.setdefault(str(PurePosixPath(path).with_suffix("")).lower(), path)
-    stems = {PurePosixPath(stem).name for stem in first}
-    return [
-        path
-        for stem, path in first.items()
-        if VARIANT.sub("", stem) == stem or VARIANT.sub("", stem) not in first
-        if not PurePosixPath(stem).name.startswith(DIFFUSERS_FILE)
-        or PurePosixPath(stem).parent.name not in stems
-    ]
 
 
 def _downloaded_before(repository: str) -> Path | None:

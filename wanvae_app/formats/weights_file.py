@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from wanvae_app.formats.hub_repository import SUFFIXES, fetch_vae, parse_hub_source
+from wanvae_app.formats.hub_repository import SUFFIXES, fetch_vae, parse_hub_source, without_copies
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # at the end of a piece's name, as diffusers writes it
 
 
 def find_weights_file(source: str) -> Path:
@@ -19,9 +22,15 @@ def find_weights_file(source: str) -> Path:
         return path
     if path.is_dir():
         for folder in (path, path / "vae"):
-            files = sorted(f for f in folder.glob("*") if f.suffix in SUFFIXES)
-            if len(files) == 1:
+            names = [file.name for file in folder.glob("*") if file.suffix.lower() in SUFFIXES]
+            files = sorted(folder / name for name in without_copies(names))
+            if len(files) == 1 and not SHARD.search(files[0].stem):
                 return files[0]
+            if files and all(SHARD.search(file.stem) for file in files):
+                raise ValueError(
+                    f"{folder} holds a VAE in {len(files)} pieces; save it in one, with "
+                    "vae.save_pretrained(folder, max_shard_size='10GB')."
+                )
             if files:
                 raise ValueError(
                     f"{folder} holds {len(files)} weight files; name one of them, such as {files[0]}."
