@@ -94,7 +94,8 @@ def prepare_latent(
     if not bool(z.isfinite().all()):
         raise ValueError("The latent holds values that are not finite numbers (NaN or infinity).")
     z = z.to(torch.promote_types(z.dtype, torch.float32))
-    request = ClipRequest("decode", *z.shape[1:], min(chunk, z.shape[2]), output)
+    _, channels, num_latents, height, width = z.shape
+    request = ClipRequest("decode", channels, num_latents, height, width, min(chunk, num_latents), output)
     return PreparedClip(request, to_raw(z, config, scaling))
 
 
@@ -108,7 +109,16 @@ def prepare_video(
     """
     _check_choice("scaling", scaling, SCALINGS)
     _check_chunk(chunk)
-    x = torch.from_numpy(video) if isinstance(video, np.ndarray) else video
+    x = video
+    if isinstance(video, np.ndarray):
+        try:
+            x = torch.from_numpy(
+                np.ascontiguousarray(video)
+            )  # PyTorch takes no negative strides, as of a flipped one
+        except TypeError as error:
+            raise ValueError(
+                f"A video of {video.dtype} cannot be encoded: give uint8 [T, H, W, 3]."
+            ) from error
     if not isinstance(x, Tensor):
         raise ValueError(f"A video is a tensor or an array, not {type(video).__name__}.")
     if x.dtype == torch.uint8:
