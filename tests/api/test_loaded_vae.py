@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from wanvae_app.formats.latents import to_raw
 from wanvae_app.model.pixels import to_uint8
 from wanvae_app.parallel.process_group import Group
 
+pytestmark = pytest.mark.filterwarnings("ignore:The latent is decoded as raw")  # noise in it looks normalised
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -133,6 +135,27 @@ def test_what_cannot_be_coded_is_refused_at_the_call(name: str) -> None:
     for suffix in ("", "_stream"):
         with pytest.raises(ValueError, match=sentence):
             getattr(tiny(), method + suffix)(clip, **options)
+
+
+def test_what_is_likely_wrong_is_warned_of() -> None:
+    """Real clips of the other scaling, or with another black, are coded as asked; the caller's line is named."""
+    vae, normalised = tiny(), some_latent(3)
+    raw = to_raw(normalised, vae.config, "normalised")
+    for latent, wrong, sentence in (
+        (normalised, "raw", "looks normalised"),
+        (raw, "normalised", "looks raw"),
+    ):
+        with pytest.warns(UserWarning, match=sentence) as warned:
+            vae.decode(latent, scaling=wrong)
+        assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match="multiply by 2 and subtract 1") as warned:
+        vae.encode(torch.rand(1, 3, 1, 32, 24), scaling="raw")
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        vae.decode(normalised, scaling="normalised")
+        vae.decode(raw, scaling="raw")
+        vae.encode(torch.rand(1, 3, 1, 32, 24) * 2 - 1, scaling="raw")
 
 
 def test_scaling_has_no_default() -> None:

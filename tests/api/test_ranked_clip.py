@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from support.distance import distance
 from support.grouped import run_group
@@ -17,6 +18,7 @@ import wanvae_app
 from wanvae_app.api.ranks import Ranks
 from wanvae_app.parallel.process_group import Group
 
+pytestmark = pytest.mark.filterwarnings("ignore:The latent is decoded as raw")  # noise in it looks normalised
 ROOT = Path(__file__).resolve().parents[2]
 
 

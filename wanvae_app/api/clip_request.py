@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
-from wanvae_app.formats.latents import to_raw
+from wanvae_app.formats.latents import NOT_CERTAIN, guess_scaling, to_raw
 from wanvae_app.model.pixels import from_uint8
 
 Phase = Literal["decode", "encode"]
@@ -19,6 +20,7 @@ Scaling = Literal["raw", "normalised"]
 Output = Literal["uint8", "float"]
 Result = Literal["uint8", "float", "raw", "normalised"]
 SCALINGS, OUTPUTS = ("raw", "normalised"), ("uint8", "float")
+CALLER = 6  # from a warning here up to the program that calls `LoadedVae`
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def prepare_latent(
 ) -> PreparedClip:
     """Check a latent [1 C T H W] or [C T H W] that is to be decoded, and make it raw.
 
-    A latent of 16 bits becomes float32 before its scaling is undone. Raises ValueError for another shape, for values
+    A latent of 16 bits becomes float32 before its scaling is undone. Warns if its statistics clearly are those of the
+    other scaling. Raises ValueError for another shape, for values
     that are not finite, and for an unknown scaling or output.
     """
     _check_choice("scaling", scaling, SCALINGS)
@@ -94,6 +97,11 @@ def prepare_latent(
     if not bool(z.isfinite().all()):
         raise ValueError("The latent holds values that are not finite numbers (NaN or infinity).")
     z = z.to(torch.promote_types(z.dtype, torch.float32))
+    guess = guess_scaling(z, config)
+    if guess.scaling != scaling and NOT_CERTAIN not in guess.reason:
+        warnings.warn(
+            f"The latent is decoded as {scaling}, but looks {guess.scaling}. {guess.why}", stacklevel=CALLER
+        )
     _, channels, num_latents, height, width = z.shape
     request = ClipRequest("decode", channels, num_latents, height, width, min(chunk, num_latents), output)
     return PreparedClip(request, to_raw(z, config, scaling))
@@ -162,5 +170,11 @@ def _check_float_video(x: Tensor) -> Tensor:
     if not (lowest >= -1.01 and highest <= 1.01):  # false for NaN, too
         raise ValueError(
             f"The video's values lie between {lowest:.4g} and {highest:.4g}; floats must be in [-1, 1] (or give uint8)."
+        )
+    if lowest >= 0 and highest > 0:
+        warnings.warn(
+            f"The video's values lie between {lowest:.4g} and {highest:.4g}, where -1 is black: if 0 is black in it, "
+            "multiply by 2 and subtract 1.",
+            stacklevel=CALLER + 1,
         )
     return frames

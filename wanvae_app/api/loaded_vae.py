@@ -144,7 +144,7 @@ class LoadedVae:
 
         >>> import torch, wanvae_app
         >>> vae = wanvae_app.load_vae(dtype="fp32", device="cpu")
-        >>> for frames in vae.decode_stream(torch.zeros(1, 16, 3, 4, 6), scaling="raw", chunk=1):
+        >>> for frames in vae.decode_stream(torch.zeros(1, 16, 3, 4, 6), scaling="normalised", chunk=1):
         ...     print(len(frames), "frames")
         1 frames
         4 frames

@@ -69,6 +69,7 @@ class RankedClip:
                     result = self._code_next(index)
                 except Exception as error:
                     if self.group.size == 1:
+                        self.vae.release()
                         raise
                     failed, result = True, None
                     self._fail(index, error)
@@ -81,7 +82,8 @@ class RankedClip:
             raise
         finally:
             if self.results is not None:
-                self.results.close()  # frees the clip's memory, which the generator and its input keep alive
+                self.results.close()  # frees the clip's memory: this object and the generator hold each other
+            self.clip = None
 
     def _agree(self, verdict: Verdict) -> Verdict:
         """Return the verdict that all ranks follow. Raises RuntimeError, on all ranks, with why one has failed."""
