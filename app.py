@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import signal
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 if __name__ == "__main__":
@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.cli import page_watch
-from wanvae_app.cli.options import add_shared_options, check_auth
+from wanvae_app.cli.options import add_shared_options, check_auth, history_folder
 from wanvae_app.cli.ports import check_port
 from wanvae_app.cli.processes import (
     Ending,
@@ -41,6 +41,9 @@ from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.jobs.vae_loading import open_vaes
 from wanvae_app.parallel.process_group import Group, GroupLost
 from wanvae_app.parallel.watchdog import EXIT_CODE
+
+if TYPE_CHECKING:
+    from wanvae_app.jobs.archive import Archive
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -109,6 +112,19 @@ def follow_rank_0(group: Group, vaes: VaeCache) -> None:
         os._exit(EXIT_CODE)  # destructors of broken groups may hang
 
 
+def open_archive(max_bytes: int) -> Archive | None:
+    """The runs of earlier starts; None if nothing is to be kept, or cannot be, which is logged."""
+    from wanvae_app.jobs.archive import Archive
+
+    if not max_bytes:
+        return None
+    try:
+        return Archive(history_folder(), max_bytes)
+    except OSError as error:
+        log.warning("no history is kept: %s", error)
+        return None
+
+
 def serve(group: Group, vaes: VaeCache, options: argparse.Namespace) -> NoReturn:
     """Rank 0: serve the page until a signal or the loss of the other ranks ends this rank."""
     from wanvae_app.jobs.private_folder import private_folder
@@ -137,7 +153,7 @@ def serve(group: Group, vaes: VaeCache, options: argparse.Namespace) -> NoReturn
     jobs.on_lost = ending.ranks_lost
     jobs.start()
     ending.listen()
-    history = History(jobs)
+    history = History(jobs, archive=open_archive(options.history))
     page = build_page(jobs, history)
     hosts = AllowedHosts(options.host, options.allow_host)
     try:

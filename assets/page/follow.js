@@ -24,8 +24,10 @@ export class Follower {
    * @param {import("./comparison.js").Comparison} parts.comparison
    * @param {import("./controls.js").Controls} parts.controls
    * @param {import("./storage.js").SafeStorage} parts.session keeps what a reload needs
+   * @param {(job: string | null) => void} [parts.onFollow] called with the run that is followed, null once it is gone
    */
-  constructor({ server, panel, comparison, controls, session }) {
+  constructor({ server, panel, comparison, controls, session, onFollow = () => {} }) {
+    this.onFollow = onFollow;
     this.server = server;
     this.panel = panel;
     this.comparison = comparison;
@@ -66,6 +68,7 @@ export class Follower {
     this.reading = false;
     this.#numActivities = 0;
     this.session.set(JOB_KEY, job);
+    this.onFollow(job);
     this.panel.clear();
     this.comparison.clear();
     this.panel.say({ title: "Waiting", text: "" });
@@ -189,6 +192,7 @@ export class Follower {
   /** The server does not know the run: it is another server, or has deleted the run. */
   #vanish() {
     this.session.remove(JOB_KEY);
+    this.onFollow(null);
     if (this.run === null) {
       this.job = null; // the run ended before this page was loaded
       const lost = describeLost(this.#lastWords, "Choose its input and run it again.");

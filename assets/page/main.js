@@ -6,6 +6,7 @@ import { Comparison, parseClip } from "./comparison.js";
 import { Controls } from "./controls.js";
 import { Curve } from "./curve.js";
 import { Difference } from "./difference.js";
+import { startDrop } from "./drop.js";
 import { ExactPictures } from "./exact.js";
 import { Follower } from "./follow.js";
 import { Gestures } from "./gestures.js";
@@ -13,6 +14,7 @@ import { Keys } from "./keys.js";
 import { Panel } from "./panel.js";
 import { Pickers } from "./pickers.js";
 import { Player } from "./player.js";
+import { addressedRun, addressOf } from "./run_address.js";
 import { Saving } from "./saving.js";
 import { Server } from "./server.js";
 import { Stage } from "./stage.js";
@@ -43,27 +45,39 @@ export function start({ element, props, watch }) {
   const curve = startViewer(element, { server, player, comparison, settings, stage });
   startChunkField();
   startTheme(document.getElementById("theme"), settings);
+  startDrop();
 
-  const follower = new Follower({ server, panel, comparison, controls: new Controls(), session });
+  const onFollow = (job) => {
+    // From now on, A in the address names the run.
+    const hash = addressOf(location.hash, null);
+    if (hash !== location.hash)
+      history.replaceState(history.state, "", hash || location.pathname + location.search);
+    tell("follow", job);
+  };
+  const follower = new Follower({ server, panel, comparison, controls: new Controls(), session, onFollow });
   const open = () => {
     const wished = parseAddress(location.hash);
     if (wished.mode) player.chooseMode(wished.mode);
     comparison.wish(wished);
-    return wished.a ? parseClip(wished.a).id : null;
+    return wished.a ? parseClip(wished.a).id : addressedRun(location.hash);
   };
   follower.resume(open());
   window.addEventListener("hashchange", () => {
     const job = open();
-    if (job !== null) follower.follow(job);
+    if (job !== null) follower.resume(job);
   });
   const hear = () => {
-    if (props.value) follower.hear(JSON.parse(props.value));
+    if (!props.value) return;
+    const message = JSON.parse(props.value);
+    follower.hear(message);
+    if (message.jobs) tell("start", message.jobs);
   };
   watch("value", hear);
   hear(); // Run may have been pressed while the modules were on their way
   onBeat(() => {
     follower.beat();
     curve.beat();
+    tell("beat");
   });
 
   window.wanvae = {
@@ -96,6 +110,11 @@ export function start({ element, props, watch }) {
       };
     },
   };
+}
+
+/** Tell the list of runs, which is another component, what happens here. */
+function tell(name, detail) {
+  document.dispatchEvent(new CustomEvent(`wanvae-${name}`, { detail }));
 }
 
 /** Build everything that shows clips on the stage, and join it. Returns what wants a beat. */

@@ -28,6 +28,7 @@ export class Panel {
     this.downloads.clear();
     for (const cell of this.root.querySelectorAll("[data-stat]")) cell.textContent = "–";
     this.find(".psnr").hidden = true;
+    this.#misfit();
     this.#progress(0, 0);
   }
 
@@ -75,6 +76,7 @@ export class Panel {
   update(run) {
     this.say(describe(run));
     this.#note(notes(run), run.why ?? "");
+    this.#misfit(run.misfit);
     this.#stats(run);
     const [encoded, numLatents] = run.phases.encode ?? [0, 0];
     const share = numLatents ? ENCODE_SHARE : 0;
@@ -94,6 +96,14 @@ export class Panel {
     note.querySelector("details").hidden = !why;
     note.querySelector("details p").textContent = why;
     note.hidden = !text;
+  }
+
+  /** Say that a latent may not fit the VAE. */
+  #misfit({ sentence, clear } = { sentence: "", clear: false }) {
+    const line = this.find(".misfit");
+    if (line.textContent !== sentence) line.textContent = sentence;
+    line.dataset.tone = clear ? "bad" : "";
+    line.hidden = !sentence;
   }
 
   #stats(run) {

@@ -50,6 +50,7 @@ export function describe(run) {
     case "running":
       return running(run, where);
     case "writing": {
+      if (run.stopping) return { title: "Stopping", text: "writing what is decoded so far." };
       const done = `${plural(run.frames, "frame")} in ${formatSeconds(run.elapsed)}`;
       return { title: "Decoded", text: `${done}; writing the files to download.`, tone: "good" };
     }

@@ -16,6 +16,7 @@ pytest.importorskip("triton")  # none for this platform
 from wanvae_app.bench.as_card import label, run_as
 from wanvae_app.bench.cuda_assembly import find_nvrtc
 
+needs_nvrtc = pytest.mark.skipif(not find_nvrtc(), reason="no NVRTC here")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -55,9 +56,18 @@ def test_spills_descriptors_and_errors_are_found(assemblies: list[dict[str, Any]
 
 
 def test_a_hopper_gets_the_instructions_of_another_card(assemblies: list[dict[str, Any]]) -> None:
-    own, others = assemblies[6:]
+    own, others = assemblies[6:8]
     assert "wgmma" in own["instructions"] and "mma.sync" not in own["instructions"]
     assert set(others["instructions"]) == {"cp.async", "mma.sync"} and not others["fault"]
+
+
+@needs_nvrtc
+def test_kernels_in_cuda_are_judged_alike(assemblies: list[dict[str, Any]]) -> None:
+    fitting, crowded, large = assemblies[8:]
+    assert not fitting["fault"] and set(fitting["instructions"]) == {"cp.async", "mma.sync"}
+    assert crowded["fault"] == f"spills {crowded['spill']} bytes of a thread's registers, and 32 are allowed"
+    needed = f"{large['shared'] / 1024:.1f} KiB of shared memory, 2 times on a multiprocessor"
+    assert large["fault"] == f"takes {needed}, and the card has 49"
 
 
 def test_a_card_that_is_not_known_is_refused() -> None:
@@ -69,10 +79,7 @@ def test_a_card_that_is_not_known_is_refused() -> None:
     assert label("sm_80", "NVIDIA H100") == "Ampere's instructions (sm_80) on NVIDIA H100"
 
 
-@pytest.mark.parametrize(
-    "language",
-    ["triton", pytest.param("cuda", marks=pytest.mark.skipif(not find_nvrtc(), reason="no NVRTC here"))],
-)
+@pytest.mark.parametrize("language", ["triton", pytest.param("cuda", marks=needs_nvrtc)])
 def test_every_kernel_fits_the_cards_that_it_is_for(language: str) -> None:
     """A representative part; `python -m wanvae_app.bench.compile --all` is the whole."""
     ran = run("-m", "wanvae_app.bench.compile", "--language", language)

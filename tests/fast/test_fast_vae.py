@@ -19,8 +19,8 @@ from wanvae_app.parallel.shard import Shard
 pytest.importorskip("triton")  # none for this platform
 from support.fast_path import DEVICE, DTYPE, GPU, UNSUPPORTED, fast_vae
 
-from wanvae_app.fast.clip_state import FastClipState
 from wanvae_app.fast.vae import FastVAE
+from wanvae_app.kernels.code_path import PLAIN
 
 pytestmark = pytest.mark.skipif(bool(UNSUPPORTED), reason=UNSUPPORTED)
 
@@ -116,7 +116,7 @@ def test_a_batch_takes_the_plain_path() -> None:
 
 
 @pytest.mark.parametrize("family", ["wan2.1", "wan2.2"])
-def test_a_clip_that_saves_memory_takes_the_plain_path(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_can_take_a_path_that_needs_less_memory(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain, fast = both(config_of(family))
     z = torch.randn(1, plain.config.z_dim, 3, 3, 4)
 
@@ -126,10 +126,11 @@ def test_a_clip_that_saves_memory_takes_the_plain_path(family: str, monkeypatch:
             return torch.cat([code(x[:, :, :1]), code(x[:, :, 1:])], 2)
 
     expected = decoded(plain.to(DEVICE, DTYPE), DEVICE, DTYPE)
-    fast.save_memory(True)
+    fast.take_path(PLAIN)
     with monkeypatch.context() as patch:
         patch.setattr(FastVAE, "new_state", None)  # no clip on the fast path begins without
         assert distance(decoded(fast, DEVICE, DTYPE), expected) < (0.01 if GPU else 2e-6)
-    fast.save_memory(False)
-    assert isinstance(fast.new_state(), FastClipState)
-    assert distance(decoded(fast, DEVICE, DTYPE), expected) < (0.03 if GPU else 5e-6)
+    for frames_at_once in (2, 4):
+        fast.take_path(fast.path._replace(frames_at_once=frames_at_once))
+        assert fast.new_state().frames_at_once == frames_at_once
+        assert distance(decoded(fast, DEVICE, DTYPE), expected) < (0.03 if GPU else 5e-6)

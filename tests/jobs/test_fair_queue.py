@@ -22,6 +22,28 @@ def make_run(owner: str, created: float) -> JobState:
     return run
 
 
+class Unread:
+    """In place of an input that is not read yet."""
+
+
+def test_only_runs_that_come_after_it_wait_for_one_whose_input_is_not_read() -> None:
+    queue = FairQueue()
+    first, second, other = (make_run("ann", t) for t in range(3))
+    first.unread = Unread()  # type: ignore[assignment]
+    second.after = first.id
+    for run in (first, second):
+        queue.add(run)
+    assert not queue.has_ready
+    queue.add(other)
+    assert queue.start_next() is other and not queue.has_ready
+    first.unread = None
+    assert queue.start_next() is first and queue.start_next() is second
+    third = make_run("ann", 3)
+    third.after = first.id  # which has started
+    queue.add(third)
+    assert queue.start_next() is third
+
+
 def test_owners_take_turns() -> None:
     queue = FairQueue()
     runs = [make_run("ann", t) for t in range(3)] + [

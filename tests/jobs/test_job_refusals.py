@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_one_rank_without_memory_refuses_for_all() -> None:
     assert smaller[0] == "finished" and smaller[2] == 25
 
 
-def take_the_fast_path_for_too_large(group: Group) -> None:
+def leave_rank_1_room_for_the_plain_path(group: Group) -> None:
     """Let the VAE have a fast path, for which rank 1 has too little memory, though enough for the plain one."""
     WanVAE.path = CodePath(KernelSet.POINTERS, "for a test")
 
@@ -73,16 +74,37 @@ def take_the_fast_path_for_too_large(group: Group) -> None:
     worker.refusal = refuses  # type: ignore[assignment]
 
 
+def leave_rank_1_room_for_two_frames(group: Group) -> None:
+    """The same, with enough memory for a fast path that takes two frames at a time."""
+    WanVAE.path = CodePath(KernelSet.POINTERS, "for a test")
+
+    def refuses(clip: Clip, *args: Any, **options: Any) -> str:
+        assert clip.path is not None
+        return "rank 1 would need more" if clip.path.frames_at_once == 4 and group.rank == 1 else ""
+
+    worker.refusal = refuses  # type: ignore[assignment]
+
+
 def decode_once(jobs: JobService) -> tuple[str, str, np.ndarray]:
     run = run_to_end(jobs, latent=some_latent(3, 6, 4))
     return run.status, run.warning, frames_of(run)
 
 
-def test_a_job_too_large_for_the_fast_path_takes_the_plain_one() -> None:
-    status, warning, frames = on_ranks(2, decode_once, take_the_fast_path_for_too_large)
-    assert status == "finished"
-    assert warning == (
-        "The path fast (Ampere and later) needs more memory than is free, so plain PyTorch coded this run"
-    )
-    _, nothing, expected = on_ranks(2, decode_once)
-    assert nothing == "" and np.array_equal(frames, expected)
+@pytest.mark.parametrize(
+    ("prepare", "clause"),
+    [
+        (leave_rank_1_room_for_the_plain_path, "plain PyTorch coded this run"),
+        (
+            leave_rank_1_room_for_two_frames,
+            "its largest layers took two frames at a time, which is slower",
+        ),
+        (None, ""),
+    ],
+)
+def test_a_job_too_large_for_the_fast_path_takes_a_smaller_one(
+    prepare: Callable[[Group], None] | None, clause: str
+) -> None:
+    status, warning, frames = on_ranks(2, decode_once, prepare)
+    assert status == "finished" and len(frames) == 9
+    reason = "The path fast (Ampere and later) needs more memory than is free, so "
+    assert warning == (f"{reason}{clause}" if clause else "")

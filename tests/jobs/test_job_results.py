@@ -51,7 +51,7 @@ def roundtrips(jobs: JobService) -> list[tuple[np.ndarray, torch.Tensor]]:
     found = []
     for interleaves in (True, False):
         if not interleaves:
-            worker.refusal = lambda *what, interleaved: "no room" if interleaved else ""
+            worker.refusal = lambda *what, interleaved, **_: "no room" if interleaved else ""
         run = run_to_end(jobs, source=some_video(13), chunk=2)
         assert run.status == "finished", run.message
         assert run.encode_seconds > 0 and run.decode_seconds > 0

@@ -57,6 +57,9 @@ def test_the_password_covers_every_route(server: Server) -> None:
 
 def test_with_the_password_it_is_all_there(server: Server) -> None:
     run = server.finish()
+    answer = server.visitor.get("/runs").json()
+    assert answer["kept"] is False, "without an archive"
+    assert run.id in [listed["id"] for listed in answer["runs"]]
     assert frame_indices(server.visitor.get(f"/live/{run.id}").content) == [0, 1, 2, 3, 4]
     assert frame_indices(server.visitor.get(f"/live/{run.id}?start=3").content) == [3, 4]
     assert server.visitor.get(f"/live/{run.id}/video.mp4").content[4:8] == b"ftyp"

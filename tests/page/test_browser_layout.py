@@ -36,7 +36,18 @@ FIND_UNMATCHED = r"""text => {
     });
 }"""
 # Classes that elements have only at times that this test does not reach.
-RARE = (".filling", ".bad", ".stacked", ".uploading", ".chosen", ".column", "#vae")
+RARE = (
+    ".filling",
+    ".bad",
+    ".stacked",
+    ".uploading",
+    ".chosen",
+    ".column",
+    "#vae",
+    ".warn",
+    ".dropping",
+    "[data-sure]",
+)
 
 
 def finished(visitor: Visitor, *, runs: int = 1) -> Page:

@@ -6,6 +6,7 @@ import math
 import time
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -29,6 +30,9 @@ IDS = count()
 
 class Runs:
     """In place of a JobService: keeps what is submitted, and does nothing with it."""
+
+    folder = Path()
+    vae = SimpleNamespace(name="tiny")
 
     def __init__(self) -> None:
         self.kept: dict[str, JobState] = {}

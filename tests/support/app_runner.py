@@ -6,12 +6,16 @@ with running_app(log, num_ranks=2) as app:
 
 from __future__ import annotations
 
+import atexit
+import functools
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 import uuid
@@ -153,9 +157,17 @@ def launched(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def surroundings(**more: str) -> dict[str, str]:
-    """This process's environment with the repository on PYTHONPATH, and `more` variables."""
+    """This process's environment with the repository on PYTHONPATH, a cache folder for tests, and `more` variables."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, **more}
+    return {**os.environ, "PYTHONPATH": path, "XDG_CACHE_HOME": cache_home(), **more}
+
+
+@functools.cache
+def cache_home() -> str:
+    """A folder that is deleted with this process: the runs of tests are nobody's history."""
+    path = tempfile.mkdtemp(prefix="wanvae-tests-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 def wait_for(condition: Callable[[], object], timeout: float, app: App | None = None) -> float:

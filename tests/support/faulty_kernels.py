@@ -14,9 +14,11 @@ import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from wanvae_app.bench.as_card import run_as
-from wanvae_app.bench.assembly import assemble, target_of
-from wanvae_app.bench.launches import Compilation, Compilations
+from wanvae_app.bench.assembly import Assembly, assemble, target_of
+from wanvae_app.bench.cuda_assembly import assemble_cuda, find_nvrtc
+from wanvae_app.bench.launches import Compilation, Compilations, CudaCompilation
 from wanvae_app.kernels.launch import hooked, launch
+from wanvae_app.kernels.mma_kernel import Block, MmaKernel
 
 
 @triton.jit
@@ -62,6 +64,14 @@ def compilation(kernel: Any, *args: Any, arch: int = 80, **options: Any) -> Comp
     return found
 
 
+def cuda_assemblies() -> list[Assembly]:
+    """A kernel in CUDA C++ that fits, one whose sums are too many for registers, one that takes too much memory."""
+    fitting = Block(frames=1, taps=1, width=16, depth=16, threads=128, blocks=2, stages=2)
+    blocks = [fitting, fitting._replace(frames=4, width=56), fitting._replace(stages=99)]
+    kernels = [MmaKernel(block, 3, 86, "f16", False, False, False, False) for block in blocks]
+    return [assemble_cuda(CudaCompilation(kernel), (8, 6)) for kernel in kernels]
+
+
 def main() -> None:
     x = torch.empty(1024, 1024, dtype=torch.bfloat16, device="meta")
     out = torch.empty(1024, 1024, device="meta")
@@ -76,6 +86,8 @@ def main() -> None:
     with run_as("sm_80"):
         as_ampere = on_hopper._replace(options={**on_hopper.options, "arch": "sm80"})
         found.append(assemble(as_ampere, (9, 0)))
+    if find_nvrtc():
+        found += cuda_assemblies()
     print(json.dumps([assembly._asdict() for assembly in found]))
 
 

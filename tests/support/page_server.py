@@ -15,6 +15,7 @@ import torch
 from support.app_runner import wait_for
 from support.tiny import some_latent, tiny_vae
 
+from wanvae_app.jobs.archive import Archive
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.entry import HistoryEntry, RunInput
@@ -34,12 +35,12 @@ class Server:
     nobody may fetch; it holds HIDDEN.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, archive: Archive | None = None) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from wanvae_app.page.blocks import build_page, launch_arguments
 
         self.jobs = JobService(Group(0, 1, torch.device("cpu")), tiny_vae(), folder / "runs")
-        self.history = History(self.jobs)
+        self.history = History(self.jobs, archive=archive)
         self.page = build_page(self.jobs, self.history)
         arguments = launch_arguments(self.jobs, self.history)
         self.app, self.url, _ = self.page.queue().launch(
@@ -88,9 +89,9 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
+def running_server(folder: Path, archive: Archive | None = None) -> Iterator[Server]:
     """Start a server, and close it at the end."""
-    server = Server(folder)
+    server = Server(folder, archive)
     try:
         yield server
     finally:
@@ -116,4 +117,14 @@ def frame_indices(stream: bytes) -> list[int]:
         position += length
         found.append(index)
     assert position == len(stream)
+    return found
+
+
+def jpegs(stream: bytes) -> list[bytes]:
+    """Parse a stream of records completely; returns its frames."""
+    found, position = [], 0
+    while position < len(stream):
+        _, length, _ = RECORD_HEADER.unpack_from(stream, position)
+        position += RECORD_HEADER.size + length
+        found.append(stream[position - length : position])
     return found

@@ -129,6 +129,7 @@ def torchrun_command(args: argparse.Namespace, placement: Placement) -> list[str
     command += ["--rdzv-backend", RENDEZVOUS, "--rdzv-endpoint", f"{host}:{args.master_port or port}"]
     command += ["--rdzv-conf", f"rank={args.node_rank}"]
     command += [str(APP), "--device", placement.device, "--host", args.host, "--port", str(args.port)]
+    command += ["--history", str(args.history) if args.history else "none"]
     command += ["--dtype", args.dtype]
     for vae in args.vae or ():
         command += ["--vae", vae.option]

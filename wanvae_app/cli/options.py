@@ -5,18 +5,24 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from pathlib import Path
 
 from wanvae_app.cli.vae_sources import parse_vae
 from wanvae_app.config import DTYPE_NAMES
 
 # A name, an IPv4 address, or an IPv6 address in brackets; perhaps a port.
 AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::(\d{1,5}))?", re.ASCII)
+# A number, perhaps with a unit.
+SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,9})?)\s*([kmgt]?b)?", re.ASCII)
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
+MAX_SIZE = 2**62
+HISTORY_BYTES = 20 * 10**9
 
 
 def add_shared_options(parser: argparse.ArgumentParser) -> None:
-    """Add --port, --host, --allow-host, --vae, --dtype, --share and --auth.
+    """Add --port, --host, --allow-host, --vae, --dtype, --share, --auth and --history.
 
-    The value of --vae is a list of VaeSource, None without the option.
+    The value of --vae is a list of VaeSource, None without the option. That of --history is in bytes, 0 for none.
     """
     parser.add_argument("--port", type=int, default=7860, help="port of the page (default 7860)")
     parser.add_argument(
@@ -53,12 +59,40 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("WANVAE_AUTH") or None,
         help="ask for these before anything is shown (default: what WANVAE_AUTH in the environment says)",
     )
+    parser.add_argument(
+        "--history",
+        metavar="SIZE",
+        type=parse_size,
+        default=HISTORY_BYTES,
+        help="keep finished runs, such as 50GB of them (default 20GB), or none; the oldest go first",
+    )
 
 
 def check_auth(parser: argparse.ArgumentParser, auth: str | None) -> None:
     """Exit with a sentence unless --auth is absent or USER:PASSWORD."""
     if auth is not None and not all(auth.partition(":")):
         parser.error("--auth takes USER:PASSWORD, with a colon between them and neither empty")
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that a text such as "20GB", "500 MB" or "none" means; "none" is 0."""
+    if text.strip().lower() == "none":
+        return 0
+    found = SIZE.fullmatch(text.strip().lower())
+    num_bytes = int(float(found[1]) * UNITS[found[2] or ""]) if found else 0
+    if not 0 < num_bytes < MAX_SIZE:
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no size: give for instance 20GB, or none")
+    return num_bytes
+
+
+def history_folder() -> Path:
+    """The folder of the history, in the user's cache folder, whether or not it is there. Raises OSError without one."""
+    named = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        home = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    except RuntimeError as error:  # a user without a home
+        raise OSError("this user has no home folder") from error
+    return home / "wanvae" / "history"
 
 
 def split_authority(text: str) -> tuple[str, int | None]:

@@ -130,6 +130,7 @@ def build_vae(
         from wanvae_app.fast.vae import FastVAE  # it needs Triton
 
         vae = FastVAE(config, name, path.kernels)
+        vae.take_path(path)
     vae.path = path
     return vae
 

@@ -18,15 +18,21 @@ from wanvae_app.parallel.shard import WHOLE, Shard
 class FastClipState(ClipState):
     """The state of one clip in one direction, with the pools of padded frames that its convolutions read.
 
-    `packed` and `tables` belong to the VAE and outlive the clip.
+    `packed` and `tables` belong to the VAE and outlive the clip. `frames_at_once` is 2 or 4: that of the `CodePath`.
     """
 
     def __init__(
-        self, packed: PackedWeights, tables: SlotTables, kernels: KernelSet, shard: Shard = WHOLE
+        self,
+        packed: PackedWeights,
+        tables: SlotTables,
+        kernels: KernelSet,
+        shard: Shard = WHOLE,
+        frames_at_once: int = 4,
     ) -> None:
         super().__init__(shard)
         self.packed = packed
         self.kernels = kernels
+        self.frames_at_once = frames_at_once
         self._tables = tables
         self._pools: dict[tuple[int, int, int, torch.dtype], PaddedFramePool] = {}
 

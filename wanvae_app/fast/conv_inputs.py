@@ -58,7 +58,7 @@ class ConvInputs:
             num_new = max(
                 self._num_written(conv, count)
                 for conv in sharing
-                for count in (self.num_frames, frames_at_once(state.kernels, conv.out_channels))
+                for count in (self.num_frames, frames_at_once(state, conv.out_channels))
             )
             chained = any(self._writes_next(*pair) for pair in pairwise(sharing))
             pool.reserve(num_kept, num_new * (1 + chained))

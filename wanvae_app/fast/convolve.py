@@ -36,12 +36,12 @@ def choose_frames_per_tile(kernels: KernelSet, n: int, num_frames: int) -> int:
     return winograd.choose_frames_per_tile(n, num_frames)
 
 
-def frames_at_once(kernels: KernelSet, channels: int) -> int:
+def frames_at_once(state: FastClipState, channels: int) -> int:
     """Return how many frames the layers at the largest scales take at a time, where they are so many channels wide.
 
     It saves memory. For the layers it is one more chunking, which changes no result.
     """
-    return max(choose_frames_per_tile(kernels, channels, 4), 2)
+    return min(max(choose_frames_per_tile(state.kernels, channels, 4), 2), state.frames_at_once)
 
 
 def norms_result(kernels: KernelSet, frames_per_tile: int, n: int) -> bool:

@@ -49,7 +49,7 @@ class FastEncoder(Encoder):
         """Apply the first convolution and the finest level to x, a few frames at a time."""
         batch, _, num_frames, height, width = x.shape
         halved = x.new_empty(batch, num_frames, height // 2, width // 2, level.dim).movedim(-1, 1)
-        at_once = frames_at_once(state.kernels, level.dim)
+        at_once = frames_at_once(state, level.dim)
         for part, out in zip(x.split(at_once, 2), halved.split(at_once, 2), strict=True):
             _level(level, layers.causal_conv(self.conv_in, part, state), state, out)
         return halved
@@ -95,18 +95,20 @@ class FastVAE(WanVAE):
         self._packed = PackedWeights()
         self._tables: SlotTables | None = None
         self._idle: GraphCoder | None = None
-        self._saves_memory = False
+        self._clips_path = self.path
 
-    def save_memory(self, saves: bool) -> None:
-        self._saves_memory = saves
-        if saves:
+    def take_path(self, path: CodePath) -> None:
+        assert path.kernels in (None, self.kernels), path
+        if path.kernels is None:
             self.release()
             self._packed = PackedWeights()
+        self._clips_path = path
 
     def new_state(self, shard: Shard = WHOLE) -> FastClipState:
         if self._tables is None or self._tables.device != self.device:
             self._tables = SlotTables(self.device)
-        return FastClipState(self._packed, self._tables, self.kernels, shard)
+        at_once = self._clips_path.frames_at_once
+        return FastClipState(self._packed, self._tables, self.kernels, shard, at_once)
 
     def to_uint8(self, frames: Tensor) -> Tensor:
         if len(frames) > 1:
@@ -117,7 +119,7 @@ class FastVAE(WanVAE):
     def clip(
         self, phase: str, shape: Sequence[int], shard: Shard = WHOLE
     ) -> Iterator[Callable[[Tensor], Tensor]]:
-        if self._saves_memory:
+        if self._clips_path.kernels is None:
             with self._plain_clip(phase, shard) as plain_code:
                 yield plain_code
             return
@@ -153,7 +155,9 @@ class FastVAE(WanVAE):
     def _key(self, phase: str, shape: Sequence[int], shard: Shard) -> tuple[Any, ...]:
         """Return what is equal for clips that can use one coder."""
         weight = self.quant_conv.weight
-        return phase, shard.dim, shard.bounds, shard.rank, tuple(shape), weight.dtype, weight.data_ptr()
+        weights = weight.dtype, weight.data_ptr()
+        at_once = self._clips_path.frames_at_once
+        return phase, shard.dim, shard.bounds, shard.rank, tuple(shape), weights, at_once
 
 
 def _level(level: Level, x: Tensor, state: FastClipState, out: Tensor | None = None) -> Tensor:
@@ -188,10 +192,10 @@ def _level_in_parts(level: Level, x: Tensor, state: FastClipState) -> Iterator[T
     """Yield the result of `_level`, a few frames at a time."""
     if not isinstance(level.resample, Upsample):
         x = _level(level, x, state)
-        return iter(x.split(frames_at_once(state.kernels, x.shape[1]), 2))
+        return iter(x.split(frames_at_once(state, x.shape[1]), 2))
     skip = x if level.residual else None
     x = layers.residual_blocks(_blocks(level.blocks), x, state, can_overwrite=skip is None)
-    at_once = frames_at_once(state.kernels, level.resample.conv.out_channels)
+    at_once = frames_at_once(state, level.resample.conv.out_channels)
     return layers.upsample(level.resample, x, state, at_once, skip)
 
 

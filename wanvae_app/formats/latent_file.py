@@ -6,6 +6,7 @@ Runs in the process of its own that `latents.read_latent` starts it in, as the f
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +29,7 @@ MAX_LATENT_SIDE = 512  # latent rows or columns; 4,096 pixels (8,192 with patche
 MAX_ABS = 1000.0  # of a value; those of Wan's models are within 20 or so
 
 SCALINGS = ("normalised", "raw")
+FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
 class LatentShape(NamedTuple):
@@ -92,14 +94,18 @@ def _not_finite(z: Tensor, shape: LatentShape, path: Path) -> ValueError:
     )
 
 
-def stored_scaling(path: Path) -> str | None:
-    """The scaling that a safetensors file states, as `write_latent` does; None if it states none."""
+def stored_facts(path: Path) -> tuple[str | None, str | None]:
+    """The scaling and the fingerprint of statistics that a safetensors file states, as `write_latent` does.
+
+    None stands for what it does not state.
+    """
     try:
         with safe_open(path, "pt") as file:
-            scaling = (file.metadata() or {}).get("scaling")
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError):
-        return None
-    return scaling if scaling in SCALINGS else None
+        return None, None
+    scaling, statistics = metadata.get("scaling"), metadata.get("statistics", "")
+    return scaling if scaling in SCALINGS else None, statistics if FINGERPRINT.fullmatch(statistics) else None
 
 
 def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> LatentShape | None:

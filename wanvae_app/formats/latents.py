@@ -16,11 +16,10 @@ from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.formats import reading_process
+from wanvae_app.formats.channel_surprise import CLEAR_EVIDENCE, channel_surprise
+from wanvae_app.formats.latent_origin import fingerprint
 from wanvae_app.formats.untrusted_text import first_line
 
-# Nats by which one hypothesis must beat the other. With less, "normalised" is assumed, which most programs write.
-# Latents of Wan's models give 10 to 80.
-CLEAR_EVIDENCE = 8.0
 UNCLEAR_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
 NOT_CERTAIN = " (not certain)"
 
@@ -50,15 +49,13 @@ def latent_shape(path: Path, config: WanConfig) -> tuple[int, ...]:
 
 def stored_scaling(path: Path) -> str | None:
     """The scaling that a safetensors file states, as `write_latent` does; None if it states none."""
-    return reading_process.stored_scaling(path)
+    return reading_process.stored_facts(path).scaling
 
 
 def guess_scaling(z: Tensor, config: WanConfig) -> ScalingGuess:
     """Guess whether z [1, C, T, H, W] is normalised or raw, from the statistics of its channels.
 
-    Compares two hypotheses by their log-likelihoods, summed over the channels. A normalised latent's channels have
-    means within about 0.8 of 0 and standard deviations of 0.6 to 1.2. So have a raw one's after (z - mean) / std,
-    with the family's statistics.
+    Compares two hypotheses by their log-likelihoods, summed over the channels; see `channel_surprise`.
     """
     mean, std = (
         torch.tensor(values, dtype=torch.float64) for values in (config.latents_mean, config.latents_std)
@@ -66,17 +63,9 @@ def guess_scaling(z: Tensor, config: WanConfig) -> ScalingGuess:
     flat = z[0].flatten(1).double()  # C, T H W
     m, s = flat.mean(1), flat.std(1, correction=0).clamp_min(1e-6)
 
-    def surprise(m: Tensor, s: Tensor) -> Tensor:
-        """Negative log-likelihood of each channel's mean and standard deviation, as of a normalised latent.
-
-        Cauchy densities, up to a constant: with their heavy tails a few odd channels do not outvote the rest.
-        """
-        # A single value has no spread to judge.
-        spread = ((s / 0.9).log() / 0.35).square() if flat.shape[1] > 1 else torch.zeros_like(s)
-        return (1 + (m / 0.5).square()).log() + (1 + spread).log()
-
-    # Change of variables: the density of m is that of (m - mean) / std, divided by std.
-    raw_minus_normalised = float((surprise((m - mean) / std, s / std) + std.log() - surprise(m, s)).sum())
+    raw_minus_normalised = channel_surprise(z, config.latents_mean, config.latents_std) - channel_surprise(
+        z, [0.0] * len(mean), [1.0] * len(mean)
+    )
     scaling = "raw" if raw_minus_normalised < -CLEAR_EVIDENCE else "normalised"
     typical = float(std.median())
     why = (
@@ -106,11 +95,15 @@ def to_normalised(z: Tensor, config: WanConfig) -> Tensor:
 def write_latent(z: Tensor, path: Path, config: WanConfig) -> None:
     """Write a raw latent [1, C, T, H, W], normalised, as the float32 tensor "latent" of a safetensors file.
 
-    The file's metadata states the scaling. Raises OSError if the file cannot be written.
+    The file's metadata states the scaling, and for which statistics. Raises OSError if the file cannot be written.
     """
     tensor = to_normalised(z.detach().float().cpu(), config).contiguous()
     try:
-        save_file({"latent": tensor}, path, {"scaling": "normalised", "format": "pt"})
+        save_file(
+            {"latent": tensor},
+            path,
+            {"scaling": "normalised", "format": "pt", "statistics": fingerprint(config)},
+        )
     except SafetensorError as error:
         raise OSError(first_line(error)) from error
 

@@ -38,6 +38,7 @@ class Limits:
     memory_bytes: int  # of its address space, which is more than it uses
     written_bytes: int = 0  # of any one file
     open_files: int = 64
+    is_background: bool = False  # whether `command` gives it the lowest priority
 
     def command(self, arguments: list[str]) -> list[str]:
         """A command line that runs the command with these limits. Takes a millisecond more to start.
@@ -46,7 +47,8 @@ class Limits:
         """
         blocks = self.written_bytes // 512  # in which POSIX states ulimit -f
         limits = (self.cpu_seconds, self.memory_bytes // 1024, self.open_files, blocks)
-        return ["/bin/sh", "-c", SHELL, "sh", *map(str, limits), *arguments]
+        priority = ["nice", "-n", "19"] if self.is_background else []
+        return ["/bin/sh", "-c", SHELL, "sh", *map(str, limits), *priority, *arguments]
 
     def apply(self) -> None:
         """Set these limits for this process. The memory comes on top of what it has now."""

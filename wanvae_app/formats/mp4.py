@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 from pathlib import Path
-from typing import IO
 
-from wanvae_app.formats import ffmpeg
+from wanvae_app.formats.frame_writer import write_frames
 from wanvae_app.frame_log import FrameLog
-
-FRAMES_PER_WRITE = 8
 
 
 def write_mp4(frames: FrameLog, path: Path, fps: float) -> None:
@@ -18,27 +13,9 @@ def write_mp4(frames: FrameLog, path: Path, fps: float) -> None:
 
     Height and width must be even. Raises OSError, with a sentence, if ffmpeg is missing or cannot write the file.
     """
-    command = ffmpeg.command("-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24")
-    command += ["-s", f"{frames.width}x{frames.height}", "-framerate", f"{fps:g}", "-i", "pipe:0"]
     # 4:2:0 halves the colour samples in both directions, so sides must be even; a VAE's are multiples of 8.
-    command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"]
-    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "14", "-pix_fmt", "yuv420p"]
-    command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-    command += ["-movflags", "+faststart", "-f", "mp4", str(path)]
-    with ffmpeg.running(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as writer:
-        pipe = writer.process.stdin
-        assert pipe is not None
-        # ffmpeg closes the pipe early if it cannot write; its last error then says why.
-        with contextlib.suppress(BrokenPipeError), pipe:
-            for start in range(0, len(frames), FRAMES_PER_WRITE):
-                stop = min(start + FRAMES_PER_WRITE, len(frames))
-                _write_all(pipe, frames.read(start, stop).data.cast("B"))
-        if writer.wait() != 0:
-            path.unlink(missing_ok=True)
-            raise OSError(f"ffmpeg could not write {path.name}: {writer.last_error()}")
-
-
-def _write_all(pipe: IO[bytes], data: memoryview) -> None:
-    """Write all of `data` to an unbuffered pipe, whose `write` may accept a part."""
-    while data:
-        data = data[pipe.write(data) :]
+    arguments = ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=accurate_rnd+full_chroma_int"]
+    arguments += ["-c:v", "libx264", "-preset", "veryfast", "-crf", "14", "-pix_fmt", "yuv420p"]
+    arguments += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
+    arguments += ["-movflags", "+faststart", "-f", "mp4"]
+    write_frames(frames, path, fps, arguments)

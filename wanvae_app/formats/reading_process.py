@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -37,6 +37,13 @@ ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",
     "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # else macOS may end a fork of a process that has loaded frameworks
 }
+
+
+class StoredFacts(NamedTuple):
+    """What a file states of its latent; None if it does not."""
+
+    scaling: str | None  # "normalised" or "raw"
+    statistics: str | None  # see `latent_origin.fingerprint`
 
 
 class ServerLost(Exception):
@@ -64,13 +71,13 @@ def latent_shape(path: Path, num_channels: int) -> list[int]:
     return shape
 
 
-def stored_scaling(path: Path) -> str | None:
-    """The scaling that a file states; see `latents.stored_scaling`."""
+def stored_facts(path: Path) -> StoredFacts:
+    """What a file states of its latent; see `latent_file.stored_facts`."""
     if not path.is_file():
-        return None
+        return StoredFacts(None, None)
     with _shared_file() as values:
-        scaling: str | None = _ask({"task": "scaling"}, path, values).get("scaling")
-        return scaling
+        answer = _ask({"task": "facts"}, path, values)
+        return StoredFacts(answer.get("scaling"), answer.get("statistics"))
 
 
 def start() -> None:

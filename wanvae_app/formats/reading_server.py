@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wanvae_app.config import WanConfig
-from wanvae_app.formats.latent_file import latent_shape, parse_latent, stored_scaling
+from wanvae_app.formats.latent_file import latent_shape, parse_latent, stored_facts
 from wanvae_app.formats.limits import WALL_FACTOR, limits_for
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -63,8 +63,8 @@ def _answer(request: dict[str, Any], reply: int, values: int, *, server: int) ->
     path = Path(request["path"])
     try:
         _confine(path, server)
-        if request["task"] == "scaling":
-            answer = {"scaling": stored_scaling(path)}
+        if request["task"] == "facts":
+            answer = dict(zip(("scaling", "statistics"), stored_facts(path), strict=True))
         elif request["task"] == "shape":
             answer = {"shape": list(latent_shape(path, WanConfig(z_dim=request["channels"])))}
         else:

@@ -57,7 +57,8 @@ class Budget:
 
     A run that has not ended takes what it was granted, an ended one what its files and frames take. When there is no
     room, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own. When only a
-    share is used up, the visitor's or his address's, runs that take part of it go first.
+    share is used up, the visitor's or his address's, runs that take part of it go first. Those that are
+    being archived go last.
     """
 
     def __init__(self, store: ResultStore) -> None:
@@ -104,7 +105,12 @@ class Budget:
             )
         ]
         return sorted(
-            ended, key=lambda o: (bool(short) and not any(s.counts(o) for s in short), o in watched)
+            ended,
+            key=lambda o: (
+                o.is_pinned,
+                bool(short) and not any(s.counts(o) for s in short),
+                o in watched,
+            ),
         )
 
     def _free_for(self, run: JobState, without: list[JobState]) -> Needs:

@@ -13,7 +13,8 @@ class FairQueue:
     """Every owner's first waiting run comes before any owner's second one, and so on.
 
     Of two first runs, that of the owner who was served less recently comes first, and then the older one; likewise of
-    two second runs. A run whose input is not read yet is overtaken. `current` is the run that is being worked on. Not
+    two second runs. A run whose input is not read yet is overtaken, but not by those that
+    come `after` it. `current` is the run that is being worked on. Not
     thread-safe: its user holds a lock.
     """
 
@@ -31,8 +32,8 @@ class FairQueue:
 
     @property
     def has_ready(self) -> bool:
-        """Whether a waiting run can start: its input is read."""
-        return any(run.is_read for run in self._waiting)
+        """Whether a waiting run can start."""
+        return any(self._is_ready(run) for run in self._waiting)
 
     def refusal(self, run: JobState) -> str:
         """Say in a sentence why no place is left for this run; return "" if there is one."""
@@ -61,12 +62,16 @@ class FairQueue:
         return True
 
     def start_next(self) -> JobState:
-        """Take the first run whose input is read out of the queue, make it the current one, and return it."""
-        self.current = next(run for run in self._waiting if run.is_read)
+        """Take the first run that can start out of the queue, make it the current one, and return it."""
+        self.current = next(run for run in self._waiting if self._is_ready(run))
         self._waiting.remove(self.current)
         self._served = [owner for owner in self._served if owner != self.current.owner] + [self.current.owner]
         self._sort()
         return self.current
+
+    def _is_ready(self, run: JobState) -> bool:
+        """Whether the run's input is read, and the run that it comes after waits no more."""
+        return run.is_read and all(other.id != run.after for other in self._waiting)
 
     def end_current(self) -> None:
         """Note that the current run has ended."""

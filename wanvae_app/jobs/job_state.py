@@ -97,6 +97,7 @@ class JobState:
         self.phase = job.phases[0]
         self.done = {phase: 0 for phase in job.phases}  # latent frames coded so far
         self.created = time.monotonic()
+        self.created_at = time.time()  # the same moment in unix seconds
         self.started: float | None = None  # when all ranks began
         self.first_frame: float | None = None  # when the first frame was decoded
         self.finished: float | None = (
@@ -116,7 +117,11 @@ class JobState:
         self.decoder_warning = ""  # what is odd about the decoded numbers, in a sentence without a full stop
         self.stop_requested = False
         self.stop_reason = ""  # empty if the user asked for it
+        self.is_pinned = (
+            False  # whether it is kept though it has ended and nobody watches: it is being archived
+        )
         self.last_seen = time.monotonic()  # when a page last asked for this run
+        self.after = ""  # id of a run that starts first, if both wait
         self.num_runs_before = 0  # in the queue; see `queue_place`
         self.on_stop: Callable[[JobState], None] | None = None  # `stop` calls it
         self._version = 0  # counts calls of `change`

@@ -26,6 +26,7 @@ SAVED_FACTS = (
     "owner",
     "address",
     "name",
+    "status",
     "fps",
     "num_frames",
     "num_ranks",
@@ -53,8 +54,12 @@ class ResultStore:
 
     def new_folder(self) -> Path:
         """Make an empty folder for one run, which only this user can enter. Raises OSError if that fails."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.make_folder()
         return Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=self.folder))
+
+    def make_folder(self) -> None:
+        """Make the store's own folder, if it is not there. Raises OSError if that fails."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def folder_or_none(self) -> Path | None:
         """Make an empty folder for one run. Return None if that fails: its frames are then kept in memory."""
@@ -80,10 +85,13 @@ class ResultStore:
             return list(self._runs.values())
 
     def delete_old(self) -> None:
-        """Delete ended runs: beyond the newest MAX_UNWATCHED if not watched, beyond the newest MAX_ENDED anyway."""
+        """Delete ended runs: beyond the newest MAX_UNWATCHED if not watched, beyond the newest MAX_ENDED anyway.
+
+        Those that are being archived stay: their number is limited by the room that they take, see Budget.
+        """
         now = time.monotonic()
         with self._lock:
-            ended = [run for run in self._runs.values() if run.ended]
+            ended = [run for run in self._runs.values() if run.ended and not run.is_pinned]
             surplus = [
                 run
                 for place, run in enumerate(reversed(ended), start=1)
@@ -116,8 +124,10 @@ class ResultStore:
 
 
 def save_run(run: JobState) -> None:
-    """Write a finished run's facts into its folder, for `load_run` after a restart."""
+    """Write the facts of a run with files to download into its folder, for `load_run` after a restart."""
     facts = {name: getattr(run, name) for name in (*SAVED_FACTS, *SAVED_TIMES)}
+    is_cut = run.stop_requested and len(run.frames) < run.num_frames
+    facts["status"] = Status.STOPPED if is_cut else Status.FINISHED
     files = [path.name if path is not None else None for path in (run.video_path, run.latent_path)]
     try:
         path = run.folder / RUN_FILE
@@ -128,7 +138,7 @@ def save_run(run: JobState) -> None:
 
 
 def load_run(folder: Path) -> JobState | None:
-    """Return the finished run that `save_run` wrote there, without frames.
+    """Return the run that `save_run` wrote there, without frames.
 
     Delete the folder and return None if it holds none, or one that cannot be read.
     """
@@ -138,6 +148,7 @@ def load_run(folder: Path) -> JobState | None:
         run = JobState(job, folder=folder, frames=FrameLog(1, 1), num_frames=facts["num_frames"])
         for name in (*SAVED_FACTS, *SAVED_TIMES):
             setattr(run, name, facts[name])
+        run.status = Status(facts["status"])
         video, latent = facts["files"]
     except FileNotFoundError:  # the run had not finished when its rank ended
         shutil.rmtree(folder, ignore_errors=True)
@@ -151,8 +162,8 @@ def load_run(folder: Path) -> JobState | None:
     run.latent_path = folder / latent if latent else None
     run.done = {phase: job.shape.num_latents for phase in job.phases}
     run.change(
-        status=Status.FINISHED,
         phase=job.phases[-1],
-        message="Finished, and then the ranks were restarted: the files are here, the frames are gone.",
+        message=f"{run.status.capitalize()}, and then the ranks were restarted: the files are here, "
+        "the frames are gone.",
     )
     return run

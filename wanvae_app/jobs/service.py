@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from wanvae_app.errors import describe
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.budget import Budget
+from wanvae_app.jobs.budget import Budget, amount
 from wanvae_app.jobs.fair_queue import FairQueue
 from wanvae_app.jobs.follower import get_ready
 from wanvae_app.jobs.job import JobKind
-from wanvae_app.jobs.job_state import JobState, Status
+from wanvae_app.jobs.job_state import JobState, Needs, Status
 from wanvae_app.jobs.readers import Readers
 from wanvae_app.jobs.report import Verdict
 from wanvae_app.jobs.result_store import ResultStore, save_run
@@ -61,9 +61,9 @@ class JobService:
         self._getting_ready = group.device.type == "cuda"  # a CPU has nothing to compile
         self._writer = Writer(self.vaes)
         self._thread: threading.Thread | None = None
-        budget = Budget(self.store)
+        self._budget = Budget(self.store)
         ends = self._refuse, self._waiting_message
-        self._readers = Readers(self._changed, self._queue, budget, self.vaes, group.size, *ends)
+        self._readers = Readers(self._changed, self._queue, self._budget, self.vaes, group.size, *ends)
 
     @property
     def folder(self) -> Path:
@@ -157,6 +157,20 @@ class JobService:
         """Return the run of that id, None if there is none or it was deleted."""
         return self.store.get(run_id)
 
+    def reopen(self, run: JobState) -> None:
+        """Keep a run that ended long ago, whose frames will be decoded from the archive.
+
+        Raises ValueError, with the numbers, if there is no room for them; OSError without a folder.
+        """
+        logs = [run.frames, *([run.source] if run.source is not None else [])]
+        needs = Needs(sum(len(log) * log.frame_bytes for log in logs), 0)
+        if not self._budget.grant(run, needs):
+            raise ValueError(f"{run.name} needs {amount(needs.disk)} of the server's disk; try again later.")
+        run.needs = Needs(0, 0)  # from now on, what it has decoded counts
+        self.store.make_folder()
+        self.store.add(run)
+        self.store.delete_old()
+
     def runs(self) -> list[JobState]:
         """Return all runs that are kept, oldest first."""
         return self.store.runs()
@@ -213,8 +227,8 @@ class JobService:
         run.frames.finish()
         if verdict == Verdict.FAILED:
             self._end(run, Status.FAILED, f"{reason}.")
-        elif verdict == Verdict.STOP:
-            self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames")
+        elif verdict == Verdict.STOP and not len(run.frames):
+            self._end_stopped(run, f"after 0 of {run.num_frames} frames")
         else:
             run.change(status=Status.WRITING, message="Writing the files to download.")
             self._writer.put(run, self._on_written)
@@ -242,9 +256,12 @@ class JobService:
         run.refused = True
         self._end(run, Status.FAILED, message)
 
-    def _on_written(self, run: JobState, message: str) -> None:
+    def _on_written(self, run: JobState, problems: list[str]) -> None:
         save_run(run)
-        self._end(run, Status.FINISHED, message)
+        if len(run.frames) == run.num_frames:
+            self._end(run, Status.FINISHED, _sentences("Finished", *problems))
+        else:
+            self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames", problems)
 
     def _on_stop(self, run: JobState) -> None:
         """End the run at once if it is queued; the jobs thread ends a running one."""
@@ -253,9 +270,9 @@ class JobService:
                 return
         self._end_stopped(run, "before it started")
 
-    def _end_stopped(self, run: JobState, when: str) -> None:
+    def _end_stopped(self, run: JobState, when: str, problems: Sequence[str] = ()) -> None:
         reason = f": {run.stop_reason}" if run.stop_reason else ""
-        self._end(run, Status.STOPPED, f"Stopped {when}{reason}.")
+        self._end(run, Status.STOPPED, _sentences(f"Stopped {when}{reason}", *problems))
 
     def _end(self, run: JobState, status: Status, message: str) -> None:
         run.frames.finish()
@@ -264,3 +281,8 @@ class JobService:
         run.change(status=status, message=message, finished=run.finished or time.monotonic())
         log.info("job %s: %s", run.id[:8], run.summary())
         self._readers.wake()
+
+
+def _sentences(*parts: str) -> str:
+    """Join sentences, each with or without a full stop."""
+    return " ".join(f"{part.removesuffix('.')}." for part in parts)

@@ -25,6 +25,12 @@ from wanvae_app.parallel.shard import Shard
 log = logging.getLogger(__name__)
 
 
+# What is told of a run that did not take the VAE's own path.
+TOO_LARGE = "The path {} needs more memory than is free, so "
+TWO_AT_ONCE = f"{TOO_LARGE}its largest layers took two frames at a time, which is slower"
+PLAIN_INSTEAD = f"{TOO_LARGE}plain PyTorch coded this run"
+
+
 class Outcome(NamedTuple):
     """How a job ended, the same on all ranks."""
 
@@ -83,7 +89,11 @@ class Worker:
 
     def work(self) -> Outcome:
         """Run the job from the first agreement to the last."""
-        self.vae.save_memory(False)
+        # First of all: which agreements follow depends on path and dtype.
+        if why := why_unequal(self.group, self.vae):
+            self.group.announce_failure(f"The ranks cannot work together: {why}")
+            return Outcome(self._agree(Report(Verdict.FAILED)), self._clean_up_failure())
+        self.vae.take_path(self.vae.path)
         # A clip that reuses the last one's memory needs no more, so it fits.
         fits = self.task is not None and self.task.reuse_memory()
         if self.task is None:
@@ -94,19 +104,15 @@ class Worker:
             self.job.vae,
             lambda more: not fits and bool(self._memory_refusal(more=more)),
         )
-        if self._only_plain_path_fits(fits):
-            self._take_plain_path()
-            fits = False
-        report = Report() if fits else self._check_memory()  # this rank's first one
+        if self.vae.path.kernels is not None:
+            self._take_path_that_fits(fits)
+        report = Report() if fits and self.path is self.vae.path else self._check_memory()  # its first one
         interleaved = len(self.job.phases) > 1 and self._all_can_interleave()
         reset_peak(self.group.device)
         if self.job.parallel and self.group.peer_memory is not None:
             chunk = (self.job.chunk, self.job.shape.height, self.job.shape.width)
             self.group.peer_memory.reserve_tokens(self.vae.config, chunk, self.vae.dtype)
-        # All ranks are here then, so their clocks start together.
-        if why := why_unequal(self.group, self.vae):
-            self.group.announce_failure(f"The ranks cannot work together: {why}")
-            report = Report(Verdict.FAILED)
+        self._agree(Report())  # all ranks are here, so their clocks start together
         self.start = time.monotonic()
         if self.run is not None:
             self.run.change(started=self.start)
@@ -197,25 +203,24 @@ class Worker:
         self.group.announce_failure(reason[:1].upper() + reason[1:])
         return Report(Verdict.FAILED)
 
-    def _only_plain_path_fits(self, fits: bool) -> bool:
-        """Return whether a rank has too little memory for the VAE's own path, and all have enough for the plain one.
+    def _take_path_that_fits(self, fits: bool) -> None:
+        """Take a path that needs less memory than the VAE's own, if some rank has too little for that one.
 
-        `fits` says that this rank knows its own path to fit. All ranks call this, and all get the same answer.
+        Two frames at a time are tried first, then the plain path. Where neither fits, it remains the VAE's own. All
+        ranks call this, and all take the same path. `fits` says that this rank knows its own path to fit.
         """
-        if self.vae.path.kernels is None or self.group.holds_on_all_ranks(fits or not self._memory_refusal()):
-            return False
-        return self.group.holds_on_all_ranks(not self._memory_refusal(path=PLAIN))
-
-    def _take_plain_path(self) -> None:
-        """Code this job on the plain path, and say so."""
-        self.path = PLAIN
-        self.vae.save_memory(True)
-        if self.run is not None:
-            name = self.vae.path.name
-            self.run.path_warning = (
-                f"The path {name} needs more memory than is free, so plain PyTorch coded this run"
-            )
-            log.info("job %s: %s", self.job.id[:8], self.run.path_warning)
+        own = self.vae.path
+        if self.group.holds_on_all_ranks(fits or not self._memory_refusal()):
+            return
+        for path, what in ((own._replace(frames_at_once=2), TWO_AT_ONCE), (PLAIN, PLAIN_INSTEAD)):
+            if not self.group.holds_on_all_ranks(not self._memory_refusal(path=path)):
+                continue
+            self.path = path
+            self.vae.take_path(path)
+            if self.run is not None:
+                self.run.path_warning = what.format(own.name)
+                log.info("job %s: %s", self.job.id[:8], self.run.path_warning)
+            return
 
     def _all_can_interleave(self) -> bool:
         """Return whether all ranks have memory for the past of an encoder and of a decoder at once."""

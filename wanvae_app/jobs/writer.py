@@ -16,11 +16,13 @@ from wanvae_app.jobs.vae_cache import VaeCache
 
 log = logging.getLogger(__name__)
 
-OnWritten = Callable[[JobState, str], None]  # gets the run, and its message for the user
+OnWritten = Callable[
+    [JobState, list[str]], None
+]  # gets the run, and sentences, without full stops, of what failed
 
 
 class Writer:
-    """Writes a run's MP4, and a roundtrip's latent, into the run's folder.
+    """Writes a run's MP4, and a finished roundtrip's latent, into the run's folder.
 
     If a file cannot be written, only its download is missing: the frames can still be watched, and the message says
     why.
@@ -53,8 +55,8 @@ class Writer:
             on_written(run, self._write(run))
             del item, run, on_written  # these would keep a deleted run in memory until the next run comes
 
-    def _write(self, run: JobState) -> str:
-        """Write the files; return the message."""
+    def _write(self, run: JobState) -> list[str]:
+        """Write the files; return what failed."""
         problems = [run.warning] if run.warning else []
         try:
             path = run.folder / f"{run.id[:8]}.mp4"
@@ -64,7 +66,7 @@ class Writer:
             log.exception("job %s: no MP4", run.id[:8])
             problems.append(f"The MP4 could not be written: {_reason(error)}")
         try:
-            if run.job.kind == JobKind.ROUNDTRIP:
+            if run.job.kind == JobKind.ROUNDTRIP and len(run.frames) == run.num_frames:
                 path = run.folder / f"{run.id[:8]}.safetensors"
                 assert run.latent is not None
                 write_latent(run.latent, path, self._vaes[run.job.vae].config)
@@ -72,7 +74,7 @@ class Writer:
         except Exception as error:
             log.exception("job %s: no latent", run.id[:8])
             problems.append(f"The latent could not be written: {_reason(error)}")
-        return ". ".join(["Finished", *problems]).removesuffix(".") + "."
+        return problems
 
 
 def _reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ class CodePath(NamedTuple):
 
     kernels: KernelSet | None  # None: the plain path, through PyTorch alone
     reason: str  # a clause, without a full stop
+    frames_at_once: int = 4  # that the largest scales take at a time, at most; fewer save memory
 
     @property
     def name(self) -> str:

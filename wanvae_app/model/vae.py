@@ -261,8 +261,8 @@ class WanVAE(nn.Module):
         code = self.decode if phase == "decode" else self.encode
         yield lambda x: code(x, state)
 
-    def save_memory(self, saves: bool) -> None:
-        """Code the next clips on the path that needs least memory, the plain one; or again on the VAE's own."""
+    def take_path(self, path: CodePath) -> None:
+        """Code the next clips on this path: the VAE's own, one that takes fewer frames at once, or the plain one."""
 
     def keeps_memory_for(self, phase: str, shape: Sequence[int], shard: Shard, longest: int) -> bool:
         """Whether the last clip left enough memory for this one; if not, free what it left.

@@ -25,7 +25,7 @@ from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.logins import ATTEMPT_SECONDS, MAX_ATTEMPTS
 from wanvae_app.page.middleware import PageMiddleware, host_lifespan
 from wanvae_app.page.routes import make_routes
-from wanvae_app.page.scripts import head, load_module
+from wanvae_app.page.scripts import call_module, head, load_module
 from wanvae_app.page.upload import MAX_CHUNK, SCALINGS
 from wanvae_app.page.upload_room import UploadRoom
 
@@ -49,7 +49,7 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
     )
     return {
         "theme": theme,
-        "css_paths": [PAGE / "page.css", PAGE / "stage.css", PAGE / "player.css"],
+        "css_paths": [PAGE / name for name in ("page.css", "stage.css", "player.css", "history.css")],
         "head": head(),
         "app_kwargs": {
             "routes": routes,
@@ -90,8 +90,8 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     apply_default_css=False,
                 )
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
-                file = for_uploads(gr.File(label="Latent or video", height=108, elem_id="file"))
-                file = without_empty_files(file)
+                files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
+                files = without_empty_files(for_uploads(files))
                 about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
                 vae = gr.Dropdown(
                     [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
@@ -136,16 +136,23 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     elem_id="player",
                     apply_default_css=False,
                 )
-        inputs = [file, parallel, chunk, scaling]
+                gr.HTML("", js_on_load=load_module("history.js"), elem_id="history", apply_default_css=False)
+        inputs: list[Any] = [files, parallel, chunk, scaling, vae]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-        gallery.select(handlers.choose_sample, None, file, **private)
-        file.change(handlers.describe, [file, vae], about, concurrency_limit=4, **private)
-        vae.change(handlers.choose_vae, [vae, file], [gallery, about], concurrency_limit=4, **private)
-        run.click(handlers.start, [*inputs, vae], player, concurrency_limit=4, trigger_mode="once", **private)
+        gallery.select(handlers.choose_sample, None, files, **private)
+        files.change(handlers.describe, [files, vae], about, concurrency_limit=4, **private)
+        vae.change(handlers.choose_vae, [vae, files], [gallery, about], concurrency_limit=4, **private)
+        run.click(handlers.start, inputs, player, concurrency_limit=4, trigger_mode="once", **private)
         stop.click(None, js="() => window.wanvae?.stop()")
+        # What is chosen is kept in the tab, for a reload.
+        page.load(None, inputs, inputs, js=call_module("choices.js", "restore", vaes.names))
+        gr.on(
+            [each.change for each in inputs], None, inputs, js=call_module("choices.js", "keep", vaes.names)
+        )
 
         # The API endpoint /run, for programs. Its components are never shown.
         trigger = gr.Button(visible=False)
+        file = without_empty_files(for_uploads(gr.File(label="Latent or video", visible=False)))
         # A dropdown would refuse other names in a sentence of Gradio's.
         vae_name = gr.Textbox("", label=f"VAE: {', '.join(vaes.names)}; empty: the first", visible=False)
         outputs = [
@@ -153,7 +160,8 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
             gr.File(label="MP4", visible=False),
             gr.File(label="Latent", visible=False),
         ]
-        trigger.click(handlers.run, [*inputs, vae_name], outputs, api_name="run", concurrency_limit=None)
+        api_inputs = [file, parallel, chunk, scaling, vae_name]
+        trigger.click(handlers.run, api_inputs, outputs, api_name="run", concurrency_limit=None)
     return page
 
 

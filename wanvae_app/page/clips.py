@@ -8,9 +8,10 @@ import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from wanvae_app.errors import tell
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job_state import JobState
-from wanvae_app.page.auth import is_logged_in, may_use
+from wanvae_app.page.auth import COOKIE, is_logged_in, may_use
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.history import History
 
@@ -37,11 +38,18 @@ class Clip:
             raise deleted() from None
 
 
-def find_entry(history: History, request: Request, run_id: str) -> HistoryEntry:
-    """Return a run's entry. Raises HTTPException 401 without a login, 404 if the caller has no such run."""
+def find_entry(history: History, request: Request, run_id: str, opens: bool = True) -> HistoryEntry:
+    """Return a run's entry, opened for reading its frames if `opens`.
+
+    Raises HTTPException 401 without a login, 404 if the caller has no such run, 507 if there is no room to open it.
+    """
     if not is_logged_in(request):
         raise HTTPException(401, "Log in first.")
-    entry = history.get(run_id)
+    owner = request.cookies.get(COOKIE, "")
+    try:
+        entry = history.get(run_id, owner) if opens else history.find(run_id, owner)
+    except (ValueError, OSError) as error:
+        raise HTTPException(507, tell(error, "This run")) from error
     if entry is None or not may_use(request, entry.run.owner):
         raise HTTPException(404, "There is no such run.")
     return entry

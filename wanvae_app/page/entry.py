@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from wanvae_app.formats.latent_origin import Misfit
 from wanvae_app.jobs.job_state import JobState
 
 
@@ -19,6 +20,7 @@ class RunInput:
     scaling: str = ""  # "normalised" or "raw"; empty for a video
     note: str = ""  # sentences for the page: how the file was read, cropped and cut
     why: str = ""  # more about the scaling, for whoever asks
+    misfit: Misfit = Misfit()  # whether a latent fits the VAE
 
 
 @dataclass
@@ -34,6 +36,9 @@ class HistoryEntry:
     )
     psnr: float | None = None  # dB, of a roundtrip's frames and its source; infinite if they are equal
     comparison: dict[str, Any] | None = None  # with an earlier run of the same input, see `comparison_json`
+    picture: bytes | None = None  # a small JPEG of the run's frames, once it has ended
+    is_deleted: bool = False  # by its owner
+    problem: str = ""  # why the run will not outlive the app, in a sentence
 
     @property
     def key(self) -> tuple[str, str]:

@@ -19,10 +19,11 @@ PUBLISHED_PREFIX = "files-"  # of folders with links to a run's files
 
 
 def without_empty_files(file: gr.File) -> gr.File:
-    """Let an input of one file make no temporary file at each call."""
+    """Let an input of files make no temporary files at each call."""
 
-    def preprocess(payload: ListFiles | FileData | None) -> str | None:
-        assert not isinstance(payload, ListFiles)
+    def preprocess(payload: ListFiles | FileData | None) -> str | list[str] | None:
+        if isinstance(payload, ListFiles):
+            return [given.path for given in payload]
         return None if payload is None else payload.path
 
     file.preprocess = preprocess  # type: ignore[method-assign]

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 UPLOAD_HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
 CHECK_SECONDS = 1.0  # that a click waits for a refusal; what is refused later is told by the run
+MAX_DESCRIBED = 4  # of several files
 UPDATE_INTERVAL = 0.25  # seconds between two updates of an API call, at most
 
 
@@ -40,22 +41,30 @@ class EventHandlers:
         self.history = history
         self.samples = samples
 
-    def choose_sample(self, event: gr.EventData) -> str:
-        """Return the path of the clicked sample. The page sends its index, never a path."""
+    def choose_sample(self, event: gr.EventData) -> list[str]:
+        """Return the clicked sample as the files of the page. The page sends its index, never a path."""
         index = event._data.get("index") if isinstance(event._data, dict) else None
         if type(index) is not int:
             raise gr.Error("Click one of the samples to choose it.", print_exception=False)
-        return str(self.samples[index % len(self.samples)])
+        return [str(self.samples[index % len(self.samples)])]
 
-    def choose_vae(self, vae: str, file: str | None) -> tuple[str, str]:
-        """Return the HTML of the samples for a VAE, and what `describe` says of the chosen file."""
+    def choose_vae(self, vae: str, files: list[str] | None) -> tuple[str, str]:
+        """Return the HTML of the samples for a VAE, and what `describe` says of the chosen files."""
         vaes = self.jobs.vaes
-        return gallery_html(self.samples, vaes[vaes.find(vae)].config), self.describe(file, vae)
+        return gallery_html(self.samples, vaes[vaes.find(vae)].config), self.describe(files, vae)
 
-    def describe(self, file: str | None, vae: str) -> str:
-        """Return a line of HTML about the chosen file: what it is for the chosen VAE, or why it is refused."""
-        if file is None:
+    def describe(self, files: list[str] | None, vae: str) -> str:
+        """Return a line of HTML about each chosen file: what it is for the chosen VAE, or why it is refused."""
+        if not files:
             return UPLOAD_HINT
+        if len(files) == 1:
+            return self._describe(files[0], vae)
+        lines = [f"<p>{plural_files(len(files))}</p>"]
+        for file in files[:MAX_DESCRIBED]:
+            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file, vae)}")
+        return "".join(lines)
+
+    def _describe(self, file: str, vae: str) -> str:
         path, vaes = Path(file), self.jobs.vaes
         try:
             vae = vaes.find(vae)
@@ -65,20 +74,34 @@ class EventHandlers:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
     def start(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
+        self,
+        files: list[str] | None,
+        parallel: bool,
+        chunk: float,
+        scaling: str,
+        vae: str,
+        request: gr.Request,
     ) -> Iterator[str]:
-        """Submit a run. The player gets its id, and follows it by the routes of routes.py."""
-        yield player_message(reading=Path(file).name if file else "")
+        """Submit a run for each file, in their order. The player gets the first one's id, and follows it by the routes
+        of routes.py; it gets all ids, to say that they are watched."""
+        yield player_message(reading=", ".join(Path(file).name for file in files or ()))
+        entries: list[HistoryEntry] = []
         try:
-            entry = self._submit(file, parallel, chunk, scaling, vae, request)
-            wait_until_checked(entry.run)
-            if entry.run.refused:
-                self.history.delete(entry)
-                raise gr.Error(entry.run.message, print_exception=False)
+            for file in files or (None,):
+                after = entries[-1].run.id if entries else ""
+                entries.append(self._submit(file, parallel, chunk, scaling, vae, request, after))
+            if len(entries) == 1:
+                wait_until_checked(entries[0].run)
+                if entries[0].run.refused:
+                    refused = entries.pop()
+                    self.history.delete(refused)
+                    raise gr.Error(refused.run.message, print_exception=False)
         except gr.Error as error:
-            yield player_message(error=error.message)  # the player says it, so Gradio need not
-            return
-        yield player_message(job=entry.run.id)
+            if not entries:
+                yield player_message(error=error.message)  # the player says it, so Gradio need not
+                return
+            gr.Warning(f"{len(entries)} of {plural_files(len(files or ()))} are run: {error.message}")
+        yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
     def run(
         self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
@@ -112,9 +135,19 @@ class EventHandlers:
                 run.stop()
 
     def _submit(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
+        self,
+        file: str | None,
+        parallel: bool,
+        chunk: float,
+        scaling: str,
+        vae: str,
+        request: gr.Request,
+        after: str = "",
     ) -> HistoryEntry:
-        """Make a run and queue it. Raises gr.Error, in one sentence, for whatever cannot be run."""
+        """Make a run and queue it, behind the one of the id `after`.
+
+        Raises gr.Error, in one sentence, for whatever cannot be run.
+        """
         if file is None:
             raise gr.Error("Choose a sample, or upload a latent or a video first.", print_exception=False)
         path = Path(file)
@@ -128,7 +161,7 @@ class EventHandlers:
                 owner=owner_of(request),
                 vae=vae,
             )
-            run.address = address_of(request)
+            run.address, run.after = address_of(request), after
             return self.history.submit(run, run_input)
         except Exception as error:
             if not isinstance(error, (ValueError, OSError)):
@@ -138,9 +171,11 @@ class EventHandlers:
 
 def description_html(description: Description) -> str:
     """Return the HTML of what an upload is; what is behind it unfolds."""
-    text, why = (html.escape(part) for part in description)
+    text, why, sentence = map(html.escape, (description.text, description.why, description.misfit.sentence))
     more = f" <details><summary>why?</summary>{why}</details>" if why else ""
-    return f"<p>{text}{more}</p>"
+    tone = " class='warn'" if description.misfit.is_clear else ""
+    warning = f"<p{tone}>{sentence}</p>" if sentence else ""
+    return f"<p>{text}{more}</p>{warning}"
 
 
 def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
@@ -153,6 +188,11 @@ def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
         version = run.wait(remaining, version)
 
 
-def player_message(**content: str) -> str:
+def plural_files(count: int) -> str:
+    """A number of files in words."""
+    return f"{count} file{'s' * (count != 1)}"
+
+
+def player_message(**content: str | list[str]) -> str:
     """Return JSON for the player. A random number makes each message differ: Gradio passes on changes only."""
     return json.dumps({**content, "nonce": secrets.token_hex(4)})

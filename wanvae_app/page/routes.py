@@ -5,6 +5,10 @@ live/ID?view=decoded&start=K  frames from K on, as records (see frame_stream.py)
 live/ID/state?activity=K      JSON, see `state_json`, without the first K activities; asking counts as watching
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
+runs?seen=ID,ID               JSON: the runs of the visitor who asks, newest first, see `listed_json`, and whether
+                              they are kept; those that are named count as watched
+runs/ID                       DELETE: the run and all that is kept of it
+runs/ID/picture.jpg           a small picture of it
 health                        JSON: ready, busy or broken; which code path codes, and why; the names of the VAEs, and
                               which are loaded
 logout                        POST: end this browser's login
@@ -12,11 +16,12 @@ page/NAME.js                  the page's scripts, see scripts.py
 
 Exact frames, and clips compared, have routes of their own: see compare_routes.py.
 
-A run that does not exist and a run of somebody else both get 404.
+A run of an earlier start is opened like a fresh one. A run that does not exist and a run of somebody else both get 404.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from pathlib import Path
 from typing import Any
@@ -27,7 +32,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import BaseRoute, Route
 
 from wanvae_app.jobs.service import JobService
-from wanvae_app.page.auth import log_out
+from wanvae_app.page.auth import COOKIE, is_logged_in, log_out, may_use
 from wanvae_app.page.clips import deleted, find_entry
 from wanvae_app.page.compare_routes import make_compare_routes
 from wanvae_app.page.entry import HistoryEntry
@@ -35,6 +40,8 @@ from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.scripts import Scripts
+
+MAX_SEEN = 64  # runs that one request says are watched
 
 
 def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
@@ -46,6 +53,9 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/live/{id}/stop", handlers.stop, methods=["POST"]),
         Route("/live/{id}/video.mp4", handlers.video),
         Route("/live/{id}/latent.safetensors", handlers.latent),
+        Route("/runs", handlers.runs),
+        Route("/runs/{id}", handlers.delete, methods=["DELETE"]),
+        Route("/runs/{id}/picture.jpg", handlers.picture),
         Route("/health", handlers.health),
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
@@ -77,7 +87,8 @@ class RouteHandlers:
         entry = self._entry(request)
         entry.run.seen()
         num_known = _count(request, "activity", "activity must be a number")
-        return _json(state_json(entry, num_known) | {"rows": self.history.rows(entry)})
+        rows = await asyncio.to_thread(self.history.rows, entry)  # may read files of past runs
+        return _json(state_json(entry, num_known) | {"rows": rows})
 
     async def stop(self, request: Request) -> Response:
         self._entry(request).run.stop()
@@ -90,6 +101,29 @@ class RouteHandlers:
     async def latent(self, request: Request) -> Response:
         run = self._entry(request).run
         return _file(run.latent_path, f"{Path(run.name).stem}-latent.safetensors")
+
+    async def runs(self, request: Request) -> Response:
+        owner = _visitor(request)
+        for run_id in request.query_params.get("seen", "").split(",")[:MAX_SEEN]:
+            run = self.jobs.get(run_id)
+            if run is not None and may_use(request, run.owner):
+                run.seen()
+        runs = await asyncio.to_thread(self.history.listed, owner) if owner else []
+        return _json({"runs": runs, "kept": self.history.past.is_kept})
+
+    async def delete(self, request: Request) -> Response:
+        entry = find_entry(self.history, request, request.path_params["id"], opens=False)
+        if not entry.settled:
+            raise HTTPException(409, "Stop this run first, or wait for its end.")
+        await asyncio.to_thread(self.history.delete, entry)
+        return _json({"deleted": True})
+
+    async def picture(self, request: Request) -> Response:
+        entry = find_entry(self.history, request, request.path_params["id"], opens=False)
+        if entry.picture is None:
+            raise HTTPException(404, "This run has no picture.")
+        headers = {"Cache-Control": "private, max-age=31536000, immutable"}
+        return Response(entry.picture, media_type="image/jpeg", headers=headers)
 
     async def health(self, request: Request) -> Response:
         """Needs no login, for service managers; tells nothing of any run."""
@@ -112,6 +146,13 @@ class RouteHandlers:
     def _entry(self, request: Request) -> HistoryEntry:
         """The run that the path names. Raises HTTPException as `find_entry` does."""
         return find_entry(self.history, request, request.path_params["id"])
+
+
+def _visitor(request: Request) -> str:
+    """The browser's cookie, "" if it has none. Raises 401 without a login."""
+    if not is_logged_in(request):
+        raise HTTPException(401, "Log in first.")
+    return request.cookies.get(COOKIE, "")
 
 
 def _count(request: Request, name: str, refusal: str) -> int:

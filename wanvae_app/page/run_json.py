@@ -1,4 +1,5 @@
-"""A run as JSON for the page and the API: its present state, its row in the table, its comparison with another run.
+"""A run as JSON for the page and the API: its present state, its row in the table and in the list of all runs, its
+comparison with another run.
 
 Times are in seconds, rates in frames per second, memory in bytes by rank.
 """
@@ -48,6 +49,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "scaling": entry.input.scaling,
         "note": entry.input.note,
         "why": entry.input.why,
+        "misfit": {"sentence": entry.input.misfit.sentence, "clear": entry.input.misfit.is_clear},
         "warning": run.warning,
         "elapsed": max(0.0, now - run.started) if run.started is not None else 0.0,
         "first": entry.first_frame_seconds,
@@ -81,6 +83,27 @@ def row_json(entry: HistoryEntry) -> dict[str, Any]:
         "rate": entry.frames_per_second,
         "encode": run.encode_seconds,
         "peak": list(run.peak_bytes),
+    }
+
+
+def listed_json(entry: HistoryEntry) -> dict[str, Any]:
+    """A run, ended or not, as one of the visitor's list of runs."""
+    run = entry.run
+    return row_json(entry) | {
+        "name": run.name,
+        "kind": run.job.kind,
+        "input": entry.input.digest,
+        "scaling": entry.input.scaling,
+        "height": run.size[0],
+        "width": run.size[1],
+        "num_frames": run.num_frames,
+        "fps": run.fps,
+        "created": run.created_at,
+        "psnr": json_number(entry.psnr),
+        "source": run.source is not None and not run.source.closed,
+        "frames_available": len(run.frames) > 0 and not run.frames.closed,
+        "thumbnail": f"runs/{run.id}/picture.jpg" if entry.picture is not None else None,
+        "problem": entry.problem,
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.exceptions import HTTPException
@@ -48,3 +50,10 @@ def load_module(name: str) -> str:
     """What Gradio runs when a component is on the page: the function `start` of one module."""
     assert (PAGE / name).is_file(), name
     return f'{(PAGE / "on_load.js").read_text(encoding="utf-8")}load("{name}");\n'
+
+
+def call_module(name: str, function: str, first: Sequence[str]) -> str:
+    """What Gradio runs at an event: a function of a module, with `first`, and the values of the event's inputs."""
+    assert (PAGE / name).is_file(), name
+    address = f'new URL("page/{name}", document.baseURI).href'
+    return f"async (...values) => (await import({address})).{function}({json.dumps(list(first))}, ...values)"

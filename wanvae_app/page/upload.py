@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
+from wanvae_app.formats.latent_origin import Misfit, find_misfit
 from wanvae_app.formats.latents import (
     ScalingGuess,
     guess_scaling,
@@ -95,6 +96,7 @@ class UploadedLatent:
         chosen = choose_scaling(self.path, z, self.config, self.scaling)
         self.run_input.digest = f"{file_digest(self.path, stopped)} {chosen.scaling}"
         self.run_input.scaling, self.run_input.note, self.run_input.why = chosen
+        self.run_input.misfit = find_misfit(self.path, z, self.config)
         return ReadInput(to_raw(z, self.config, chosen.scaling), None, native_fps(self.config))
 
 
@@ -136,10 +138,11 @@ class UploadedVideo:
 
 
 class Description(NamedTuple):
-    """What an upload is, in a line for the page, and what is behind it, if there is more to say."""
+    """What an upload is, in a line for the page; what is behind it, if there is more; whether it fits the VAE."""
 
     text: str
     why: str = ""
+    misfit: Misfit = Misfit()
 
 
 def describe_upload(path: Path, config: WanConfig) -> Description:
@@ -154,6 +157,7 @@ def describe_upload(path: Path, config: WanConfig) -> Description:
         f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
         f"of {width * factor} x {height * factor}. {chosen.reason}",
         chosen.why,
+        find_misfit(path, z, config),
     )
 
 
