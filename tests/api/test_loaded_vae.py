@@ -6,6 +6,7 @@ import doctest
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,16 @@ def tiny() -> wanvae_app.LoadedVae:
     return wanvae_app.LoadedVae(tiny_vae(torch.float64), Ranks(Group(0, 1, torch.device("cpu"))))
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread: on a busy machine several wait for each other in every small convolution."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_the_examples_are_true() -> None:
     found = doctest.testmod(loaded_vae)
     assert found.attempted == 17 and not found.failed

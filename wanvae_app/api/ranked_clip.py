@@ -150,9 +150,9 @@ class RankedClip:
             yield scatter(self.group, shard, whole, shape, self.vae.dtype, shard.dim, scale)
 
     def _make_ready(self) -> None:
-        """Take the path whose memory all ranks have, the VAE's own or the plain one."""
+        """Take the path for whose memory all ranks have room."""
         vae, shard, group = self.vae, self.shard, self.group
-        vae.save_memory(False)
+        vae.take_path(vae.path)
         fits = False
         if shard is None:
             vae.release()
@@ -163,15 +163,28 @@ class RankedClip:
             fits = vae.keeps_memory_for(self.request.phase, mine, shard, longest)
         reason = "" if fits else self._memory_refusal(vae.path)
         if not group.holds_on_all_ranks(not reason):
-            plain_reason = self._memory_refusal(PLAIN) if vae.path.kernels is not None else reason
-            for text in group.share(plain_reason):
-                if text:
-                    raise MemoryError(text)
-            vae.save_memory(True)
-            log.warning("The path %s needs more memory than is free, so plain PyTorch codes.", vae.path.name)
+            self._take_smaller_path(reason)
         if group.peer_memory is not None:
             chunk = (self.request.chunk, self.request.height, self.request.width)
             group.peer_memory.reserve_tokens(vae.config, chunk, vae.dtype)
+
+    def _take_smaller_path(self, reason: str) -> None:
+        """Take a path that needs less memory than the VAE's own, as jobs do. Raises MemoryError if none fits.
+
+        `reason` says why this rank lacks memory for the VAE's own path, "" if it does not.
+        """
+        own = self.vae.path
+        smaller = [] if own.kernels is None else [own._replace(frames_at_once=2), PLAIN]
+        for path in smaller:
+            if self.group.holds_on_all_ranks(not self._memory_refusal(path)):
+                self.vae.take_path(path)
+                if self.group.rank == 0:
+                    what = (
+                        "plain PyTorch codes this clip" if path is PLAIN else "two frames at a time are coded"
+                    )
+                    log.warning("The path %s needs more memory than is free, so %s.", own.name, what)
+                return
+        raise MemoryError(next(filter(None, self.group.share(reason))))
 
     def _memory_refusal(self, path: CodePath) -> str:
         """Return why this rank's part of the clip does not fit into its memory on a path; "" if it does."""
