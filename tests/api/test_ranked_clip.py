@@ -15,7 +15,10 @@ from support.tiny import some_latent, tiny_vae
 from torch import Tensor
 
 import wanvae_app
-from wanvae_app.api.ranks import Ranks
+from wanvae_app.api.ranked_clip import RankedClip
+from wanvae_app.api.ranks import Ranks, shared_ranks
+from wanvae_app.kernels.code_path import PLAIN, CodePath
+from wanvae_app.kernels.kernel_set import KernelSet
 from wanvae_app.parallel.process_group import Group
 
 pytestmark = pytest.mark.filterwarnings("ignore:The latent is decoded as raw")  # noise in it looks normalised
@@ -96,7 +99,9 @@ def test_ranks_equal_one_rank_and_end_alike() -> None:
 
 
 def unfinished(group: Group) -> str:
-    """Two streams at once, which several ranks cannot code."""
+    """Two streams at once, which several ranks cannot code, and a group that the program made itself."""
+    with pytest.raises(ValueError, match="has initialised torch.distributed itself"):
+        shared_ranks("cpu")
     vae = wanvae_app.LoadedVae(tiny_vae(), Ranks(group))
     streams = [vae.decode_stream(some_latent(3), scaling="raw") for _ in range(2)]
     if group.rank > 0:
@@ -114,6 +119,30 @@ def unfinished(group: Group) -> str:
 
 def test_a_second_stream_waits_for_the_first() -> None:
     assert "exhaust or close it" in run_group(2, unfinished)[0]
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2, 3])
+def test_a_clip_takes_the_first_path_that_has_memory(
+    fitting: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_vae()
+    model.path = own = CodePath(KernelSet.HOPPER, "asked for")
+    paths = [own, own._replace(frames_at_once=2), PLAIN]
+    taken: list[CodePath] = []
+    monkeypatch.setattr(model, "take_path", taken.append)
+    monkeypatch.setattr(
+        RankedClip,
+        "_memory_refusal",
+        lambda self, path: "" if path in paths[fitting:][:1] else "it needs 9 GiB",
+    )
+    vae = wanvae_app.LoadedVae(model, Ranks(Group(0, 1, torch.device("cpu"))))
+    if fitting == len(paths):
+        with pytest.raises(MemoryError, match="it needs 9 GiB"):
+            vae.decode(some_latent(1), scaling="normalised")
+        return
+    vae.decode(some_latent(1), scaling="normalised")
+    assert taken[0] == own and taken[-1] == paths[fitting]
+    assert bool(caplog.records) == (fitting > 0)
 
 
 SCRIPT = """
