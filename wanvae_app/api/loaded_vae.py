@@ -82,7 +82,7 @@ class LoadedVae:
     streams yield nothing.
 
     All methods raise ValueError, with one sentence, for what cannot be coded, MemoryError for a clip that does not fit
-    into memory, and RuntimeError if a rank fails; each on all ranks alike.
+    into memory, and RuntimeError if a rank fails or is gone; each on all ranks alike.
     """
 
     def __init__(self, vae: WanVAE, ranks: Ranks) -> None:
