@@ -30,7 +30,7 @@ install() { # install EXTRA; does nothing if the same was installed before
         "$python" -m venv .venv || die "no virtual environment could be made (Debian: apt install python3-venv)."
     fi
     echo "Installing into .venv (once; the next start takes no time)..." >&2
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".$extra" ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".$extra" ||
         die "the installation failed; pip says why above. Run the same command again to continue."
     echo "$stamp" >".venv/installed$extra"
     echo "$stamp" >".venv/installed" # what every extra comes on top of

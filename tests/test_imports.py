@@ -16,7 +16,9 @@ LEVELS = (
     ("model",),
     ("fast",),
     ("formats", "codec", "memory_estimate"),
-    ("jobs", "bench", "cli"),
+    ("jobs", "bench"),
+    ("api",),
+    ("cli",),
     ("page",),
     ("app",),
 )

@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from wanvae_app.assets import APP
 from wanvae_app.cli.interrupts import end_on_interrupt
 from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
 from wanvae_app.cli.surroundings import mend_surroundings
 from wanvae_app.cli.vae_sources import VaeSource, named
 
-APP = Path(__file__).resolve().parents[2] / "app.py"
+LAUNCH_SH = "./launch.sh"
 CPU_RANKS = 2
 SECRET = "WANVAE_SECRET"  # environment variable: the key by which ranks know rank 0's commands
 RENDEZVOUS = "wanvae"  # how torchrun's ranks meet: see elastic.py
@@ -34,12 +35,15 @@ class Placement(NamedTuple):
     num_ranks: int
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """Parse the command line. Exits with a sentence for options that cannot work on any machine."""
+def parse(argv: list[str], prog: str = LAUNCH_SH) -> argparse.Namespace:
+    """Parse the command line. Exits with a sentence for options that cannot work on any machine.
+
+    `prog` is what the user called.
+    """
     parser = argparse.ArgumentParser(
-        prog="./launch.sh",
+        prog=prog,
         description="Decode Wan latents on all GPUs of this machine and watch the frames in the browser.",
-        epilog="./launch.sh --test [PYTEST OPTIONS] runs the tests instead.",
+        epilog="./launch.sh --test [PYTEST OPTIONS] runs the tests instead." if prog == LAUNCH_SH else None,
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", type=int, metavar="N", help="use N GPUs (default: all there are)")
@@ -136,9 +140,9 @@ def torchrun_command(args: argparse.Namespace, placement: Placement) -> list[str
     return command
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, prog: str = LAUNCH_SH) -> None:
     """Check everything that can be checked before a rank starts, then become torchrun."""
-    args = parse(sys.argv[1:] if argv is None else argv)
+    args = parse(sys.argv[1:] if argv is None else argv, prog)
     if args.check_only:
         return
     for warning in mend_surroundings(args.host):

@@ -46,18 +46,31 @@ def gather(group: Group, shard: Shard, mine: Tensor, shape: tuple[int, ...], dim
 
     All ranks call this; the tensor is cut along `dim`, with one row per latent row.
     """
+    whole = gather_on_device(group, shard, mine, shape, dim)
+    return whole.cpu() if whole is not None else None
+
+
+def gather_on_device(
+    group: Group, shard: Shard, mine: Tensor, shape: tuple[int, ...], dim: int, scale: int = 1
+) -> Tensor | None:
+    """Return the whole tensor of `shape` on rank 0's device, from all ranks' slabs `mine`; None on the other ranks.
+
+    All ranks call this; the tensor is cut along `dim`, with `scale` rows per latent row.
+    """
     if shard.rank > 0:
         assert group.data is not None
         group.data.exchange([(mine.contiguous(), 0)], [])
         return None
     others = range(1, shard.num_ranks)
-    parts = [mine, *(mine.new_empty(shard.part_shape(shape, dim=dim, rank=rank)) for rank in others)]
+    parts = [mine, *(mine.new_empty(shard.part_shape(shape, scale, dim, rank)) for rank in others)]
     if shard.num_ranks > 1:
         assert group.data is not None
         group.data.exchange([], [(parts[rank], rank) for rank in others])
-    return torch.cat(parts, dim).cpu()
+    return torch.cat(parts, dim)
 
 
 def _to_device(x: Tensor, device: torch.device) -> Tensor:
     """Copy x to the device. On a GPU the copy need not be done yet: from pinned memory it waits for no earlier work."""
+    if x.device.type == "cuda":
+        return x.to(device)
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
