@@ -10,8 +10,8 @@ from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
 
-# How many times as much neighbouring channels must differ as neighbouring latent frames do. Six clips' latents of the demo
-# VAE, raw and normalised, gave 1.4 to 88; noise 0.98 to 1.08. Latents of Wan's own weights were not tried.
+# How many times as much neighbouring channels must differ as neighbouring latent frames do. Latents of six clips by the
+# demo VAE, raw and normalised, gave 1.4 to 88; noise 0.98 to 1.08. Latents of Wan's own weights were not tried.
 CLEAR_RATIO = 1.2
 READ_AS_STORED = "frames before channels, [T, C, H, W], as its shape says"
 JUDGED_FRAMES_FIRST = "frames before channels, [T, C, H, W], because neighbours along the first are alike"
