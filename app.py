@@ -34,6 +34,7 @@ from wanvae_app.cli.processes import (
     leave_reason,
     torchrun_logs,
 )
+from wanvae_app.cli.surroundings import LOOPBACK, mend_surroundings
 from wanvae_app.cli.vae_sources import VaeSource, named
 from wanvae_app.device import DEVICES
 from wanvae_app.fast.agreement import agree, summary
@@ -44,8 +45,7 @@ from wanvae_app.parallel.watchdog import EXIT_CODE
 
 if TYPE_CHECKING:
     from wanvae_app.jobs.archive import Archive
-
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+    from wanvae_app.jobs.service import JobService
 
 log = logging.getLogger("wanvae_app")
 
@@ -64,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         level=logging.INFO, format=f"%(asctime)s rank {rank} %(levelname)s %(message)s", datefmt="%H:%M:%S"
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)  # Gradio requests its own page at the start
+    warnings = mend_surroundings(options.host)  # of each rank: all of them may ask Hugging Face
     try:
         if rank == 0 and is_first_start():
             check_port(options.host, options.port)
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         give_up(error)
     if group.rank == 0:
-        for warning in agreed.warnings:
+        for warning in (*warnings, *agreed.warnings):
             log.warning("%s", warning)
         log.info("%s", summary(group, vaes.first))
         serve(group, vaes, options)
@@ -127,55 +128,13 @@ def open_archive(max_bytes: int) -> Archive | None:
 
 def serve(group: Group, vaes: VaeCache, options: argparse.Namespace) -> NoReturn:
     """Rank 0: serve the page until a signal or the loss of the other ranks ends this rank."""
-    from wanvae_app.jobs.private_folder import private_folder
-
-    # The folder of finished runs is that of torchrun, which lives on when the ranks are restarted.
-    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    ending = Ending()
     try:
-        folder = private_folder(owner, keep=group.restarts > 0, logs=torchrun_logs())
-    except OSError as error:  # the disk is full, for instance
-        give_up(error)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # otherwise Gradio calls home, even while it is imported
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")  # uploads are deleted with the folder
+        jobs = start_page(group, vaes, options, ending)
+    except Exception as error:  # a full disk, a port that is taken, no public address
+        give_up(error, with_traceback=not is_first_start())
     from gradio.tunneling import CURRENT_TUNNELS
 
-    from wanvae_app.jobs.service import JobService
-    from wanvae_app.page.blocks import build_page, launch_arguments
-    from wanvae_app.page.connections import limit_connections, raise_file_limit
-    from wanvae_app.page.history import History
-    from wanvae_app.page.hosts import AllowedHosts
-
-    if is_open(options):
-        log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
-    raise_file_limit()
-    jobs = JobService(group, vaes, folder)
-    ending = Ending()
-    jobs.on_lost = ending.ranks_lost
-    jobs.start()
-    ending.listen()
-    history = History(jobs, archive=open_archive(options.history))
-    page = build_page(jobs, history)
-    hosts = AllowedHosts(options.host, options.allow_host)
-    try:
-        page.queue(max_size=8).launch(
-            prevent_thread_lock=True,
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            auth=tuple(options.auth.split(":", 1)) if options.auth else None,
-            quiet=True,
-            **launch_arguments(jobs, history, hosts),
-        )
-    except Exception as error:  # another program took the port, or Gradio's servers give no public address
-        give_up(error)
-    limit_connections(page.server)
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # without torchrun nobody would restart this rank
-        page_watch.start(options.host, options.port)
-    if page.share_url:
-        hosts.allow(urlsplit(page.share_url).netloc)
-    if jobs.notice:
-        log.warning("%s", jobs.notice)
-    print(f"Ready: {page.local_url}{f' and {page.share_url}' if page.share_url else ''}", flush=True)
     ending.wait()
     restart = ending.is_restart(group)
     if restart:
@@ -186,6 +145,51 @@ def serve(group: Group, vaes: VaeCache, options: argparse.Namespace) -> NoReturn
         tunnel.kill()  # type: ignore[no-untyped-call]
     # Exit without waiting: viewers' streams never end, and the other ranks may be in any state.
     os._exit(EXIT_CODE if restart else 0)
+
+
+def start_page(group: Group, vaes: VaeCache, options: argparse.Namespace, ending: Ending) -> JobService:
+    """Start the jobs thread and the page's server; `ending` is told when this rank has to end."""
+    from wanvae_app.jobs.private_folder import private_folder
+
+    # The folder of finished runs is that of torchrun, which lives on when the ranks are restarted.
+    owner = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
+    folder = private_folder(owner, keep=group.restarts > 0, logs=torchrun_logs())
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # otherwise Gradio calls home, even while it is imported
+    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")  # uploads are deleted with the folder
+    from wanvae_app.jobs.service import JobService
+    from wanvae_app.page.blocks import build_page, launch_arguments
+    from wanvae_app.page.connections import limit_connections, raise_file_limit
+    from wanvae_app.page.history import History
+    from wanvae_app.page.hosts import AllowedHosts
+
+    if is_open(options):
+        log.warning("everybody who can reach the page can use it: --auth USER:PASSWORD asks for a password")
+    raise_file_limit()
+    jobs = JobService(group, vaes, folder)
+    jobs.on_lost = ending.ranks_lost
+    jobs.start()
+    ending.listen()
+    history = History(jobs, archive=open_archive(options.history))
+    page = build_page(jobs, history)
+    hosts = AllowedHosts(options.host, options.allow_host)
+    page.queue(max_size=8).launch(
+        prevent_thread_lock=True,
+        server_name=options.host,
+        server_port=options.port,
+        share=options.share,
+        auth=tuple(options.auth.split(":", 1)) if options.auth else None,
+        quiet=True,
+        **launch_arguments(jobs, history, hosts),
+    )
+    limit_connections(page.server)
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # without torchrun nobody would restart this rank
+        page_watch.start(options.host, options.port)
+    if page.share_url:
+        hosts.allow(urlsplit(page.share_url).netloc)
+    if jobs.notice:
+        log.warning("%s", jobs.notice)
+    print(f"Ready: {page.local_url}{f' and {page.share_url}' if page.share_url else ''}", flush=True)
+    return jobs
 
 
 if __name__ == "__main__":

@@ -58,6 +58,21 @@ def test_the_sentence_is_the_same_whichever_rank_fails_first(tmp_path: Path, lat
     assert sentence.startswith("There is no file or folder /nowhere")
 
 
+def test_a_page_that_cannot_be_served(tmp_path: Path) -> None:
+    """What a library raises when the page starts is told in a sentence, and is not tried again."""
+    script = tmp_path / "broken.py"
+    script.write_text(
+        f"import sys\n"
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        f"import app\n"
+        f"from wanvae_app.page import blocks\n"
+        f"def launch_arguments(*_): raise RuntimeError('no page today')\n"
+        f"blocks.launch_arguments = launch_arguments\n"
+        f"app.main()\n"
+    )
+    assert refused(tmp_path / "log", script=script, num_ranks=1) == "RuntimeError: no page today"
+
+
 def test_a_wrong_option_ends_torchrun(tmp_path: Path) -> None:
     app = App(tmp_path / "log", arguments=["--dtype", "int8"], max_restarts=100)
     try:

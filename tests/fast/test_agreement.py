@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,7 +95,18 @@ def test_a_slow_dtype_is_named_with_a_faster_one(monkeypatch: pytest.MonkeyPatch
     assert slow_dtype(torch.float16, gpu) == slow_dtype(torch.float32, gpu) == ""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert slow_dtype(torch.bfloat16, gpu) == slow_dtype(torch.float16, gpu) == ""
-    assert "CPU is slow in fp16" in slow_dtype(torch.float16, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    for flags, expected in (
+        ("avx2", "CPU is slow in fp16: --dtype fp32 is faster there"),
+        (
+            "avx512_bf16",
+            "CPU is slow in fp16, by a factor of a hundred and more: --dtype bf16 is faster there",
+        ),
+        ("avx512_bf16 avx512_fp16", ""),
+    ):
+        monkeypatch.setattr(Path, "read_text", lambda path, flags=flags: f"flags : fpu {flags} vme")
+        assert slow_dtype(torch.float16, cpu) == expected
+        assert slow_dtype(torch.float32, cpu) == ""
 
 
 def pretend_cards(group: Group, cards: list[str]) -> Agreement:

@@ -108,8 +108,11 @@ WRONG = {
     "zip.pt": Wrong(
         lambda path: zipfile.ZipFile(path, "w").close(), "by its content|not one that torch.save"
     ),
-    "arrays.npz": Wrong(lambda path: np.savez(path, z=Z.numpy()), r"\(\.npz\); save the array alone"),
-    "large header.safetensors": Wrong(safetensors(b"{" + b" " * 2**21), "header of 2097153 bytes"),
+    "compressed.npz": Wrong(
+        lambda path: np.savez_compressed(path, z=Z.numpy()), "numpy.savez, not savez_comp"
+    ),
+    "objects.npz": Wrong(lambda path: np.savez(path, z=np.array([{}], object)), "holds Python objects"),
+    "large header.safetensors": Wrong(safetensors(b"{" + b" " * 2**25), "header of 33554433 bytes"),
     "claims.safetensors": Wrong(struct.pack("<Q", 2**62) + b"{}", "header alone should have"),
     # Headers that lie.
     "shape.safetensors": Wrong(safetensors_of_shape([1, 16, 2**40, 2**40, 4]), "damaged"),
@@ -170,7 +173,12 @@ WRONG = {
         saved(torch.zeros((1, 48, 3, 4, 5))), "has 48 channels where this VAE has 16; .* Wan 2.2 VAE"
     ),
     "wan2.1.pt": Wrong(saved(Z), "has 16 channels where this VAE has 48; .* Wan 2.1 VAE", PRESETS["wan2.2"]),
-    "frames first.pt": Wrong(saved(torch.zeros((1, 3, 16, 4, 5))), "channels and frames exchanged"),
+    "frames first.pt": Wrong(
+        saved(torch.zeros((2, 3, 16, 4, 5))), "its tensor has shape .* 3 frames before 16 channels"
+    ),
+    "another VAE's or frames first.pt": Wrong(
+        saved(torch.zeros((1, 48, 16, 4, 5))), r"48 frames before 16 channels, or another VAE's latent; save"
+    ),
     "vector.pt": Wrong(saved(torch.zeros(16)), r"shape \[16\]; a latent .* has \[1, 16, T, H, W\]"),
     "scalar.npy": Wrong(lambda path: np.save(path, np.float32(1)), r"shape \[\]"),
     "six.pt": Wrong(saved(Z[None]), r"shape \[1, 1, 16, 3, 4, 5\]"),

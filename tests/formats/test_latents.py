@@ -39,12 +39,19 @@ def comfy(z: Tensor, path: Path) -> None:
     save_file({"latent_tensor": z.contiguous(), "latent_format_version_0": torch.tensor([])}, path, metadata)
 
 
+def large_comfy(z: Tensor, path: Path) -> None:
+    """As ComfyUI writes it from a workflow that holds pictures, 6 MB."""
+    metadata = {"prompt": "{}", "workflow": json.dumps({"picture": "A" * 6_000_000})}
+    save_file({"latent_tensor": z.contiguous(), "latent_format_version_0": torch.tensor([])}, path, metadata)
+
+
 WRITERS: dict[str, Callable[[Tensor, Path], None]] = {
     "plain.safetensors": lambda z, path: save_file({"anything": z}, path),
     "with others.safetensors": lambda z, path: save_file(
         {"noise": z + 1, "latent": z, "sigmas": torch.ones(9)}, path
     ),
     "comfy.latent": comfy,
+    "large workflow.latent": large_comfy,
     "tensor.pt": torch.save,
     "protocol 4.pt": lambda z, path: torch.save(z, path, pickle_protocol=4),
     "legacy.pth": save_legacy,
@@ -58,6 +65,7 @@ WRITERS: dict[str, Callable[[Tensor, Path], None]] = {
     "array.npy": lambda z, path: np.save(path, z.numpy()),
     "fortran.npy": lambda z, path: np.save(path, np.asfortranarray(z.numpy())),
     "big endian.npy": lambda z, path: np.save(path, z.numpy().astype(">f4")),
+    "arrays.npz": lambda z, path: np.savez(path, latent=z.numpy(), noise=z.numpy() + 1, steps=np.arange(3)),
     "no suffix": torch.save,
     "mislabelled.npy": lambda z, path: save_file({"latent": z}, path),
     "mislabelled.mp4": torch.save,

@@ -18,6 +18,7 @@ from wanvae_app.assets import APP
 from wanvae_app.cli.interrupts import end_on_interrupt
 from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
+from wanvae_app.cli.surroundings import mend_surroundings
 from wanvae_app.cli.vae_sources import VaeSource, named
 
 LAUNCH_SH = "./launch.sh"
@@ -144,6 +145,8 @@ def main(argv: list[str] | None = None, prog: str = LAUNCH_SH) -> None:
     args = parse(sys.argv[1:] if argv is None else argv, prog)
     if args.check_only:
         return
+    for warning in mend_surroundings(args.host):
+        print(f"{warning}.", file=sys.stderr)
     try:
         placement = place_ranks(args)
         if args.node_rank == 0:  # it serves the page

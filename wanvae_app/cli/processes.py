@@ -103,15 +103,18 @@ def _follow_parent(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def give_up(error: Exception) -> NoReturn:
-    """Print in a sentence why this rank cannot start, and exit. A ValueError is the user's fault."""
+def give_up(error: Exception, *, with_traceback: bool = True) -> NoReturn:
+    """Print in a sentence why this rank cannot start, and exit. A ValueError is the user's fault.
+
+    `with_traceback` prints one, too, unless the user or the system is at fault.
+    """
     rank = os.environ.get("RANK", "0")
     user_fault = isinstance(error, ValueError)
     if user_fault and os.environ.get("LOCAL_RANK", "0") != "0":
         # All ranks find the user's fault, and local rank 0 reports it for all and ends them. If this rank exited
         # before that, torchrun would restart all ranks and nothing would be reported.
         time.sleep(FIRST_RANK_REPORTS)
-    if not isinstance(error, (ValueError, OSError)):
+    if with_traceback and not isinstance(error, (ValueError, OSError)):
         log.error("rank %s", rank, exc_info=error)
     print(
         f"Rank {rank} cannot start: {error if user_fault else describe(error)}", file=sys.stderr, flush=True

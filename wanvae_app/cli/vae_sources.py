@@ -10,7 +10,7 @@ from typing import NamedTuple
 MAX_NAME = 40  # characters
 NAME = re.compile(rf"\w[\w .+()-]{{0,{MAX_NAME - 1}}}")
 NOT_IN_NAMES = re.compile(r"[^\w.+()-]+")
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # Names of files and folders that are the same for every VAE.
 USUAL_NAMES = ("diffusion_pytorch_model", "vae")
 
@@ -19,7 +19,7 @@ class VaeSource(NamedTuple):
     """One VAE of the command line."""
 
     name: str  # on the page; empty: `named` takes it from the source
-    source: str  # a file, a diffusers folder or a Hugging Face id
+    source: str  # a file, a diffusers folder or a Hugging Face id, perhaps with :PATH
 
     @property
     def option(self) -> str:
@@ -51,7 +51,7 @@ def named(sources: Sequence[VaeSource]) -> list[VaeSource]:
 def _name_of(source: str) -> str:
     """The name of a file, folder or repository; where that is a usual one, the name of the folder around it."""
     path = Path(source).expanduser()
-    parts = list((path.absolute() if path.exists() else path).parts)
+    parts = list((path.absolute() if path.exists() else Path(source.partition(":")[2] or source)).parts)
     if Path(parts[-1]).suffix in WEIGHTS_SUFFIXES:
         parts[-1] = Path(parts[-1]).stem
     name = next((part for part in reversed(parts) if part not in USUAL_NAMES), source)

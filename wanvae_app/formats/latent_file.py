@@ -16,13 +16,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
+from wanvae_app.formats.latent_layout import LatentLayout, LatentShape, as_clip, find_layout
 from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
 
-ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy) or a video (.mp4, .mov, .webm, .gif)"
+ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy, .npz) or a video (.mp4, .mov, .webm, .gif)"
 # Preferred where several tensors of a file could be the latent.
 USUAL_NAMES = ("latent", "latent_tensor", "latents", "samples", "z")
+UNNAMED = "tensor"  # how a file's only tensor is listed, if it has no name
 MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
 MAX_NUM_LATENTS = 1024  # latent frames; 4,093 frames
 MAX_LATENT_SIDE = 512  # latent rows or columns; 4,096 pixels (8,192 with patches)
@@ -32,14 +34,11 @@ SCALINGS = ("normalised", "raw")
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
-class LatentShape(NamedTuple):
-    """The shape [1, C, T, H, W] of one clip's latent."""
+class ParsedLatent(NamedTuple):
+    """The latent of a file, float32 [1, C, T, H, W], and how its dimensions were read if that needs a word, else ""."""
 
-    batch: int
-    channels: int
-    num_latents: int
-    height: int
-    width: int
+    values: Tensor
+    order: str
 
 
 def parse_latent(path: Path, config: WanConfig) -> Tensor:
@@ -49,9 +48,15 @@ def parse_latent(path: Path, config: WanConfig) -> Tensor:
     the file is executed. Raises ValueError, with one sentence, for a damaged file and for one that holds no latent of
     this VAE, or several.
     """
-    tensor, name, shape = _find_latent(path, config)
+    return parse_clip(path, config).values
+
+
+def parse_clip(path: Path, config: WanConfig) -> ParsedLatent:
+    """Read what parse_latent does, and say in which order its dimensions were."""
+    tensor, name, layout = _find_latent(path, config)
+    shape = layout.shape
     try:
-        z = tensor.read().float().reshape(shape)
+        z, order = as_clip(tensor.read().float(), layout)
     except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
         raise ValueError(f"{path.name}: {printable(name)} cannot be read: {first_line(error)}.") from error
     low, high = map(float, z.aminmax())  # without a copy; NaN and infinity show in the extremes
@@ -62,24 +67,24 @@ def parse_latent(path: Path, config: WanConfig) -> Tensor:
             f"{path.name} holds values up to {largest:.3g}; those of a latent are within 20 or so, and nothing can be "
             "seen in this; generate or save it again."
         )
-    return z
+    return ParsedLatent(z, order)
 
 
 def latent_shape(path: Path, config: WanConfig) -> LatentShape:
     """The shape of a file's latent, by its header alone. Raises ValueError as parse_latent does."""
-    return _find_latent(path, config)[2]
+    return _find_latent(path, config)[2].shape
 
 
-def _find_latent(path: Path, config: WanConfig) -> tuple[LazyTensor, str, LatentShape]:
-    """The tensor of a file that is its latent, unread, with its name and its shape as a clip."""
+def _find_latent(path: Path, config: WanConfig) -> tuple[LazyTensor, str, LatentLayout]:
+    """The tensor of a file that is its latent, unread, with its name and its layout."""
     try:
         tensors = lazy_tensors(path)
     except TypeError as error:
         raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.") from error
     if not tensors:
         raise ValueError(f"{path.name} holds no tensor; a latent [1, {config.z_dim}, T, H, W] is needed.")
-    name, shape = _choose_latent(tensors, config, path)
-    return tensors[name], name, shape
+    name, layout = _choose_latent(tensors, config, path)
+    return tensors[name], name, layout
 
 
 def _not_finite(z: Tensor, shape: LatentShape, path: Path) -> ValueError:
@@ -108,34 +113,22 @@ def stored_facts(path: Path) -> tuple[str | None, str | None]:
     return scaling if scaling in SCALINGS else None, statistics if FINGERPRINT.fullmatch(statistics) else None
 
 
-def _clip_shape(shape: tuple[int, ...], config: WanConfig) -> LatentShape | None:
-    """The shape of a latent that may lack its batch dimension, or as a picture its time dimension; None for others."""
-    channels = config.z_dim
-    if len(shape) == 5 and shape[:2] == (1, channels):
-        return LatentShape(*shape)
-    if len(shape) == 4 and shape[0] == channels:
-        return LatentShape(1, *shape)
-    if len(shape) == 4 and shape[:2] == (1, channels):
-        return LatentShape(1, channels, 1, *shape[2:])
-    if len(shape) == 3 and shape[0] == channels:
-        return LatentShape(1, channels, 1, *shape[1:])
-    return None
-
-
-def _choose_latent(tensors: dict[str, LazyTensor], config: WanConfig, path: Path) -> tuple[str, LatentShape]:
-    """Name and shape of the one tensor that can be the latent. Raises ValueError, which says what there is instead."""
-    shapes = {name: shape for name, tensor in tensors.items() if (shape := _clip_shape(tensor.shape, config))}
-    if not shapes:
+def _choose_latent(tensors: dict[str, LazyTensor], config: WanConfig, path: Path) -> tuple[str, LatentLayout]:
+    """Name and layout of the one tensor that can be the latent. Raises ValueError, which says what there is instead."""
+    layouts = {
+        name: layout for name, tensor in tensors.items() if (layout := find_layout(tensor.shape, config))
+    }
+    if not layouts:
         raise ValueError(f"{path.name}: {_describe_mismatch(tensors, config)}.")
-    by_usual_name = ([name for name in shapes if name.rpartition(".")[2] == usual] for usual in USUAL_NAMES)
-    candidates = next(filter(None, by_usual_name), list(shapes))
+    by_usual_name = ([name for name in layouts if name.rpartition(".")[2] == usual] for usual in USUAL_NAMES)
+    candidates = next(filter(None, by_usual_name), list(layouts))
     if len(candidates) > 1:
         raise ValueError(
             f"{path.name} holds {len(candidates)} latents ({', '.join(map(printable, candidates[:4]))}); "
             "save one per file."
         )
     name = candidates[0]
-    shape = shapes[name]
+    shape = layouts[name].shape
     if 0 in shape:
         raise ValueError(
             f"{path.name}: a latent of shape {list(shape)} is empty; every dimension must be 1 or more."
@@ -151,7 +144,7 @@ def _choose_latent(tensors: dict[str, LazyTensor], config: WanConfig, path: Path
             f"{path.name} holds numbers of type {tensors[name].dtype}; a latent has floating point numbers, "
             "as latent.float() makes them."
         )
-    return name, shape
+    return name, layouts[name]
 
 
 def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str:
@@ -159,15 +152,18 @@ def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str
     name, tensor = max(tensors.items(), key=lambda item: math.prod(item[1].shape))
     shape, channels = tensor.shape, config.z_dim
     subject = (
-        f"its tensor {printable(name)} has"
+        f"its tensor{'' if name == UNNAMED else f' {printable(name)}'} has"
         if len(tensors) == 1
         else f"the largest of its {len(tensors)} tensors has"
     )
     states_shape = f"{subject} shape {printable(str(list(shape)))}"
     if len(shape) == 5 and shape[1] == channels:
         return f"it holds a batch of {shape[0]}; save one clip per file, such as latent[0:1]"
-    if len(shape) >= 3 and shape[-3] == channels:
-        return f"{states_shape}, with channels and frames exchanged; save latent.transpose(-4, -3)"
+    if len(shape) >= 4 and shape[-3] == channels:
+        return (
+            f"{states_shape}: that may be {shape[-4]} frames before {channels} channels, or another VAE's latent; save "
+            "latent.transpose(-4, -3) if it is the first"
+        )
     other = {preset.z_dim: f"Wan {name[3:]}" for name, preset in PRESETS.items() if preset.z_dim != channels}
     num_channels = (
         shape[0] if len(shape) == 4 and shape[0] != 1 else shape[1] if len(shape) in (4, 5) else None

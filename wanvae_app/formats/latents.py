@@ -39,7 +39,13 @@ def read_latent(path: Path, config: WanConfig) -> Tensor:
     memory, and nothing in the file is executed. Raises ValueError, with one sentence, for a damaged file and for one
     that holds no latent of this VAE, or several; OSError if the file or the process is missing.
     """
-    return reading_process.read_latent(path, config.z_dim)
+    return read_clip(path, config)[0]
+
+
+def read_clip(path: Path, config: WanConfig) -> tuple[Tensor, str]:
+    """Read what read_latent does, and say in a sentence in which order the dimensions were, if that needs a word."""
+    z, order = reading_process.read_latent(path, config.z_dim)
+    return z, f"Read as {order}." if order else ""
 
 
 def latent_shape(path: Path, config: WanConfig) -> tuple[int, ...]:

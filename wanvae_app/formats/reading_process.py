@@ -50,8 +50,8 @@ class ServerLost(Exception):
     """The process that forks for each file has ended."""
 
 
-def read_latent(path: Path, num_channels: int) -> Tensor:
-    """The latent in a file, float32 [1, C, T, H, W]; see `latents.read_latent`."""
+def read_latent(path: Path, num_channels: int) -> tuple[Tensor, str]:
+    """The latent in a file, float32 [1, C, T, H, W], and the order of its dimensions; see `latents.read_clip`."""
     with _shared_file() as values:
         answer = _ask({"task": "latent", "channels": num_channels}, path, values)
         shape = answer.get("shape")
@@ -59,7 +59,7 @@ def read_latent(path: Path, num_channels: int) -> Tensor:
         if not shape or 4 * math.prod(shape) != num_bytes:
             raise _too_much(path)
         memory = mmap.mmap(values.fileno(), num_bytes)
-    return torch.frombuffer(memory, dtype=torch.float32).reshape(shape)
+    return torch.frombuffer(memory, dtype=torch.float32).reshape(shape), answer["order"]
 
 
 def latent_shape(path: Path, num_channels: int) -> list[int]:

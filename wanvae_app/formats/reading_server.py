@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wanvae_app.config import WanConfig
-from wanvae_app.formats.latent_file import latent_shape, parse_latent, stored_facts
+from wanvae_app.formats.latent_file import latent_shape, parse_clip, stored_facts
 from wanvae_app.formats.limits import WALL_FACTOR, limits_for
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -68,10 +68,10 @@ def _answer(request: dict[str, Any], reply: int, values: int, *, server: int) ->
         elif request["task"] == "shape":
             answer = {"shape": list(latent_shape(path, WanConfig(z_dim=request["channels"])))}
         else:
-            z = parse_latent(path, WanConfig(z_dim=request["channels"]))
+            z, order = parse_clip(path, WanConfig(z_dim=request["channels"]))
             with open(values, "wb", closefd=False) as file:
                 file.write(z.numpy().data)
-            answer = {"shape": list(z.shape)}
+            answer = {"shape": list(z.shape), "order": order}
     except ValueError as error:
         answer = {"refusal": str(error)}
     except MemoryError:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from wanvae_app.formats.lazy_tensor import LazyTensor
+from wanvae_app.formats.numpy_file import is_npz, read_npy, read_npz
 from wanvae_app.formats.torch_file import read_archive, read_legacy
-from wanvae_app.formats.untrusted_text import Refusal, first_line, printable
+from wanvae_app.formats.untrusted_text import Refusal, first_line
 
-MAX_HEADER = 2**20  # bytes of a safetensors header; a whole checkpoint's has about 30 KB
-MAX_NUMPY_HEADER = 10_000  # bytes; a plain array's has about 120
-MAX_DIMS = 64  # of an array; NumPy's limit
-MAX_SIZE = 2**60  # of a dimension
+# Bytes of a safetensors header. A whole checkpoint's has about 30 KB, but ComfyUI puts the workflow into it, with the
+# pictures that the workflow shows.
+MAX_HEADER = 2**24
+MAX_TENSORS = 20_000  # of a safetensors file; a whole pipeline's has some thousand
 SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
-SUFFIXES = ".safetensors, .latent, .pt, .pth or .npy"
+SUFFIXES = ".safetensors, .latent, .pt, .pth, .npy or .npz"
 # First bytes of files that are not read, and the advice that the refusal gives.
 OTHER_FORMATS = {
     b"\x1f\x8b": "is compressed with gzip; unpack it first.",
@@ -50,9 +47,9 @@ def lazy_tensors(path: Path) -> dict[str, LazyTensor]:
     if head[8:9] == b"{":
         reader = _safetensors
     elif head.startswith(b"\x93NUMPY"):
-        reader = _numpy
+        reader = read_npy
     elif head.startswith(b"PK"):
-        reader = read_archive
+        reader = _archive
     elif head.startswith(b"\x80"):  # a pickle
         reader = read_legacy
     else:
@@ -72,6 +69,11 @@ def lazy_tensors(path: Path) -> dict[str, LazyTensor]:
         raise ValueError(f"{path.name} is damaged or cut off: {first_line(error)}.") from error
 
 
+def _archive(path: Path, size: int) -> dict[str, LazyTensor]:
+    """The tensors of a zip archive of `size` bytes, which torch.save or numpy.savez wrote."""
+    return read_npz(path, size) if is_npz(path) else read_archive(path, size)
+
+
 def _safetensors(path: Path, size: int) -> dict[str, LazyTensor]:
     """The tensors of a safetensors file of `size` bytes."""
     with path.open("rb") as file:
@@ -83,7 +85,10 @@ def _safetensors(path: Path, size: int) -> dict[str, LazyTensor]:
     if length > MAX_HEADER:
         raise Refusal(f"has a header of {length} bytes; at most {MAX_HEADER} are read.")
     with safe_open(path, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        names = list(file.keys())
+        if len(names) > MAX_TENSORS:
+            raise Refusal(f"holds {len(names)} tensors; at most {MAX_TENSORS} are listed.")
+        slices = {name: file.get_slice(name) for name in names}
         return {
             name: LazyTensor(
                 tuple(part.get_shape()),
@@ -99,44 +104,3 @@ def _read_safetensors(path: Path, name: str) -> Tensor:
     with safe_open(path, "pt") as file:
         tensor: Tensor = file.get_tensor(name)
         return tensor.clone()  # the original is a view of the mapped file
-
-
-def _numpy(path: Path, size: int) -> dict[str, LazyTensor]:
-    """The array of a .npy file of `size` bytes, under the name "array"."""
-    with path.open("rb") as file:
-        version = np.lib.format.read_magic(file)
-        if version not in ((1, 0), (2, 0)):  # 3.0 has named fields
-            raise Refusal("holds a NumPy table; save a plain array of floating point numbers.")
-        start = file.tell()
-        length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-        if length > MAX_NUMPY_HEADER:
-            raise Refusal(f"has a header of {length} bytes; at most {MAX_NUMPY_HEADER} are read.")
-        file.seek(start)
-        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, is_fortran, dtype = headers[version](file)
-        offset = file.tell()
-    if dtype.hasobject:
-        raise Refusal("holds Python objects, which are not read for safety; save array.astype('float32').")
-    if len(shape) > MAX_DIMS or any(type(n) is not int or not 0 <= n < MAX_SIZE for n in shape):
-        is_short = all(type(n) is int and abs(n) < MAX_SIZE for n in shape)
-        stated = f"the shape {printable(str(shape))}" if is_short else "an impossible shape"
-        raise Refusal(f"is damaged: its header states {stated}.")
-    needed = math.prod(shape) * dtype.itemsize
-    if offset + needed > size:
-        raise Refusal(
-            f"is damaged or cut off: its header states an array of shape {printable(str(list(shape)))}, "
-            f"{needed} bytes, and it has {size}."
-        )
-    read = partial(_read_numpy, path, offset, shape, is_fortran, dtype)
-    return {"array": LazyTensor(tuple(shape), printable(str(dtype)), dtype.kind == "f", read)}
-
-
-def _read_numpy(
-    path: Path, offset: int, shape: tuple[int, ...], is_fortran: bool, dtype: np.dtype[Any]
-) -> Tensor:
-    """Read an array that begins `offset` bytes into the file, in native byte order and C order."""
-    array = np.fromfile(path, dtype, math.prod(shape), offset=offset)
-    array = array.reshape(shape, order="F" if is_fortran else "C")
-    if array.dtype.itemsize > 8:  # float128 and the like, which PyTorch lacks
-        array = array.astype(np.float64)
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))

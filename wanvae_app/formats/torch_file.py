@@ -17,9 +17,9 @@ from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.pickle_data import unpickle
 from wanvae_app.formats.torch_globals import Storage, View, storage_key
 from wanvae_app.formats.untrusted_text import Refusal, printable
+from wanvae_app.formats.zip_archive import BoundedReader, data_start
 
 MAX_PICKLE = 2**19  # bytes; a whole checkpoint's has about 60 KB
-MAX_DIRECTORY = 2**20  # bytes of a zip archive's directory; a whole checkpoint's has about 60 KB
 MAX_OBJECTS = 10_000  # in a pickle: tensors, numbers, lists
 MAX_DEPTH = 64  # of lists in lists
 MAX_NAME = 1000  # characters of an archive's folder, which is called after the file
@@ -40,14 +40,12 @@ def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
     Raises Refusal for what torch.save does not write. On damaged archives it raises whatever zipfile and
     `unpickle` raise.
     """
-    with _BoundedReader(path.open("rb", buffering=0)) as file:
+    with BoundedReader(path.open("rb", buffering=0)) as file:
         with zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
         if any(name.endswith("/constants.pkl") for name in entries):
             raise Refusal(f"is a TorchScript program; {ADVICE}")
         pickles = [name for name in entries if name.endswith("/data.pkl")]
-        if len(pickles) != 1 and any(name.endswith(".npy") for name in entries):
-            raise Refusal("is a NumPy archive (.npz); save the array alone, with numpy.save(file, array).")
         if len(pickles) != 1:
             raise Refusal(f"is an archive, but not one that torch.save wrote; {ADVICE}")
         # torch.save never compresses, and an uncompressed entry cannot expand in memory.
@@ -60,10 +58,10 @@ def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
             raise Refusal(f"is an archive, but not one that torch.save wrote; {ADVICE}")
         byte_order = entries.get(f"{folder}byteorder")
         if byte_order is not None:
-            file.seek(_data_start(file, byte_order))
+            file.seek(data_start(file, byte_order))
             if file.read(3) == b"big":
                 raise Refusal(f"comes from a big-endian machine; {ADVICE}")
-        file.seek(_data_start(file, entries[pickles[0]]))
+        file.seek(data_start(file, entries[pickles[0]]))
         value = unpickle(io.BytesIO(file.read(entries[pickles[0]].file_size)))
         ranges = {}
         for storage in {view.storage for _, view in _views(value)}:
@@ -72,7 +70,7 @@ def read_archive(path: Path, size: int) -> dict[str, LazyTensor]:
                 raise Refusal(
                     f"is damaged or cut off: the values of its storage {printable(storage.key)} are missing."
                 )
-            ranges[storage] = ByteRange(_data_start(file, entry), entry.file_size)
+            ranges[storage] = ByteRange(data_start(file, entry), entry.file_size)
     return _lazy_tensors(path, size, value, ranges)
 
 
@@ -104,26 +102,6 @@ def read_legacy(path: Path, size: int) -> dict[str, LazyTensor]:
             ranges[storage] = ByteRange(position + 8, num_bytes)
             position += 8 + max(num_bytes, 0)
     return _lazy_tensors(path, size, value, ranges)
-
-
-class _BoundedReader(io.BufferedReader):
-    """Raises Refusal when a single read exceeds MAX_DIRECTORY bytes: zipfile reads the directory at once."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        data = super().read(MAX_DIRECTORY + 1 if size is None or size < 0 else min(size, MAX_DIRECTORY + 1))
-        if len(data) > MAX_DIRECTORY:
-            raise Refusal(f"is an archive of too many entries; {ADVICE}")
-        return data
-
-
-def _data_start(file: io.BufferedReader, entry: zipfile.ZipInfo) -> int:
-    """Position of an entry's bytes. They follow its local header, which alone knows its own length."""
-    file.seek(entry.header_offset)
-    header: tuple[bytes, int, int] = struct.unpack("<4s22xHH", file.read(30))
-    magic, name_length, extra_length = header
-    if magic != b"PK\x03\x04":
-        raise zipfile.BadZipFile(f"no entry where {entry.filename} should be")
-    return entry.header_offset + 30 + name_length + extra_length
 
 
 def _lazy_tensors(

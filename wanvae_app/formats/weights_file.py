@@ -5,32 +5,32 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SUFFIXES = (".safetensors", ".pth", ".pt")
-# What is downloaded from a repository on Hugging Face.
-HUB_FILES = (
-    "vae/*.safetensors",
-    "vae/config.json",
-    "config.json",
-    "diffusion_pytorch_model.safetensors",
-    "*VAE*.pth",
-    "*vae*.safetensors",
-)
+from wanvae_app.formats.hub_repository import SUFFIXES, fetch_vae, parse_hub_source, without_copies
+
+SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # at the end of a piece's name, as diffusers writes it
 
 
 def find_weights_file(source: str) -> Path:
     """The file with the weights: `source` itself, the one in that folder or its vae folder, or a downloaded one.
 
-    A Hugging Face id such as Wan-AI/Wan2.1-VAE is downloaded, unless there is a file or folder of that name. Raises
-    ValueError, with one sentence, if there is no file, or if there are several.
+    The VAE of a Hugging Face id such as Wan-AI/Wan2.1-T2V-1.3B is downloaded, unless there is a file or folder of that
+    name; OWNER/NAME:PATH names one of several. Raises ValueError, with one sentence, if there is no file, or if there
+    are several.
     """
     path = Path(source).expanduser()
     if path.is_file():
         return path
     if path.is_dir():
         for folder in (path, path / "vae"):
-            files = sorted(f for f in folder.glob("*") if f.suffix in SUFFIXES)
-            if len(files) == 1:
+            names = [file.name for file in folder.glob("*") if file.suffix.lower() in SUFFIXES]
+            files = sorted(folder / name for name in without_copies(names))
+            if len(files) == 1 and not SHARD.search(files[0].stem):
                 return files[0]
+            if files and all(SHARD.search(file.stem) for file in files):
+                raise ValueError(
+                    f"{folder} holds a VAE in {len(files)} pieces; save it in one, with "
+                    "vae.save_pretrained(folder, max_shard_size='10GB')."
+                )
             if files:
                 raise ValueError(
                     f"{folder} holds {len(files)} weight files; name one of them, such as {files[0]}."
@@ -38,21 +38,8 @@ def find_weights_file(source: str) -> Path:
         raise ValueError(
             f"{path} holds no weights; a diffusers folder has diffusion_pytorch_model.safetensors."
         )
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and path.suffix not in SUFFIXES:
-        return find_weights_file(_download(source))
+    if (hub_source := parse_hub_source(source)) is not None:
+        return fetch_vae(hub_source)
     raise ValueError(
         f"There is no file or folder {source}; give one, or a Hugging Face id such as Wan-AI/NAME."
     )
-
-
-def _download(repository: str) -> str:
-    """The folder that the repository's VAE is in after a download. Raises ValueError, with one sentence."""
-    from huggingface_hub import snapshot_download  # slow to import
-
-    try:
-        return snapshot_download(repository, allow_patterns=list(HUB_FILES))
-    except Exception as error:  # of the library, of its HTTP client (which changed twice), or of the system
-        raise ValueError(
-            f"{repository} could not be had from Hugging Face ({type(error).__name__}); download its "
-            "vae folder (config.json, diffusion_pytorch_model.safetensors) or Wan2.1_VAE.pth, and name it."
-        ) from error

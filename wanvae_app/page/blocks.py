@@ -6,6 +6,7 @@ build_page(jobs, history).queue().launch(**launch_arguments(jobs, history))
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
         },
         "max_file_size": "4gb",
         "auth_message": f"After {MAX_ATTEMPTS} attempts, one more is allowed every {ATTEMPT_SECONDS:.0f} seconds.",
+        "root_path": os.environ.get("GRADIO_ROOT_PATH", "").rstrip("/"),  # Gradio answers nothing below "/"
         "footer_links": ["api"],
         "show_error": True,
         "ssr_mode": False,

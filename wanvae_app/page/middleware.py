@@ -101,7 +101,7 @@ class PageMiddleware:
             await send(message)
 
         request = Request(scope, receive)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = _route_path(scope)
         if path == "/":
             send = PageSender(send, request.headers.get("host", "")).send
         try:
@@ -147,6 +147,14 @@ class PageMiddleware:
         if not is_served(scope["method"], path):
             raise HTTPException(404, "There is no such page.")
         return False
+
+
+def _route_path(scope: Scope) -> str:
+    """Return the path that routes are compared with: without the sub-path that GRADIO_ROOT_PATH names, as Starlette
+    does."""
+    path: str = scope["path"]
+    sub_path = scope.get("root_path", "")
+    return path[len(sub_path) :] if path.startswith(f"{sub_path}/") else path
 
 
 def _refusal(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -17,7 +17,7 @@ from wanvae_app.formats.latents import (
     ScalingGuess,
     guess_scaling,
     latent_shape,
-    read_latent,
+    read_clip,
     stored_scaling,
     to_raw,
 )
@@ -92,10 +92,11 @@ class UploadedLatent:
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]
     ) -> ReadInput:
         on_progress("Reading the latent.")
-        z = read_latent(self.path, self.config)
+        z, order = read_clip(self.path, self.config)
         chosen = choose_scaling(self.path, z, self.config, self.scaling)
         self.run_input.digest = f"{file_digest(self.path, stopped)} {chosen.scaling}"
-        self.run_input.scaling, self.run_input.note, self.run_input.why = chosen
+        self.run_input.scaling, reason, self.run_input.why = chosen
+        self.run_input.note = f"{reason} {order}".rstrip()
         self.run_input.misfit = find_misfit(self.path, z, self.config)
         return ReadInput(to_raw(z, self.config, chosen.scaling), None, native_fps(self.config))
 
@@ -149,13 +150,13 @@ def describe_upload(path: Path, config: WanConfig) -> Description:
     """Say what an upload is. Raises ValueError and OSError for what cannot be run."""
     if is_video(path):
         return Description(describe_video(path, config))
-    z = read_latent(path, config)
+    z, order = read_clip(path, config)
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor
     chosen = choose_scaling(path, z, config, "Auto")
     return Description(
         f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
-        f"of {width * factor} x {height * factor}. {chosen.reason}",
+        f"of {width * factor} x {height * factor}. {chosen.reason} {order}".rstrip(),
         chosen.why,
         find_misfit(path, z, config),
     )
