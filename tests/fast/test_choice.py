@@ -125,7 +125,7 @@ def test_a_vae_carries_its_path(pretend) -> None:
     vae = built(agreed)
     assert isinstance(vae, FastVAE) and vae.kernels is POINTERS and vae.path == agreed
     vae = built(agreed, torch.float32)
-    assert type(vae) is WanVAE and vae.path == (None, "float32 is asked for")
+    assert type(vae) is WanVAE and vae.path == CodePath(None, "float32 is asked for")
     vae = built(CodePath(None, "another rank cannot"))
-    assert type(vae) is WanVAE and vae.path == (None, "another rank cannot")
+    assert type(vae) is WanVAE and vae.path == CodePath(None, "another rank cannot")
     assert type(built(device=CPU)) is WanVAE and WanVAE.path == PLAIN
