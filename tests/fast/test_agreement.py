@@ -77,7 +77,7 @@ def test_all_take_what_all_can(
 
 def test_cpus_of_different_kinds_take_fp32() -> None:
     assert common([cpu("bf16"), cpu("fp32")]).dtype == torch.float32
-    assert common([cpu("bf16"), cpu("bf16")]) == (torch.bfloat16, (None, "no GPU"), [])
+    assert common([cpu("bf16"), cpu("bf16")]) == (torch.bfloat16, CodePath(None, "no GPU"), [])
 
 
 def test_a_dtype_asked_for_is_taken_with_a_warning() -> None:
