@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support.app_runner import ROOT, running_app, wait_for
+from support.app_runner import ROOT, App, wait_for
 from support.rigged_client import RIGGED_APP, Client
 
 NUM_GPUS = torch.cuda.device_count()
@@ -40,11 +40,15 @@ def gpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "environment": {"RIG": str(folder), "RIG_LIMIT": str(LIMIT)},
         "max_restarts": 20,
     }
-    with running_app(folder / "log", **options) as app:
+    app = App(folder / "log", **options)  # type: ignore[arg-type]
+    try:
+        app.wait_ready()
         client = Client(app, folder)
         client.wait_until_ended(client.start(latents=3), START)
         yield client
         print(f"\n--- the app's log on {request.param} GPUs ---\n{app.log()[-6000:]}")
+    finally:  # on two H200 it took more than 10 s once
+        print(f"ended {app.stop(timeout=60):.1f} s after SIGTERM")
 
 
 def skip_unless_there(client: Client, rank: int) -> None:
