@@ -39,13 +39,14 @@ def test_activation(c: int) -> None:
         assert only_wrote(into, slots)
 
 
+@pytest.mark.skipif(bool(NO_DESCRIPTORS), reason=NO_DESCRIPTORS)
 @pytest.mark.parametrize("num_shares", [None, 2, 3])
 @pytest.mark.parametrize(("queries", "keys"), [(1, 1), (7, 130), (129, 129), (300, 65), (9, 2050)])
 def test_attention(queries: int, keys: int, num_shares: int | None) -> None:
     q, kv = random(2, queries, 384), random(2, keys, 768)
     k, v = kv.chunk(2, 2)
     expected = F.scaled_dot_product_attention(*(x.double()[:, None] for x in (q, k, v)))[:, 0]
-    found = attention.attend(q, k, v, num_shares, pointers=bool(NO_DESCRIPTORS))
+    found = attention.attend(q, k, v, num_shares)
     assert distance(found, expected) < TOLERANCE
 
 

@@ -61,8 +61,8 @@ class StoredFrames(FrameLog):
 
     def close(self) -> None:
         """Free the frames that are decoded. Later reads raise ValueError; the file stays."""
+        super().close()  # first: whoever waits for the frames is told by the other, and may ask at once
         self._decoded.close()
-        super().close()
 
     def _start(self) -> None:
         """Begin to decode, unless that has begun."""
