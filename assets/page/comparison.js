@@ -77,7 +77,7 @@ export class Comparison {
     this.a = run.job;
     this.b = run.source ? run.job + SOURCE : isLike && before.job !== run.job ? before.job : null;
     this.#show("open");
-    this.#grantWish();
+    this.#grantWish(run);
   }
 
   /** Take the state of the run that is followed. */
@@ -140,10 +140,11 @@ export class Comparison {
     this.#show("choose");
   }
 
-  async #grantWish() {
+  /** Show what the page's address names, if it is this run. Another one began in its place: then it is over. */
+  async #grantWish(run) {
     const wished = this.#wished;
     this.#wished = null;
-    if (!wished) return;
+    if (!wished || (wished.a && parseClip(wished.a).id !== run.job)) return;
     if (wished.a && wished.a !== this.a) await this.choose("a", wished.a);
     if (wished.b !== undefined && wished.b !== this.b) await this.choose("b", wished.b);
     this.#frame = wished.frame > 0 ? wished.frame : null;

@@ -56,6 +56,9 @@ class RunList {
       this.#present = detail;
       this.#hurry();
     });
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) this.#hurry(); // another tab may have deleted a run
+    });
     this.more.addEventListener("click", () => {
       this.#all = !this.#all;
       this.#show();

@@ -61,8 +61,8 @@ export class Keys {
     if (!player.count) return undefined;
     return {
       " ": () => player.toggle(),
-      ArrowLeft: () => player.seek(player.shown - step),
-      ArrowRight: () => player.seek(player.shown + step),
+      ArrowLeft: () => player.step(-step),
+      ArrowRight: () => player.step(step),
       Home: () => player.seek(0),
       End: () => player.seek(player.count - 1),
       i: () => player.markIn(),

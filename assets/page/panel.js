@@ -61,7 +61,7 @@ export class Panel {
   /** Say why nothing is run, unless the page says it already below the chosen file. */
   refuse(reason) {
     const told = document.querySelector("#about .bad")?.textContent;
-    const text = told === reason ? "the chosen file cannot be used, as said below it." : reason;
+    const text = told === reason ? "The chosen file cannot be used, as said below it." : reason;
     this.say({ title: "Not run", text, tone: "bad" });
   }
 

@@ -151,6 +151,11 @@ export class Player {
     this.wake();
   }
 
+  /** Pause on the frame so many behind the one that is shown, or that is about to be: keys may come faster than frames. */
+  step(count) {
+    this.seek((this.wanted ?? this.shown) + count);
+  }
+
   /** Pause, or play on; from the first frame if the clip is over. */
   toggle() {
     if (!this.count) return;

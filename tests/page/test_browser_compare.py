@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
-from support.browser import SAMPLE, Rigged, Visitor
+from support.browser import NUM_FRAMES, SAMPLE, Rigged, Visitor
 
 BORDER = 128  # row of the sample's 256 at which the slabs of two ranks meet
 FRAME, ROW, COLUMN = 5, 130, 77  # of the pixel that is changed
@@ -233,6 +233,16 @@ def test_the_address_holds_what_is_compared(comparing: Visitor) -> None:
         name: found[name] for name in ("a", "b", "mode")
     }
     page.close()
+
+
+def test_an_address_of_deleted_runs_leaves_later_runs_alone(rigged: Rigged, browser: Browser) -> None:
+    visitor = Visitor(browser, f"{rigged.url}/#a=deleted&b=gone&frame=3")
+    visitor.page.wait_for_selector("text=Not there")
+    visitor.choose(SAMPLE)
+    visitor.run()
+    state = visitor.wait("s.settled && s.exact")
+    assert state["a"] == state["job"] and state["b"] is None and state["shown"] == NUM_FRAMES - 1
+    visitor.close()
 
 
 def test_only_what_is_seen_is_fetched(rigged: Rigged, browser: Browser) -> None:

@@ -13,7 +13,7 @@ from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
 from wanvae_app.jobs.service import JobService
 
-LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".latent"]
+LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".npz", ".latent"]
 VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
 
 

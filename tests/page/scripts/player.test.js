@@ -91,6 +91,17 @@ test("seeking pauses, and stays within the clip", () => {
   }
 });
 
+test("steps add up, though keys come faster than frames", () => {
+  open(clip(5));
+  player.seek(3);
+  player.step(-1);
+  player.step(-1);
+  repaint(0);
+  player.step(1);
+  repaint(10);
+  assert.deepEqual([player.shown, player.playing], [2, false]);
+});
+
 test("play at the end begins again", () => {
   open(clip(2));
   player.seek(1);
