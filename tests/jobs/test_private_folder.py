@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.app_runner import surroundings, wait_for
 
+from wanvae_app.jobs import folder_keeper
 from wanvae_app.jobs import private_folder as module
 from wanvae_app.jobs.folder_keeper import LOCK
 from wanvae_app.jobs.private_folder import private_folder
@@ -187,3 +188,17 @@ def _command(process: Path) -> bytes:
         return (process / "cmdline").read_bytes()
     except OSError:
         return b""
+
+
+def test_a_process_may_go_while_its_keeper_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the keeper would end with a traceback, and leave the folder."""
+    process = subprocess.Popen(["true"])  # has ended, and is not waited for yet
+
+    def vanish(path: str) -> None:
+        assert path == f"/proc/{process.pid}/stat"
+        process.wait()
+        raise ProcessLookupError(path)
+
+    monkeypatch.setattr(folder_keeper, "open", vanish, raising=False)
+    folder_keeper.wait_for_end(process.pid)
+    assert process.returncode == 0

@@ -50,10 +50,12 @@ def wait_for_end(pid: int) -> None:
             return
         except PermissionError:  # another user's: ours is gone
             return
-        if os.path.exists(f"/proc/{pid}/stat"):
-            with open(f"/proc/{pid}/stat") as file:
-                if file.read().rpartition(")")[2].split()[0] == "Z":
-                    return  # it has ended, and nobody has asked how
+        with (
+            contextlib.suppress(OSError),
+            open(f"/proc/{pid}/stat") as file,
+        ):  # not Linux, or it goes just now
+            if file.read().rpartition(")")[2].split()[0] == "Z":
+                return  # it has ended, and nobody has asked how
         time.sleep(0.5)
 
 
