@@ -18,7 +18,7 @@ from torch import Tensor
 
 from wanvae_app.kernels import mma_conv, winograd
 from wanvae_app.kernels.capability import SHARED_KIB, capability_of, compiled_as, shared_bytes
-from wanvae_app.kernels.mma_kernel import PLANES, Block, choose_block
+from wanvae_app.kernels.mma_kernel import Block, choose_block
 from wanvae_app.kernels.packed_weights import fold_upsampling
 from wanvae_app.kernels.shortcut import Shortcut
 from wanvae_app.model.clip_state import ClipState
@@ -112,8 +112,8 @@ def test_convolution(card: int, dtype: torch.dtype, c: int, n: int, frames_per_t
         x = torch.randn(num_frames + 2, *shape, c, device=DEVICE).to(multiplied)
         weight = (torch.randn(n, c, 3, 3, 3, device=DEVICE) / (27 * c) ** 0.5).to(dtype)
         bias = torch.randn(n, device=DEVICE).to(dtype)
-        block = mma_conv.block_for(DEVICE, c, n, frames_per_tile, (3, 3, 3))
-        assert block.frames == frames_per_tile and PLANES[block.frames] in (1, 4)
+        block = mma_conv.block_for(DEVICE, c, n, frames_per_tile, 3)
+        assert block.frames == frames_per_tile
         weights = mma_conv.pack(weight, block, multiplied)
         frames, slots = frames_of(x if frames_per_tile < 4 else transformed(x))
         expected, tolerance = plain_conv(x, weight, bias), TOLERANCE[dtype]
@@ -142,11 +142,11 @@ def test_other_taps(card: int, dtype: torch.dtype, c: int, n: int) -> None:
         weight = (torch.randn(n, c, 3, 3, 3, device=DEVICE) / (9 * c) ** 0.5).to(dtype)
         bias = torch.randn(n, device=DEVICE).to(dtype)
         frames, slots = frames_of(x)
-        block = mma_conv.block_for(DEVICE, c, n, 0, (3, 3, 3))
+        block = mma_conv.block_for(DEVICE, c, n, 0, 3)
         weights = mma_conv.pack(weight[:, :, 2:], block, dtype)
         found = mma_conv.mma_conv(weights, bias, block, 1, frames, slots)
         assert distance(found, plain_conv(x, weight[:, :, 2:], bias)) < TOLERANCE[dtype]
-        block = mma_conv.block_for(DEVICE, c, n, 0, (3, 1, 1))
+        block = mma_conv.block_for(DEVICE, c, n, 0, 1)
         in_time = weight[:, :, :, 1:2, 1:2]
         found = mma_conv.mma_conv(mma_conv.pack(in_time, block, dtype), bias, block, 3, frames, slots)
         expected = sum(x[t : t + 2].double() @ in_time[:, :, t, 0, 0].double().T for t in range(3))
@@ -163,7 +163,7 @@ def test_upsampling(card: int, dtype: torch.dtype, c: int, n: int) -> None:
         weight = (torch.randn(n, c, 3, 3, device=DEVICE) / (9 * c) ** 0.5).to(dtype)
         bias = torch.randn(n, device=DEVICE).to(dtype)
         frames, slots = frames_of(x)
-        block = mma_conv.block_for(DEVICE, c, n, 0, (1, 2, 2), up=2)
+        block = mma_conv.block_for(DEVICE, c, n, 0, 2)
         weights, expected = mma_conv.pack(weight, block, dtype), plain_upsample_conv(x, weight, bias)
         # Taps that are added up are rounded once more.
         tolerance = 1.5 * TOLERANCE[dtype]
@@ -191,7 +191,7 @@ def test_the_same_again(card: int) -> None:
     for frames_per_tile in (1, 2, 4):
         x = torch.randn(6, 90, 80, 96, device=DEVICE).half()
         weight, bias = torch.randn(96, 96, 3, 3, 3, device=DEVICE) / 50, torch.randn(96, device=DEVICE).half()
-        block = mma_conv.block_for(DEVICE, 96, 96, frames_per_tile, (3, 3, 3))
+        block = mma_conv.block_for(DEVICE, 96, 96, frames_per_tile, 3)
         weights = mma_conv.pack(weight, block, torch.float16)
         frames, slots = frames_of(x if frames_per_tile < 4 else transformed(x))
         first = mma_conv.mma_conv(weights, bias, block, 3, frames, slots)

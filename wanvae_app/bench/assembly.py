@@ -16,26 +16,14 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from wanvae_app.bench.launches import Compilation
+from wanvae_app.kernels.capability import SHARED_KIB, shared_bytes
 
 MAX_SPILL = 32  # bytes of a thread that may lie in memory in place of registers
 TENSOR_MEMORY = 512  # columns that a multiprocessor has, from compute capability 10 on
-FIRST_WITH_DESCRIPTORS = (
-    9,
-    0,
-)  # compute capability; below, Triton rewrites tensor descriptors into slow loads
-# Bytes of shared memory that a program can have, by compute capability: CUDA C++ Programming Guide, "Technical
-# Specifications per Compute Capability", less the 1 KiB that the driver keeps.
-SHARED_BYTES = {
-    (8, 0): 163 << 10,
-    (8, 6): 99 << 10,
-    (8, 7): 163 << 10,
-    (8, 9): 99 << 10,
-    (9, 0): 227 << 10,
-    (10, 0): 227 << 10,
-    (10, 3): 227 << 10,
-    (12, 0): 99 << 10,
-    (12, 1): 99 << 10,
-}
+# Compute capability; below, Triton rewrites tensor descriptors into slow loads.
+FIRST_WITH_DESCRIPTORS = 9, 0
+# Bytes of shared memory that a program can have, by compute capability: without the 1 KiB that the driver keeps.
+SHARED_BYTES = {divmod(number, 10): shared_bytes(number) - 1024 for number in SHARED_KIB}
 INSTRUCTIONS = {
     "cp.async": r"\bcp\.async\.c[ag]\.",
     "TMA": r"\bcp\.async\.bulk\.tensor",

@@ -77,9 +77,7 @@ def convolve(
     is_first_frame = num_frames == 1 and past == (0, 0)
     if state.kernels is KernelSet.POINTERS:
         assert gamma is None and early_halo is None
-        block = mma_conv.block_for(
-            frames.data.device, frames.data.shape[3], len(bias), frames_per_tile, (3, 3, 3)
-        )
+        block = mma_conv.block_for(frames.data.device, frames.data.shape[3], len(bias), frames_per_tile, 3)
         if is_first_frame:
             weights = mma_conv.pack(conv.weight[:, :, 2:], block, dtype)
             return mma_conv.mma_conv(weights, bias, block, 1, frames, new, residual, into, in_place)
@@ -117,7 +115,7 @@ def convolve_in_time(
         for half, matrix in enumerate(matrix_of(conv.weight).chunk(2)):
             direct_conv(matrix, biases[half], (3, 1, 1), frames, window, into=(frames, doubled[half::2]))
         return
-    block = mma_conv.block_for(data.device, data.shape[3], len(biases[0]), 0, (3, 1, 1))
+    block = mma_conv.block_for(data.device, data.shape[3], len(biases[0]), 0, 1)
     halves = state.packed.get(
         conv, lambda w: [mma_conv.pack(half, block, data.dtype) for half in w.chunk(2)], f"halves {block}"
     )
@@ -132,7 +130,7 @@ def convolve_enlarged(
     bias, data = bias_of(conv), frames.data
     per_output = 0 if shortcut is None else shortcut.channels_per_output(conv.out_channels)
     if state.kernels is KernelSet.POINTERS:
-        block = mma_conv.block_for(data.device, data.shape[3], len(bias), 0, (1, 2, 2), up=2)
+        block = mma_conv.block_for(data.device, data.shape[3], len(bias), 0, 2)
         weights = state.packed.get(conv, lambda w: mma_conv.pack(w, block, data.dtype), f"{block}")
         return mma_conv.mma_conv(weights, bias, block, 1, frames, slots, shortcut=shortcut)
     if state.kernels is KernelSet.HOPPER and upsample_conv.is_supported(

@@ -72,12 +72,12 @@ def pack_taps(taps: Tensor, block: Block) -> Tensor:
     return taps[..., row[:, None], chunk, :].contiguous()
 
 
-def block_for(
-    device: torch.device, c: int, n: int, frames_per_tile: int, taps: tuple[int, int, int], up: int = 1
-) -> Block:
-    """Return the block that convolves on this device: `mma_conv` takes it, and `pack` packs for it."""
-    rows = 2 if up == 2 else taps[1]
-    return choose_block(c, n, frames_per_tile or 1, rows, capability_of(device))
+def block_for(device: torch.device, c: int, n: int, frames_per_tile: int, taps: int) -> Block:
+    """Return the block that convolves on this device: `mma_conv` takes it, and `pack` packs for it.
+
+    `frames_per_tile` is that of `choose_frames_per_tile`, and `taps` that of `Block`.
+    """
+    return choose_block(c, n, frames_per_tile or 1, taps, capability_of(device))
 
 
 def mma_conv(

@@ -32,5 +32,5 @@ def try_convolution(device: torch.device) -> torch.Tensor:
     frames = PaddedFramePool(1, 1, CHANNELS, torch.float16, device)
     weight = torch.zeros(CHANNELS, CHANNELS, 3, 3, 3, dtype=torch.float16, device=device)
     bias = torch.zeros(CHANNELS, dtype=torch.bfloat16, device=device)
-    block = block_for(device, CHANNELS, CHANNELS, 0, (3, 3, 3))
+    block = block_for(device, CHANNELS, CHANNELS, 0, 3)
     return mma_conv(pack(weight, block, torch.float16), bias, block, 3, frames, (0, 0, 0))
