@@ -63,6 +63,7 @@ def test_noise_is_read_as_usual_and_the_doubt_is_said(tmp_path: Path) -> None:
 
 def test_another_familys_latent_is_not_read_as_frames() -> None:
     assert find_layout((1, 48, 16, 4, 5), WAN) is None
-    assert find_layout((2, 3, 16, 4, 5), WAN) is None
+    several = find_layout((2, 3, 16, 4, 5), WAN)
+    assert several is not None and several.is_frames_first and several.num_clips == 2
     picture = find_layout((1, 16, 4, 5), WAN)
     assert picture is not None and not picture.is_frames_first

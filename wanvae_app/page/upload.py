@@ -18,7 +18,7 @@ from wanvae_app.formats.latents import (
     guess_scaling,
     latent_shape,
     read_clip,
-    stored_scaling,
+    stored_facts,
     to_raw,
 )
 from wanvae_app.formats.video import describe_video, is_video, read_video
@@ -35,6 +35,7 @@ from wanvae_app.page.vae_advice import advising
 SCALINGS = ("Auto", "Normalised", "Raw")
 MAX_CHUNK = 16  # latent frames; more only takes memory
 PROGRESS_INTERVAL = 0.1  # seconds between two sentences about how far reading is
+COMFYUI_PRIOR = 2.0  # nats for raw: ComfyUI's own latents are, but its SaveLatent saves WanVideoWrapper's too
 HASH_BYTES = 2**22  # that are hashed at a time
 
 
@@ -168,9 +169,10 @@ def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> Sca
     `wanted` is one of SCALINGS. "Auto" takes what the file says, and otherwise guesses from the values.
     """
     if wanted == "Auto":
-        if stored := stored_scaling(path):
-            return ScalingGuess(stored, f"Taken as {stored}, as the file says.")
-        return guess_scaling(z, config)
+        facts = stored_facts(path)
+        if facts.scaling:
+            return ScalingGuess(facts.scaling, f"Taken as {facts.scaling}, as the file says.")
+        return guess_scaling(z, config, COMFYUI_PRIOR if facts.is_comfyui else 0.0)
     return ScalingGuess(wanted.lower(), f"Taken as {wanted.lower()}, as you chose.")
 
 
