@@ -6,24 +6,48 @@ VAE's family subtracted and are divided by its standard deviation, per channel.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.formats import reading_process
 from wanvae_app.formats.channel_evidence import CLEAR_EVIDENCE, log_evidence
-from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice, ClipLabels, StoredFacts
+from wanvae_app.formats.latent_file import COMFYUI_MARK, NO_CHOICE, ClipChoice, ClipLabels, StoredFacts
 from wanvae_app.formats.latent_layout import DOUBTFUL
 from wanvae_app.formats.latent_origin import fingerprint
 from wanvae_app.formats.untrusted_text import first_line
 
 UNCLEAR_NOTE = " The two are hard to tell apart here: choose the other if the colours look wrong."
 NOT_CERTAIN = " (not certain)"
+
+
+class LatentFormat(NamedTuple):
+    """How a latent is saved: its scaling, and whether in ComfyUI's format or as the tensor "latent"."""
+
+    scaling: str  # "normalised" or "raw"
+    is_comfyui: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """The file's suffix, which ComfyUI's LoadLatent asks for."""
+        return ".latent" if self.is_comfyui else ".safetensors"
+
+
+NORMALISED_FORMAT = LatentFormat("normalised")
+# ComfyUI's own nodes take raw latents, those of WanVideoWrapper normalised ones.
+LATENT_FORMATS = {
+    "Normalised": NORMALISED_FORMAT,
+    "Raw": LatentFormat("raw"),
+    "ComfyUI raw": LatentFormat("raw", True),
+    "ComfyUI normalised": LatentFormat("normalised", True),
+}
 
 
 class ScalingGuess(NamedTuple):
@@ -121,20 +145,41 @@ def to_normalised(z: Tensor, config: WanConfig) -> Tensor:
     return (z - mean) / std
 
 
-def write_latent(z: Tensor, path: Path, config: WanConfig) -> None:
-    """Write a raw latent [1, C, T, H, W], normalised, as the float32 tensor "latent" of a safetensors file.
+def write_latent(
+    z: Tensor, path: Path, config: WanConfig, latent_format: LatentFormat = NORMALISED_FORMAT
+) -> None:
+    """Write a raw latent [1, C, T, H, W] as a float32 tensor of a safetensors file, by default normalised.
 
-    The file's metadata states the scaling, and for which statistics. Raises OSError if the file cannot be written.
+    The file's metadata states the scaling, for which statistics, and in a sentence what was done. Raises OSError if the
+    file cannot be written.
     """
-    tensor = to_normalised(z.detach().float().cpu(), config).contiguous()
+    raw, is_raw = z.detach().float().cpu(), latent_format.scaling == "raw"
+    tensor = (raw if is_raw else to_normalised(raw, config)).contiguous()
+    tensors = {"latent": tensor}
+    if latent_format.is_comfyui:
+        tensors = {"latent_tensor": tensor, COMFYUI_MARK: torch.tensor([])}
+    done = "as the encoder gives it" if is_raw else "(raw - latents_mean) / latents_std, per channel"
+    metadata = {
+        "scaling": latent_format.scaling,
+        "format": "pt",
+        "statistics": fingerprint(config),
+        "description": f"Mean of the Wan VAE's latent, [1, C, T, H, W], {latent_format.scaling}: {done}.",
+        "latents_mean": json.dumps(config.latents_mean),
+        "latents_std": json.dumps(config.latents_std),
+    }
     try:
-        save_file(
-            {"latent": tensor},
-            path,
-            {"scaling": "normalised", "format": "pt", "statistics": fingerprint(config)},
-        )
+        save_file(tensors, path, metadata)
     except SafetensorError as error:
         raise OSError(first_line(error)) from error
+
+
+def convert_latent(source: Path, path: Path, config: WanConfig, latent_format: LatentFormat) -> None:
+    """Write a latent that this app wrote, normalised, in another format. Raises OSError if either file fails."""
+    try:
+        z = load_file(source)["latent"]
+    except SafetensorError as error:
+        raise OSError(first_line(error)) from error
+    write_latent(to_raw(z, config, "normalised"), path, config, latent_format)
 
 
 def _statistics(z: Tensor, config: WanConfig) -> tuple[Tensor, Tensor]:
