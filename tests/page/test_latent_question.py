@@ -30,6 +30,7 @@ from wanvae_app.page.handlers import EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.latent_question import LatentQuestions
 from wanvae_app.page.latent_readings import Answer, find_readings
+from wanvae_app.page.run_json import state_json
 from wanvae_app.parallel.process_group import Group
 
 WAN = PRESETS["wan2.1"]
@@ -96,48 +97,53 @@ def test_the_pictures_are_decoded_and_a_click_is_the_runs_scaling(
 ) -> None:
     questions, path = LatentQuestions(jobs), str(saved(tmp_path, "<b>.safetensors", latent=DOUBTFUL))
     before = jobs.runs()
-    page = questions.ask([path], "", "Auto", {}, REQUEST)
+    page = questions.ask([path], "", "Auto", REQUEST)
     pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture)))) for picture in pictures]
     assert [image.shape for image in images] == [(32, 32, 3)] * 2 and not np.array_equal(*images)
     assert page.count("<button") == 2 and "&lt;b&gt;" in page and "<b>.safe" not in page
     assert jobs.runs() == before, "the runs of the pictures are gone"
-    for option in (0, 1):
-        click: Any = SimpleNamespace(_data={"file": 0, "option": option})
-        answers = questions.answer([path], "", "Auto", {}, click)
-        chosen = answers[path].scaling
-        assert 'aria-pressed="true"' in questions.ask([path], "", "Auto", answers, REQUEST)
-        run = started(handlers, jobs, [path], answers)[0]
-        assert run["scaling"] == chosen.lower() and "as you chose" in run["note"] and not run["doubt"]
-    for data in (None, {}, {"file": 1, "option": 0}, {"file": 0, "option": 2}, {"file": "0", "option": 0}):
-        with pytest.raises(gr.Error, match="Click one of the pictures"):
-            questions.answer([path], "", "Auto", {}, SimpleNamespace(_data=data))  # type: ignore[arg-type]
-    assert questions.ask([str(tmp_path / "gone.pt")], "", "Auto", {}, REQUEST) == ""
+    for scaling in ("Raw", "Normalised"):
+        assert f'data-scaling="{scaling}" data-order="" data-part=""' in page
+        run = started(handlers, [path], Answer(scaling))[0]
+        assert run["scaling"] == scaling.lower() and "as you chose" in run["note"] and not run["doubt"]
+    assert questions.ask([str(tmp_path / "gone.pt")], "", "Auto", REQUEST) == ""
 
 
-def started(
-    handlers: EventHandlers, jobs: JobService, files: list[str], answers: dict[str, Answer]
-) -> list[dict[str, Any]]:
-    """The states of the runs that the Run button starts, when they have ended."""
-    from wanvae_app.page.run_json import state_json
+def test_answers_that_the_page_does_not_send(handlers: EventHandlers, tmp_path: Path) -> None:
+    path = str(saved(tmp_path, latent=DOUBTFUL))
+    answer = {"file": 0, **Answer()._asdict()}
+    for text in (
+        "{",
+        "3",
+        "[3]",
+        "[{}]",
+        *(json.dumps([answer | {name: 7}]) for name in ("scaling", "order", "part")),
+    ):
+        *_, last = handlers.start([path], True, 1, "Auto", "", text, REQUEST)
+        assert "could not be understood: reload the page" in json.loads(last)["error"], text
 
+
+def started(handlers: EventHandlers, files: list[str], answer: Answer = Answer()) -> list[dict[str, Any]]:  # noqa: B008
+    """The states of the runs that the Run button starts for the files, when they have ended."""
+    answers = json.dumps([{"file": 0, **answer._asdict()}])
     *_, last = handlers.start(files, True, 1, "Auto", "", answers, REQUEST)
     entries = [handlers.history.get(run_id) for run_id in json.loads(last)["jobs"]]
     wait_for(lambda: all(entry is not None and entry.settled for entry in entries), 30)
     return [state_json(entry) for entry in entries if entry is not None]
 
 
-def test_a_batch_becomes_several_runs(jobs: JobService, handlers: EventHandlers, tmp_path: Path) -> None:
+def test_a_batch_becomes_several_runs(handlers: EventHandlers, tmp_path: Path) -> None:
     batch = torch.cat([clip(seed=seed) for seed in range(3)])
     path = str(saved(tmp_path, latents=batch, noise=batch + 1))
-    runs = started(handlers, jobs, [path], {})
+    runs = started(handlers, [path])
     assert [run["name"] for run in runs] == [f"z latents[{i}].safetensors" for i in range(3)]
     assert [run["note"].rpartition(". ")[2] for run in runs] == [
         f"Clip {i + 1} of 3, latents[{i}]." for i in range(3)
     ]
     assert len({run["job"] for run in runs}) == 3
     assert "The first of 3 clips, each of which becomes a run." in handlers.describe([path], "")
-    (run,) = started(handlers, jobs, [path], {path: Answer(part="noise[1]")})
+    (run,) = started(handlers, [path], Answer(part="noise[1]"))
     assert run["name"] == "z noise[1].safetensors" and "the file also holds latents[0]" in run["note"]
 
 

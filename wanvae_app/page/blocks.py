@@ -103,7 +103,6 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 question = gr.HTML(
                     "", js_on_load=load_module("question.js"), elem_id="question", apply_default_css=False
                 )
-                answers = gr.State({})
                 vae = gr.Dropdown(
                     [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
                     value=vaes.names[0],
@@ -153,12 +152,17 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         gallery.select(handlers.choose_sample, None, files, **private)
         files.change(handlers.describe, [files, vae], about, concurrency_limit=4, **private)
         vae.change(handlers.choose_vae, [vae, files], [gallery, about], concurrency_limit=4, **private)
-        asked = [files, vae, scaling, answers]
         for each in (files, vae, scaling):
-            each.change(questions.ask, asked, question, concurrency_limit=4, **private)
-        question.select(questions.answer, asked, answers, **private)
+            each.change(questions.ask, [files, vae, scaling], question, concurrency_limit=4, **private)
+        answers = gr.Textbox("", visible=False)  # filled in by the page's script
         run.click(
-            handlers.start, [*inputs, answers], player, concurrency_limit=4, trigger_mode="once", **private
+            handlers.start,
+            [*inputs, answers],
+            player,
+            js=call_module("question.js", "withAnswers", []),
+            concurrency_limit=4,
+            trigger_mode="once",
+            **private,
         )
         stop.click(None, js="() => window.wanvae?.stop()")
         # What is chosen is kept in the tab, for a reload.

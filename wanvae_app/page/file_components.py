@@ -33,7 +33,8 @@ def without_empty_files(file: gr.File) -> gr.File:
 def publish(run: JobState, latent: Path | None) -> list[str | None]:
     """Link the run's MP4 and this file of its latent into Gradio's folder, from where a program fetches them.
 
-    Returns the links' paths. Gradio would copy them there otherwise. The links go when the run is deleted. Raises OSError on a full disk.
+    Returns the links' paths. Gradio would copy the files there otherwise. The links go when the run is deleted. Raises
+    OSError on a full disk.
     """
     files = [run.video_path, latent]
     if run.published is None and any(files):

@@ -23,7 +23,7 @@ from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
 from wanvae_app.page.history import History
 from wanvae_app.page.latent_download import converted, find_format
-from wanvae_app.page.latent_question import Answers
+from wanvae_app.page.latent_question import parse_answers
 from wanvae_app.page.latent_readings import Answer, find_clips, make_choice
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.upload import Description, describe_upload, make_run
@@ -84,10 +84,10 @@ class EventHandlers:
         chunk: float,
         scaling: str,
         vae: str,
-        answers: Answers,
+        answers: str,
         request: gr.Request,
     ) -> Iterator[str]:
-        """Submit a run for each clip of each file, in their order, read as it was answered.
+        """Submit a run for each clip of each file, in their order, read as `answers` says; see `parse_answers`.
 
         The player gets the first run's id, and follows it by the routes of routes.py; it gets all ids, to say that they
         are watched.
@@ -113,7 +113,7 @@ class EventHandlers:
         yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
     def _clips(
-        self, files: list[str] | None, vae: str, answers: Answers
+        self, files: list[str] | None, vae: str, answers: str
     ) -> Iterator[tuple[str | None, Answer, ClipChoice]]:
         """The clips of all files, each with its file and what was answered about that; one without a file for none."""
         if not files:
@@ -121,10 +121,11 @@ class EventHandlers:
             return
         try:
             config = self.jobs.vaes[self.jobs.vaes.find(vae)].config
+            by_file = parse_answers(answers)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        for file in files:
-            answer = answers.get(file, Answer())
+        for index, file in enumerate(files):
+            answer = by_file.get(index, Answer())
             for choice in find_clips(Path(file), config, answer):
                 yield file, answer, choice
 

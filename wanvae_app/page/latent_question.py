@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import json
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,52 +17,33 @@ import gradio as gr
 from PIL import Image
 from torch import Tensor
 
+from wanvae_app.formats.latent_layout import ORDERS
 from wanvae_app.formats.video import is_video
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
-from wanvae_app.page.latent_readings import Answer, Reading, find_readings
+from wanvae_app.page.latent_readings import SCALINGS, Answer, Reading, find_readings
 
 MAX_FILES = 4  # that are asked about
 PICTURE_SECONDS = 20.0  # that the pictures of a file are waited for; then it is asked without them
 PICTURE_QUALITY = 85
-Answers = dict[str, Answer]  # by the path of an upload
 
 
 class LatentQuestions:
-    """What the page asks about the chosen files, and what was answered. Gradio keeps the answers for each tab."""
+    """What the page asks about the chosen files. The page keeps the answers, and sends them when Run is clicked."""
 
     def __init__(self, jobs: JobService) -> None:
         self.jobs = jobs
 
-    def ask(
-        self, files: list[str] | None, vae: str, scaling: str, answers: Answers, request: gr.Request
-    ) -> str:
+    def ask(self, files: list[str] | None, vae: str, scaling: str, request: gr.Request) -> str:
         """Return the HTML of the questions about the files, "" if all is clear. question.js makes it clickable."""
         sections = []
         for index, file in enumerate((files or [])[:MAX_FILES]):
             readings = self._readings(file, vae, scaling)
             if len(readings) > 1:
                 pictures = self._pictures(readings, vae, request)
-                sections.append(_section(index, file, readings, pictures, answers.get(file)))
+                sections.append(_section(index, file, readings, pictures))
         return "".join(sections)
-
-    def answer(
-        self,
-        files: list[str] | None,
-        vae: str,
-        scaling: str,
-        answers: Answers,
-        event: gr.EventData,
-    ) -> Answers:
-        """Return the answers with a click. The page sends two numbers, never a path or a name."""
-        data = event._data if isinstance(event._data, dict) else {}
-        index, option = data.get("file"), data.get("option")
-        if type(index) is int and type(option) is int and files and 0 <= index < len(files):
-            readings = self._readings(files[index], vae, scaling)
-            if 0 <= option < len(readings):
-                return {**answers, files[index]: readings[option].answer}
-        raise gr.Error("Click one of the pictures to choose it.", print_exception=False)
 
     def _readings(self, file: str, vae: str, scaling: str) -> list[Reading]:
         """The ways to read a file; none for a video, and for what cannot be read, which is told elsewhere."""
@@ -105,6 +87,21 @@ class LatentQuestions:
         self.jobs.store.delete(run)
 
 
+def parse_answers(text: str) -> dict[int, Answer]:
+    """The answers that the page sent, by the number of the file. Raises ValueError for what the page does not send."""
+    answers = {}
+    try:
+        for item in json.loads(text) if text else ():
+            answer = Answer(item["scaling"], item["order"], item["part"])
+            is_known = answer.scaling in SCALINGS and answer.order in ("", *ORDERS)
+            if not is_known or type(answer.part) is not str or type(item["file"]) is not int:
+                raise ValueError(f"{item} is no answer")
+            answers[item["file"]] = answer
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ValueError("The answers could not be understood: reload the page, and click again.") from error
+    return answers
+
+
 def _wait_until_ended(run: JobState, end: float) -> None:
     version = None
     while not run.ended and (remaining := end - time.monotonic()) > 0:
@@ -123,18 +120,16 @@ def _picture(run: JobState | None, end: float) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
-def _section(
-    index: int, file: str, readings: list[Reading], pictures: list[str], answer: Answer | None
-) -> str:
+def _section(index: int, file: str, readings: list[Reading], pictures: list[str]) -> str:
     """The HTML of the question about one file: a sentence, and a button for each way to read it."""
     buttons = []
-    for option, (reading, picture) in enumerate(zip(readings, pictures, strict=True)):
-        is_chosen = reading.answer == answer
-        label = html.escape(reading.label)
+    for reading, picture in zip(readings, pictures, strict=True):
+        answer = {name: html.escape(value) for name, value in reading.answer._asdict().items()}
         image = f'<img alt="" src="{picture}">' if picture else ""
         buttons.append(
-            f'<button type="button" class="reading" data-file="{index}" data-option="{option}" '
-            f'aria-pressed="{str(is_chosen).lower()}">{image}<span>{label}</span></button>'
+            f'<button type="button" class="reading" data-file="{index}" data-scaling="{answer["scaling"]}" '
+            f'data-order="{answer["order"]}" data-part="{answer["part"]}" aria-pressed="false">{image}'
+            f"<span>{html.escape(reading.label)}</span></button>"
         )
     name = html.escape(Path(file).name)
     is_open = any(reading.answer.part == "" for reading in readings[1:])
