@@ -99,6 +99,7 @@ def test_a_stream_that_is_stopped_is_closed_and_stays_on_show(shown: Shown) -> N
     [
         ([torch.zeros(1, 3, 1, 8, 8)], 1, r"uint8 \[N, H, W, 3\]"),
         ([torch.zeros(8, 8, 3, dtype=torch.uint8)], 1, r"shape \[8, 8, 3\]"),
+        ([torch.zeros(0, 8, 8, 3, dtype=torch.uint8)], 1, r"shape \[0, 8, 8, 3\]"),
         ([], 1, "no frames"),
         ([], 0, "give 1 or more"),
     ],

@@ -18,7 +18,6 @@ MAX_THUMBNAILS = 10  # in the strip, spread evenly over the clip
 THUMBNAIL_WIDTH, NEWEST_WIDTH = 88, 480  # pixels
 JPEG_QUALITY = 80
 UPDATE_INTERVAL = 0.1  # seconds between two updates at least, the last one excepted
-SECONDS_DIGITS = 2
 
 
 def watch(stream: Iterable[Tensor | np.ndarray], num_frames: int) -> Tensor:
@@ -31,20 +30,20 @@ def watch(stream: Iterable[Tensor | np.ndarray], num_frames: int) -> Tensor:
     """
     strip = FrameStrip(num_frames)
     parts: list[Tensor] = []
-    state = "stopped"
+    is_whole = False
     try:
         for part in stream:
             frames = torch.as_tensor(part)
-            if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[3] != 3:
+            if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[3] != 3 or not frames.numel():
                 raise ValueError(
                     f"A stream of {frames.dtype} and shape {list(frames.shape)} cannot be shown: it must yield uint8 "
                     '[N, H, W, 3], as decode_stream does with output="uint8".'
                 )
             parts.append(frames)
             strip.add(frames.cpu().numpy())
-        state = "finished"
+        is_whole = True
     finally:
-        strip.end(state)
+        strip.end(is_whole)
         if close := getattr(stream, "close", None):
             close()  # frees the ranks, if the loop was left early
     if not parts:
@@ -70,7 +69,7 @@ class FrameStrip:
         self._start = time.monotonic()
         self._first: float | None = None  # seconds until the first frame
         self._updated = self._start
-        self._state = "running"
+        self._is_whole: bool | None = None  # None while it runs
         self._output = CellOutput(self._html(), self._sentence())
 
     def add(self, frames: np.ndarray) -> None:
@@ -87,9 +86,9 @@ class FrameStrip:
         if now - self._updated >= UPDATE_INTERVAL or self.num_shown == len(frames):
             self._show()
 
-    def end(self, state: str) -> None:
-        """Show the last state: "finished" or "stopped"."""
-        self._state = state
+    def end(self, is_whole: bool) -> None:
+        """Show that no frames follow: all are there, or the stream was stopped."""
+        self._is_whole = is_whole
         self._show()
 
     def _show(self) -> None:
@@ -101,10 +100,10 @@ class FrameStrip:
         words = [f"{self.num_shown} of {self.num_frames} frames"]
         if self._first is not None:
             seconds = self._updated - self._start
-            words.append(f"first one after {self._first:.{SECONDS_DIGITS}f} s")
-            words.append(f"all after {seconds:.{SECONDS_DIGITS}f} s" if self._state == "finished" else "")
+            words.append(f"first one after {self._first:.2f} s")
+            words.append(f"all after {seconds:.2f} s" if self._is_whole else "")
             words.append(f"{self.num_shown / max(seconds, 1e-6):.3g} frames/s")
-        if self._state == "stopped":
+        if self._is_whole is False:
             words.append("stopped")
         return ", ".join(filter(None, words))
 
