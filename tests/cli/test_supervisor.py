@@ -82,6 +82,6 @@ def test_what_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     process = subprocess.Popen([*STUBBORN, str(tmp_path / "ids")])
     pids = ids_in(tmp_path / "ids")
     start = time.monotonic()
-    supervisor.end(process, grace=0.3)
-    assert 0.3 <= time.monotonic() - start < 5
+    supervisor.end(process, grace=1)
+    assert time.monotonic() - start >= 1
     assert not any(map(is_running, pids))

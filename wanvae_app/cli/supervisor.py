@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 
 from wanvae_app.parallel.proc_stat import children_of, read_process
 
@@ -45,14 +44,12 @@ def end(process: subprocess.Popen[bytes], grace: float = GRACE) -> None:
     """End a process and all that it has started: by SIGTERM to it, then by SIGKILL to those that are left."""
     pids = [process.pid, *descendants(process.pid)]
     process.terminate()
-    limit = time.monotonic() + grace
-    while time.monotonic() < limit:
-        process.poll()  # reaps it
-        if not any(map(is_running, pids)):
-            return
-        time.sleep(0.05)
-    _kill({*pids, *(found for pid in pids for found in descendants(pid))})
-    process.wait()
+    if not _have_ended(process, pids, grace):
+        pids += [found for pid in pids for found in descendants(pid)]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _have_ended(process, pids, grace)
 
 
 def descendants(pid: int) -> list[int]:
@@ -69,10 +66,15 @@ def is_running(pid: int) -> bool:
     return stat is not None and not stat.state.startswith("Z")
 
 
-def _kill(pids: Iterable[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+def _have_ended(process: subprocess.Popen[bytes], pids: list[int], seconds: float) -> bool:
+    """Wait until a process and the others have ended. Return False if that takes longer than `seconds`."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        process.poll()  # reaps it
+        if not any(map(is_running, pids)):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _end_with_supervisor() -> None:

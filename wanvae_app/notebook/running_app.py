@@ -23,6 +23,7 @@ from wanvae_app.notebook.cell_output import CellOutput
 Option = str | int | float | bool | Path | Sequence[str | Path] | None
 LOOPBACK = "127.0.0.1"
 POLL_INTERVAL = 0.25  # seconds between two looks at whether the page answers
+ANSWER_SECONDS = 5.0  # for one answer: a busy machine is slow
 LOG_END = 16_384  # bytes of the log that are searched for the reason of a failure
 # What programs put in front of a sentence: the time and rank of a log, the name of an exception.
 REASON = re.compile(r"(?:cannot start|error|Error): (?P<sentence>.+)")
@@ -67,7 +68,7 @@ class RunningApp:
         if self._supervisor.stdin is not None:
             self._supervisor.stdin.close()
         try:
-            self._supervisor.wait(2 * GRACE)
+            self._supervisor.wait(3 * GRACE)
         except subprocess.TimeoutExpired:  # as while it is stopped; the app ends with it
             self._supervisor.kill()
             self._supervisor.wait()
@@ -92,7 +93,7 @@ class RunningApp:
         """
         limit = time.monotonic() + timeout
         told = ""
-        while not is_answered(host, port, POLL_INTERVAL):
+        while not is_answered(host, port, ANSWER_SECONDS):
             if not self.is_running:
                 raise RuntimeError(f"The page could not be started: {reason(self.log)}")
             if time.monotonic() > limit:
