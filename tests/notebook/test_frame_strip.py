@@ -12,10 +12,13 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from support.tiny import some_latent, tiny_vae
 from torch import Tensor
 
-from wanvae_app import notebook
+from wanvae_app import LoadedVae, notebook
+from wanvae_app.api.ranks import Ranks
 from wanvae_app.notebook import frame_strip
+from wanvae_app.parallel.process_group import Group
 
 
 class Shown(list[str]):
@@ -92,6 +95,23 @@ def test_a_stream_that_is_stopped_is_closed_and_stays_on_show(shown: Shown) -> N
         notebook.watch(stream(), 5)
     assert closed and shown.text.startswith("1 of 5 frames") and shown.text.endswith("stopped")
     assert num_filled(shown[-1]) == 1
+
+
+def test_an_interrupted_cell_leaves_the_vae_as_it_was(shown: Shown) -> None:
+    vae = LoadedVae(tiny_vae(torch.float64), Ranks(Group(0, 1, torch.device("cpu"))))
+    latent = some_latent(3).double()
+    whole = vae.decode(latent, scaling="normalised")
+
+    def interrupt(*_: object) -> None:
+        if num_filled(shown[-1]):  # the first frame is on show
+            raise KeyboardInterrupt
+
+    hook = vae.model.decoder.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        notebook.watch(vae.decode_stream(latent, scaling="normalised"), len(whole))
+    hook.remove()
+    assert shown.text.startswith(f"1 of {len(whole)} frames") and shown.text.endswith("stopped")
+    assert torch.equal(notebook.watch(vae.decode_stream(latent, scaling="normalised"), len(whole)), whole)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@
 
     frames = notebook.watch(vae.decode_stream(latent, scaling="normalised"), num_frames=17)
 
-Needs IPython, which every notebook has, and no widgets.
+Needs no widgets. Where there is no notebook, sentences are printed instead.
 """
 
 from wanvae_app.notebook.clips import play
