@@ -83,7 +83,9 @@ WRITERS: dict[str, Callable[[Tensor, Path], None]] = {
     "fortran.npy": lambda z, path: np.save(path, np.asfortranarray(z.numpy())),
     "big endian.npy": lambda z, path: np.save(path, z.numpy().astype(">f4")),
     "arrays.npz": lambda z, path: np.savez(path, latent=z.numpy(), noise=z.numpy() + 1, steps=np.arange(3)),
-    "compressed.npz": lambda z, path: np.savez_compressed(path, latents=z.numpy(), step=np.int64(3)),
+    "compressed.npz": lambda z, path: np.savez_compressed(
+        path, latents=z.numpy(), step=np.int64(3), frames=np.zeros((9, 400, 400, 3), np.uint8)
+    ),
     "compressed fortran.npz": lambda z, path: np.savez_compressed(path, np.asfortranarray(z.numpy())),
     "harmless.pt": lambda z, path: torch.save({"latents": z, **HARMLESS}, path),
     "harmless, protocol 4.pt": lambda z, path: torch.save(

@@ -30,13 +30,14 @@ def log_evidence(z: Tensor, mean: Sequence[float], std: Sequence[float]) -> floa
     standard deviation of each channel are looked at.
     """
     family_mean, family_std = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
-    flat = z[0].flatten(1).double()  # C, T H W, on any device
-    num_channels = len(flat)
-    means = (flat.mean(1).cpu() - family_mean) / family_std
+    # Channel by channel, as a latent may take a gigabyte; on any device.
+    moments = [torch.std_mean(channel.double(), correction=0) for channel in z[0]]
+    spreads, levels = (torch.stack(values).cpu() for values in zip(*moments, strict=True))
+    num_channels = len(moments)
+    means = (levels - family_mean) / family_std
     evidence = _evidence_of_means(means, INDEPENDENT_MEANS * math.sqrt(num_channels))
     # Change of variables: the density of z is that of u, divided by std.
     evidence -= INDEPENDENT_MEANS / math.sqrt(num_channels) * float(family_std.log().sum())
-    spreads = flat.std(1, correction=0).cpu()
     if float(spreads.min()) > MIN_STD:  # a single value has no spread to judge, nor has a constant
         log_spreads = (spreads / family_std).log()
         evidence += _evidence_of_differences(log_spreads, INDEPENDENT_SPREADS * math.sqrt(num_channels))

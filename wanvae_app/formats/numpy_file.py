@@ -42,7 +42,7 @@ def is_npz(path: Path) -> bool:
 def read_npz(path: Path, size: int) -> dict[str, LazyTensor]:
     """The arrays of an archive of `size` bytes, by name.
 
-    Raises Refusal for what is no plain array, and for one that is compressed to less than a part of MAX_EXPANSION.
+    Raises Refusal for what is no plain array.
     """
     entries = [entry for entry in _entries(path) if entry.filename.endswith(".npy")]
     if len(entries) > MAX_ARRAYS:
@@ -66,17 +66,19 @@ def _compressed_array(path: Path, size: int, entry: zipfile.ZipInfo) -> LazyTens
     """An entry that numpy.savez_compressed wrote, as a LazyTensor that expands it."""
     with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
         header = _read_header(io.BytesIO(file.read(HEADER_BYTES)))
-    limit = MAX_EXPANSION * size
-    if header.num_bytes > limit:
-        raise Refusal(
-            f"is compressed: its array of shape {printable(str(list(header.shape)))} would take {header.num_bytes} "
-            f"bytes, more than {MAX_EXPANSION} times the file's; save it with numpy.savez."
+    return header.lazy_tensor(partial(_expand, path, size, entry.filename, header))
+
+
+def _expand(path: Path, size: int, name: str, header: _Header) -> Tensor:
+    """Expand an array of an archive, of as many bytes as its header says, whatever the archive would yield.
+
+    Raises ValueError for more than MAX_EXPANSION times the file's `size`.
+    """
+    if header.num_bytes > MAX_EXPANSION * size:
+        raise ValueError(
+            f"it would take {header.num_bytes} bytes, more than {MAX_EXPANSION} times the file's; save it with "
+            "numpy.savez"
         )
-    return header.lazy_tensor(partial(_expand, path, entry.filename, header))
-
-
-def _expand(path: Path, name: str, header: _Header) -> Tensor:
-    """Expand an array of an archive, of as many bytes as its header says, whatever the archive would yield."""
     with zipfile.ZipFile(path) as archive, archive.open(name) as file:
         file.read(header.offset)
         data = bytearray(header.num_bytes)

@@ -113,7 +113,7 @@ def find_readings(path: Path, config: WanConfig, wanted: str) -> list[Reading]:
     for part in labels.others[:MAX_OTHERS]:
         z = read_clip(path, config, ClipChoice(part)).values
         guess = choose_scaling(path, z, config, wanted)
-        readings.append(Reading(part, Answer(part=part), _first_frame(to_raw(z, config, guess.scaling))))
+        readings.append(Reading(part, Answer(part=part), to_raw(_first_frame(z), config, guess.scaling)))
     if labels.others:
         name = labels.clips[0] if len(labels.clips) == 1 else f"{len(labels.clips)} clips"
         own = len(readings) - len(labels.others[:MAX_OTHERS])
@@ -136,13 +136,13 @@ def _readings_of_scaling(
         name = scaling.capitalize()
         label = name if not order else order_name if guess.is_certain else f"{order_name}, {scaling}"
         answer = Answer("Auto" if guess.is_certain else name, order)
-        readings.append(Reading(label, answer, _first_frame(to_raw(z, config, scaling))))
+        readings.append(Reading(label, answer, to_raw(_first_frame(z), config, scaling)))
     return readings
 
 
-def _first_frame(raw: Tensor) -> Tensor:
+def _first_frame(z: Tensor) -> Tensor:
     """The middle of the first latent frame, [1, C, 1, H, W], with at most PICTURE_SIDE rows and columns."""
-    height, width = raw.shape[-2:]
+    height, width = z.shape[-2:]
     rows, columns = min(height, PICTURE_SIDE), min(width, PICTURE_SIDE)
     top, left = (height - rows) // 2, (width - columns) // 2
-    return raw[:, :, :1, top : top + rows, left : left + columns].contiguous()
+    return z[:, :, :1, top : top + rows, left : left + columns].contiguous()

@@ -81,7 +81,7 @@ class UploadedLatent:
         self.run_input = run_input
         self.scaling = scaling  # one of SCALINGS
         self.choice = choice
-        self.name = f"{path.stem} {choice.part}{path.suffix}" if choice.part else path.name
+        self.name = f"{path.stem} {choice.part.replace('/', '-')}{path.suffix}" if choice.part else path.name
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
         with advising(self.path, self.vaes, self.vae):
