@@ -91,7 +91,7 @@ def _exchanged(z: Tensor) -> Tensor:
 
 
 def _evidence_of_order(z: Tensor) -> float:
-    """How much speaks for z being [C, T, H, W] rather than [T, C, H, W]; 0 if a value is no number.
+    """Return how much speaks for z being [C, T, H, W] rather than [T, C, H, W]; 0 if a value is no number.
 
     Neighbouring frames are alike, which neighbouring channels are not. Means differ from channel to channel, by the
     family and the clip's colours, and hardly from frame to frame. The second is weighed less: noise has it by chance.
