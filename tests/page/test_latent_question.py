@@ -51,7 +51,7 @@ def handlers(jobs: JobService) -> EventHandlers:
     return EventHandlers(jobs, History(jobs), [])
 
 
-def clip(num_latents: int = 2, contrast: float = 0.2, seed: int = 0) -> Tensor:
+def clip(num_latents: int = 2, contrast: float = 0.1, seed: int = 0) -> Tensor:
     """A normalised latent [1 16 T 4 5] whose scaling and order its values tell."""
     random = np.random.default_rng(seed)
     scene = Scene(contrast, "none", "independent", (num_latents, 4, 5), 0.9)
