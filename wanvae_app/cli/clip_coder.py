@@ -68,7 +68,7 @@ class ClipCoder:
             try:
                 clip = reading.pop().result()
             except Exception as error:  # whatever a file may provoke: the others go on
-                self._fail(index, files[index], error)
+                self._fail(index, error)
             reading += [self._reader.submit(self._read, files[i]) for i in indices[place + 1 : place + 2]]
             if clip is not None:
                 with contextlib.closing(clip):
@@ -89,11 +89,11 @@ class ClipCoder:
             return
         except (MemoryError, torch.OutOfMemoryError) as error:
             if not self.is_alone:
-                self._fail(index, file, error)
+                self._fail(index, error)
         except Exception as error:
             if fault := device_fault(self.vae.device):
                 raise self.vae.group.lose_device(f"rank {self.vae.rank} lost its GPU ({fault})") from error
-            self._fail(index, file, error)
+            self._fail(index, error)
 
     def _read(self, file: ClipFile) -> Input:
         if self.options.command == "decode":
@@ -102,45 +102,38 @@ class ClipCoder:
 
     def _decode(self, index: int, file: ClipFile, clip: LatentInput) -> None:
         config, options, started = self.vae.config, self.options, time.monotonic()
-        _, _, num_latents, height, width = clip.latent.shape
-        num_frames, factor = config.num_frames(num_latents), config.output_factor
+        num_frames = config.num_frames(clip.latent.shape[2])
         self.before()
         stream = self.vae.decode_stream(clip.latent, scaling=clip.scaling, chunk=options.chunk)  # type: ignore[arg-type]
         self.reporter.begin(index, num_frames)
         fps = options.fps or (FPS_2_2 if config.residual else FPS)
-        feed = FrameFeed(num_frames, height * factor, width * factor)
         while len(self._writing) >= MAX_WRITING:
             self._writing.popleft().result()
-        writing, is_decoded = None, False
+        feed = FrameFeed()
+
+        def write() -> None:
+            """Write the video while its frames come, in the writer's thread, and report how it went."""
+            try:
+                with whole_or_nothing(file.result, self.folder / str(index)) as path:
+                    WRITERS[options.format](feed, num_frames, path, fps)
+            except FeedEnded:  # decoding failed, which is reported
+                return
+            except Exception as error:  # whatever a disk may provoke: the other files go on
+                feed.fail()
+                self._fail(index, error)
+            else:
+                self._finish(index, num_frames, started, clip.notes)
+
+        self._writing.append(self._writer.submit(write))
         try:
             with _closing(stream):
                 for frames in stream:
-                    if writing is None:
-                        writing = self._writer.submit(
-                            self._write, index, file, feed, fps, clip.notes, started
-                        )
-                        self._writing.append(writing)
-                    feed.append(frames.cpu().numpy())
+                    feed.put(frames.cpu().numpy())
                     self.reporter.advance(index, len(frames))
-            is_decoded = True
-        finally:
-            if not is_decoded:
-                feed.end()
-
-    def _write(
-        self, index: int, file: ClipFile, feed: FrameFeed, fps: float, notes: list[str], started: float
-    ) -> None:
-        """Write a video while its frames come, in the writer's thread, and report how it went."""
-        try:
-            with whole_or_nothing(file.result, self.folder / str(index)) as path:
-                WRITERS[self.options.format](feed, path, fps)
-        except FeedEnded:  # decoding failed, which is reported
-            return
-        except Exception as error:  # whatever a disk may provoke: the other files go on
-            feed.end()
-            self._fail(index, file, error)
-            return
-        self._finish(index, len(feed), started, notes)
+            feed.put(None)
+        except BaseException:
+            feed.fail()
+            raise
 
     def _encode(self, index: int, file: ClipFile, clip: VideoInput) -> None:
         num_frames, config, started = len(clip.log), self.vae.config, time.monotonic()
@@ -154,19 +147,19 @@ class ClipCoder:
                 self.reporter.advance(index, z.shape[2] * factor)
                 latents.append(z.cpu())
         with whole_or_nothing(file.result, self.folder / str(index)) as path:
-            write_latent(torch.cat(latents, 2), path, config)
+            write_latent(torch.cat(latents, 2), path, config, self.options.scaling)
         self._finish(index, num_frames, started, clip.notes)
 
     def _finish(self, index: int, num_frames: int, started: float, notes: list[str]) -> None:
         seconds = time.monotonic() - started
         self.reporter.end(Outcome(index, "done", num_frames, seconds, self.vae.group.size, "", notes))
 
-    def _fail(self, index: int, file: ClipFile, error: Exception) -> None:
-        self.reporter.end(Outcome(index, "failed", error=sentence(error, file.source.name)))
+    def _fail(self, index: int, error: Exception) -> None:
+        self.reporter.end(Outcome(index, "failed", error=sentence(error)))
 
 
-def sentence(error: Exception, name: str = "") -> str:
-    """What went wrong, with the file of this name if there is one, as a sentence."""
+def sentence(error: Exception) -> str:
+    """What went wrong, as a sentence."""
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     elif isinstance(error, (ValueError, OSError, MemoryError)) or type(error) is RuntimeError:
@@ -174,8 +167,8 @@ def sentence(error: Exception, name: str = "") -> str:
     else:
         text = describe(error)
     text = text.strip().partition("\n")[0]
-    if not (name and text.startswith(name)):
-        text = text[:1].upper() + text[1:]
+    if text.startswith("rank "):
+        text = f"R{text[1:]}"
     return text.rstrip(".") + "."
 
 
