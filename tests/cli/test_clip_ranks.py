@@ -31,75 +31,81 @@ class Heard(ClipReport):
         return [(o.status, o.ranks, o.error) for _, o in sorted(self._outcomes.items())]
 
 
-def code(group: Group, arguments: list[str], fault: str) -> list[tuple[str, int, str]]:
-    """One rank's part in `decode`; rank 0 returns how it went with each file."""
+Told = list[tuple[str, int, str]]  # status, number of ranks and error, by file
+
+
+def code(group: Group, inputs: str, runs: dict[str, list[str]]) -> dict[str, Told]:
+    """One rank's part in `decode`, once for each run; rank 0 returns how it went with the files of each."""
+    vae = wanvae_app.LoadedVae(tiny_vae(torch.float64), Ranks(group))
+    return {name: code_once(vae, [inputs, *options], name) for name, options in runs.items()}
+
+
+def code_once(vae: wanvae_app.LoadedVae, arguments: list[str], fault: str) -> Told:
     options = parse_clip_options("decode", arguments, "decode")
-    model = tiny_vae(torch.float64)
-    vae = wanvae_app.LoadedVae(model, Ranks(group))
     options.out.mkdir(exist_ok=True)
-    decode, calls = model.decode, []
+    decode, refuse = vae.model.decode, RankedClip._memory_refusal
+    calls: list[Any] = []
 
     def failing(z: Any, state: Any) -> Any:
         calls.append(z)
-        if group.rank == 1 and len(calls) == 3:  # the first chunk of b.pt
+        if vae.rank == 1 and len(calls) == 3:  # the first chunk of b.pt
             raise RuntimeError("a rigged fault")
         return decode(z, state)
 
-    if fault == "fault":
-        model.decode = failing  # type: ignore[method-assign]
-    if fault == "memory":
-        refuse = RankedClip._memory_refusal
-        RankedClip._memory_refusal = (  # type: ignore[method-assign]
-            lambda self, path: "it needs 9 GiB" if self.group.size == 1 else refuse(self, path)
-        )
-    if group.rank > 0:
-        clip_ranks._follow(vae, options, options.out)
-        return []
-    files = plan_files(options)
-    report = Heard(files, as_json=False)
-    clip_ranks._lead(vae, files, options, options.out, report)
-    report.close()
-    return report.outcomes()
+    with pytest.MonkeyPatch.context() as patch:
+        if fault == "fault":
+            patch.setattr(vae.model, "decode", failing)
+        if fault == "memory":
+            patch.setattr(
+                RankedClip,
+                "_memory_refusal",
+                lambda self, path: "it needs 9 GiB" if self.group.size == 1 else refuse(self, path),
+            )
+        if vae.rank > 0:
+            clip_ranks._follow(vae, options, options.out)
+            return []
+        files = plan_files(options)
+        report = Heard(files, as_json=False)
+        clip_ranks._lead(vae, files, options, options.out, report)
+        report.close()
+        return report.outcomes()
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("latents")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path) -> dict[str, Told]:
+    """How it went with the same files, coded in several ways by the same two ranks."""
     for name, width in (("a.pt", 3), ("b.pt", 5), ("c.pt", 3)):
-        latent_file(folder / name, 2, 3, width)
-    (folder / "d.pt").write_bytes(b"no tensor")
-    return folder
-
-
-def on_two_ranks(inputs: Path, out: Path, *options: str, fault: str = "") -> list[tuple[str, int, str]]:
-    found: list[list[tuple[str, int, str]]] = run_group(
-        2, code, [str(inputs), "--out", str(out), *options], fault
-    )
+        latent_file(folder / "in" / name, 2, 3, width)
+    (folder / "in" / "d.pt").write_bytes(b"no tensor")
+    ways = {"together": "--together", "each": "--each", "fault": "--together", "memory": "--each"}
+    runs = {name: ["--out", str(folder / name), way] for name, way in ways.items()}
+    found: list[dict[str, Told]] = run_group(2, code, str(folder / "in"), runs, timeout=120)
     return found[0]
 
 
-def test_both_ways_give_the_same_files(inputs: Path, tmp_path: Path) -> None:
-    together = on_two_ranks(inputs, tmp_path / "together", "--together")
-    alone = on_two_ranks(inputs, tmp_path / "each", "--each")
-    for outcomes, num_ranks in ((together, 2), (alone, 1)):
-        assert [(status, ranks) for status, ranks, _ in outcomes] == [("done", num_ranks)] * 3 + [
+def test_both_ways_give_the_same_files(told: dict[str, Told], folder: Path) -> None:
+    for name, num_ranks in (("together", 2), ("each", 1)):
+        assert [(status, ranks) for status, ranks, _ in told[name]] == [("done", num_ranks)] * 3 + [
             ("failed", 0)
         ]
-        assert outcomes[3][2].startswith("d.pt is not a latent")
+        assert told[name][3][2].startswith("d.pt is not a latent")
     for name in ("a.mp4", "b.mp4", "c.mp4"):
-        assert (tmp_path / "together" / name).read_bytes() == (tmp_path / "each" / name).read_bytes()
+        assert (folder / "together" / name).read_bytes() == (folder / "each" / name).read_bytes()
 
 
-def test_a_fault_on_a_rank_is_a_sentence_and_the_others_go_on(inputs: Path, tmp_path: Path) -> None:
-    outcomes = on_two_ranks(inputs, tmp_path / "out", "--together", fault="fault")
-    assert [status for status, _, _ in outcomes] == ["done", "failed", "done", "failed"]
-    assert outcomes[1][2] == "Rank 1 failed at chunk 1: RuntimeError: a rigged fault."
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.mp4", "c.mp4"]
+def test_a_fault_on_a_rank_is_a_sentence_and_the_others_go_on(told: dict[str, Told], folder: Path) -> None:
+    assert [status for status, _, _ in told["fault"]] == ["done", "failed", "done", "failed"]
+    assert told["fault"][1][2] == "Rank 1 failed at chunk 1: RuntimeError: a rigged fault."
+    assert sorted(path.name for path in (folder / "fault").iterdir()) == ["a.mp4", "c.mp4"]
 
 
-def test_what_one_rank_lacks_memory_for_is_coded_together(inputs: Path, tmp_path: Path) -> None:
-    outcomes = on_two_ranks(inputs, tmp_path / "out", "--each", fault="memory")
-    assert [(status, ranks) for status, ranks, _ in outcomes] == [("done", 2)] * 3 + [("failed", 0)]
+def test_what_one_rank_lacks_memory_for_is_coded_together(told: dict[str, Told]) -> None:
+    assert [(status, ranks) for status, ranks, _ in told["memory"]] == [("done", 2)] * 3 + [("failed", 0)]
 
 
 def test_an_interrupted_folder_is_continued(tmp_path: Path) -> None:
@@ -118,16 +124,17 @@ def test_an_interrupted_folder_is_continued(tmp_path: Path) -> None:
     lines = program.finish()
     assert program.process.returncode == 128 + signal.SIGINT, program.log()
     finished = {Path(line["output"]) for line in lines if line["status"] == "done"}
-    assert 1 <= len(finished) < 20 and finished == set(results()) == set(out.iterdir())
+    there = set(results())
+    assert 1 <= len(there) < 20 and finished <= there == set(out.iterdir())
     assert "Interrupted" in program.log() and "Traceback" not in program.log()
 
     program = ClipProgram(tmp_path / "log", "decode", *arguments, "--each")
-    wait_for(lambda: len(results()) > len(finished) or program.process.poll() is not None, 60)
+    wait_for(lambda: len(results()) > len(there) or program.process.poll() is not None, 60)
     (killed,) = program.pids(rank=1)
     os.kill(killed, signal.SIGKILL)
     lines = program.finish()
-    assert program.process.returncode == 1
-    assert {Path(line["output"]) for line in lines if line["status"] == "exists"} == finished
+    assert program.process.returncode == 1, program.log()
+    assert {Path(line["output"]) for line in lines if line["status"] == "exists"} == there
     done = {Path(line["output"]) for line in lines if line["status"] == "done"}
-    assert done and finished | done <= set(results()) == set(out.iterdir()) and len(results()) < 20
+    assert there | done <= set(results()) == set(out.iterdir()) and len(results()) < 20
     assert "Rank 1 was killed by SIGKILL." in program.log() and "Traceback" not in program.log()

@@ -42,12 +42,16 @@ class EventSender:
 
 
 class EventReader:
-    """Rank 0: a thread that hands all ranks' events to a Reporter, until each rank has finished."""
+    """Rank 0: a thread that hands all ranks' events to a Reporter, until each rank has finished.
+
+    It hears events from now on: make it before the ranks begin.
+    """
 
     def __init__(self, group: Group, reporter: Reporter) -> None:
         self._num_ranks = group.size
         self._store = open_store(group.restarts, group.size)  # of its own: it waits
         self._reporter = reporter
+        self._number = self._store.add(COUNT, 0)  # of the last event
         self._thread = threading.Thread(target=self._loop, name="events", daemon=True)
         self._thread.start()
 
@@ -56,10 +60,10 @@ class EventReader:
         self._thread.join()
 
     def _loop(self) -> None:
-        number, num_finished = 0, 0
+        num_finished = 0
         while num_finished < self._num_ranks:
-            number += 1
-            key = f"{COUNT}/{number}"
+            self._number += 1
+            key = f"{COUNT}/{self._number}"
             try:
                 self._store.wait([key], SILENCE)
                 kind, *arguments = json.loads(self._store.get(key))

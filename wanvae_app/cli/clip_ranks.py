@@ -121,8 +121,8 @@ def _lead(
             [(index, *map(str, files[index][:2])) for index in (wanted[place] for place in share)]
             for share in shares.alone
         ]
-        _command(group, {"do": "alone", "shares": parts})
         reader = EventReader(group, report)
+        _command(group, {"do": "alone", "shares": parts})
         _code_alone(vae, options, folder, parts[0])
         reader.join()
         together.code_all(by_index, report.missing())  # what is too large for one rank
