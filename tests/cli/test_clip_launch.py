@@ -12,6 +12,7 @@ from support.app_runner import ROOT
 from support.clips import latent_file
 
 from wanvae_app.cli import commands
+from wanvae_app.cli.clip_launch import plan_files
 from wanvae_app.cli.clip_options import CLIP_COMMANDS, parse_clip_options
 
 REFUSED = {  # options, and what stands on stderr
@@ -70,6 +71,30 @@ def test_what_is_there_already_needs_no_rank(
     assert started[1][2] == "wanvae_app.cli.clip_ranks", "one rank needs no torchrun"
     parsed = parse_clip_options("decode", command[command.index("decode") + 1 :], "decode")
     assert (parsed.inputs, parsed.device, parsed.json) == ([str(source)], "cpu", True)
+
+
+def test_paths_are_the_callers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: list[list[str]]
+) -> None:
+    """launch.sh changes the working folder."""
+    monkeypatch.setenv("WANVAE_CALLER", str(tmp_path))
+    source = latent_file(tmp_path / "in" / "x.pt")
+    commands.main(["decode", "in/*.pt", "--out", "out", "--cpu", "1"])
+    (command,) = started
+    parsed = parse_clip_options("decode", command[command.index("decode") + 1 :], "decode")
+    assert [(file.source, file.result) for file in plan_files(parsed)] == [
+        (source, tmp_path / "out" / "x.mp4")
+    ]
+
+
+def test_too_many_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = latent_file(tmp_path / "x.pt")
+    with pytest.raises(SystemExit) as refusal:
+        commands.main(["decode", *[str(source)] * 100_000, "--out", str(tmp_path / "out"), "--cpu", "1"])
+    assert refusal.value.code == 2
+    assert (
+        capsys.readouterr().err == "These are too many inputs: give their folder, or a pattern in quotes.\n"
+    )
 
 
 @pytest.mark.parametrize("command", CLIP_COMMANDS)

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
+import numpy as np
 import pytest
 import torch
 from support.app_runner import wait_for
@@ -106,6 +108,25 @@ def test_a_fault_on_a_rank_is_a_sentence_and_the_others_go_on(told: dict[str, To
 
 def test_what_one_rank_lacks_memory_for_is_coded_together(told: dict[str, Told]) -> None:
     assert [(status, ranks) for status, ranks, _ in told["memory"]] == [("done", 2)] * 3 + [("failed", 0)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_all_gpus_together_and_each_on_its_own(tmp_path: Path) -> None:
+    """Both ways give the same pictures on this machine's GPUs, and no clip fails."""
+    for index in range(2 * torch.cuda.device_count()):
+        latent_file(tmp_path / "in" / f"{index}.safetensors", 5, 30, 52)
+    pictures = []
+    for way, num_ranks in (("--together", torch.cuda.device_count()), ("--each", 1)):
+        program = ClipProgram(
+            tmp_path / "log", "decode", tmp_path / "in", "--out", tmp_path / way, "--json", way
+        )
+        lines = program.finish(timeout=300)
+        assert program.process.returncode == 0, program.log()
+        assert {(line["status"], line["ranks"], line["frames"]) for line in lines} == {
+            ("done", num_ranks, 17)
+        }
+        pictures.append(np.stack(list(iio.imiter(tmp_path / way / "0.mp4", plugin="FFMPEG"))).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).mean() < 2
 
 
 def test_an_interrupted_folder_is_continued(tmp_path: Path) -> None:

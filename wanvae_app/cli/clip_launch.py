@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import secrets
 import sys
@@ -57,7 +58,12 @@ def main(command: str, argv: list[str], prog: str) -> None:
 
     os.environ.setdefault(SECRET, secrets.token_urlsafe(32))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // placement.num_ranks)))
-    os.execv(sys.executable, ranks_command(options, placement))
+    try:
+        os.execv(sys.executable, ranks_command(options, placement))
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        raise refusal("These are too many inputs: give their folder, or a pattern in quotes.") from error
 
 
 def plan_files(options: argparse.Namespace) -> list[ClipFile]:

@@ -54,6 +54,7 @@ class ClipReport:
         self._outcomes: dict[int, Outcome] = {}
         self._frames: dict[int, int] = {}  # of each file, as far as they are known
         self._coded: dict[int, int] = {}  # frames, by file
+        self._said: set[str] = set()  # notes
         self._start = time.monotonic()
         self._bar: tqdm[None] = tqdm(
             unit=" frames", file=sys.stderr, disable=None, dynamic_ncols=True, smoothing=0.1
@@ -142,7 +143,9 @@ class ClipReport:
         elif outcome.status == "done":
             self.say(f"{file.result}: {outcome.frames} frames in {outcome.seconds:.1f} s")
         for note in outcome.notes:
-            self.say(f"  {file.source.name}: {note}")
+            if note not in self._said:  # many files may have the same
+                self._said.add(note)
+                self.say(f"  {file.source.name}: {note}")
 
 
 def report_existing(files: Sequence[ClipFile], as_json: bool) -> None:
