@@ -125,40 +125,19 @@ def prepare_video(
     Raises ValueError for another shape, type or range, for sides that the VAE cannot encode, for a number of frames
     other than 1 + 4 k, and for an unknown scaling.
     """
-    check_encoding(scaling, chunk)
+    _check_choice("scaling", scaling, SCALINGS)
+    _check_chunk(chunk)
     frames = as_frames(video)
-    num_latents = config.num_latents(frames.shape[2])
-    request = encoding_request(frames, num_latents, scaling, min(chunk, num_latents), config)
+    if frames.is_floating_point():
+        _warn_of_range(frames)
+    request = _encoding_request(frames, scaling, chunk, config)
     return PreparedClip(request, cut(frames, request, config))
 
 
-def check_encoding(scaling: Scaling, chunk: int) -> None:
-    """Raise ValueError for an unknown scaling and for an impossible chunk."""
-    _check_choice("scaling", scaling, SCALINGS)
-    _check_chunk(chunk)
-
-
-def encoding_request(
-    frames: Tensor, num_latents: int | None, scaling: Scaling, chunk: int, config: WanConfig
-) -> ClipRequest:
-    """Return the request for a video of the size of these frames [1 3 T H W].
-
-    Raises ValueError if the VAE cannot encode that size.
-    """
-    height, width = frames.shape[3:]
-    factor = config.spatial_factor
-    if height % factor or width % factor or not height or not width:
-        raise ValueError(
-            f"A video of {width}x{height} cannot be encoded: its sides must be multiples of {factor}."
-        )
-    return ClipRequest("encode", config.z_dim, num_latents, height // factor, width // factor, chunk, scaling)
-
-
 def as_frames(video: object) -> Tensor:
-    """Return a video as a tensor [1 3 T H W]: uint8, or floats in [-1, 1].
+    """Return a video, a tensor or an array as `prepare_video` takes it, as a tensor [1 3 T H W].
 
-    It is a tensor or an array: uint8 [T H W 3], or floats in [-1, 1] of shape [1 3 T H W] or [3 T H W]. Raises
-    ValueError for anything else.
+    Raises ValueError for another shape, type or range.
     """
     x = video
     if isinstance(video, np.ndarray):
@@ -175,8 +154,23 @@ def as_frames(video: object) -> Tensor:
     if x.dtype == torch.uint8:
         if x.dim() != 4 or x.shape[3] != 3:
             raise ValueError(f"A video of uint8 has the shape [T, H, W, 3], not {list(x.shape)}.")
-        return x.permute(3, 0, 1, 2)[None]
-    return _check_float_video(x.detach())
+        frames = x.permute(3, 0, 1, 2)[None]
+    else:
+        frames = _check_float_video(x.detach())
+    return frames
+
+
+def _encoding_request(frames: Tensor, scaling: Scaling, chunk: int, config: WanConfig) -> ClipRequest:
+    """Return the request for frames [1 3 T H W]. Raises ValueError for sides or a length that cannot be encoded."""
+    _, _, num_frames, height, width = frames.shape
+    factor = config.spatial_factor
+    if height % factor or width % factor or not height or not width:
+        raise ValueError(
+            f"A video of {width}x{height} cannot be encoded: its sides must be multiples of {factor}."
+        )
+    num_latents = config.num_latents(num_frames)
+    sizes = (config.z_dim, num_latents, height // factor, width // factor)
+    return ClipRequest("encode", *sizes, min(chunk, num_latents), scaling)
 
 
 def as_model_input(chunk: Tensor, dtype: torch.dtype) -> Tensor:
@@ -204,10 +198,15 @@ def _check_float_video(x: Tensor) -> Tensor:
         raise ValueError(
             f"The video's values lie between {lowest:.4g} and {highest:.4g}; floats must be in [-1, 1] (or give uint8)."
         )
+    return frames
+
+
+def _warn_of_range(frames: Tensor) -> None:
+    """Warn of floats in [0, 1] where -1 is black."""
+    lowest, highest = (float(value) for value in frames.aminmax())
     if lowest >= 0 and highest > 0:
         warnings.warn(
             f"The video's values lie between {lowest:.4g} and {highest:.4g}, where -1 is black: if 0 is black in it, "
             "multiply by 2 and subtract 1.",
-            stacklevel=CALLER + 2,
+            stacklevel=CALLER + 1,
         )
-    return frames

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -14,8 +15,7 @@ from wanvae_app.api.clip_request import (
     PreparedClip,
     Scaling,
     as_frames,
-    check_encoding,
-    encoding_request,
+    prepare_video,
 )
 from wanvae_app.config import WanConfig
 
@@ -29,11 +29,13 @@ def prepare_frames(parts: Iterable[Part], scaling: Scaling, chunk: int, config: 
     A part is one frame, uint8 [H W 3] or floats in [-1, 1] [3 H W], or several, as `as_frames` takes them. Raises
     ValueError if there is no first part, and for one that cannot be encoded; for a later one, when it comes.
     """
-    check_encoding(scaling, chunk)
     remaining = iter(parts)
     for part in remaining:
         first = as_frames(_with_time(part))
-        request = encoding_request(first, None, scaling, chunk, config)
+        frame = first[:, :, :1]
+        if frame.dtype == torch.uint8:
+            frame = frame[0].permute(1, 2, 3, 0)
+        request = replace(prepare_video(frame, scaling, chunk, config).request, num_latents=None, chunk=chunk)
         checked = chain([first], (_like(as_frames(_with_time(part)), first) for part in remaining))
         return PreparedClip(request, _chunks(checked, chunk, config.temporal_factor))
     raise ValueError("The video has no frames.")
