@@ -78,7 +78,10 @@ def _with_time(part: Part) -> Part:
 
 def _like(frames: Tensor, first: Tensor) -> Tensor:
     """Return the frames. Raises ValueError if they have another size or type than the first ones."""
-    if frames.shape[3:] != first.shape[3:] or frames.dtype != first.dtype:
+    if (*frames.shape[:2], *frames.shape[3:]) != (
+        *first.shape[:2],
+        *first.shape[3:],
+    ) or frames.dtype != first.dtype:
         sizes = [f"{x.shape[4]}x{x.shape[3]} of {x.dtype}" for x in (first, frames)]
         raise ValueError(
             f"The video's frames change from {sizes[0]} to {sizes[1]}: all must be of one size and type."
