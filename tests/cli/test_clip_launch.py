@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_what_is_there_already_needs_no_rank(
     (command,) = started
     assert command[2] == "wanvae_app.cli.torchrun" and command[command.index("--max-restarts") + 1] == "0"
     commands.main([*arguments, "--overwrite", "--cpu", "1"])
-    assert started[1][2] == "wanvae_app.cli.clip_ranks", "one rank needs no torchrun"
+    assert started[1][2] == "wanvae_app.cli.clip_start", "one rank needs no torchrun"
     parsed = parse_clip_options("decode", command[command.index("decode") + 1 :], "decode")
     assert (parsed.inputs, parsed.device, parsed.json) == ([str(source)], "cpu", True)
 
@@ -85,6 +86,11 @@ def test_paths_are_the_callers(
     assert [(file.source, file.result) for file in plan_files(parsed)] == [
         (source, tmp_path / "out" / "x.mp4")
     ]
+
+
+def test_ranks_heed_ctrl_c_before_they_import_torch() -> None:
+    code = "import sys, wanvae_app.cli.clip_start; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True) == "False\n"
 
 
 def test_too_many_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from wanvae_app.cli.launch import LAUNCH_SH, RENDEZVOUS, SECRET, Placement, find
 from wanvae_app.cli.surroundings import mend_surroundings
 
 USAGE = 2  # exit code
-RANKS = "wanvae_app.cli.clip_ranks"  # the module that each rank runs
+RANKS = "wanvae_app.cli.clip_start"  # the module that each rank runs
 
 
 def main(command: str, argv: list[str], prog: str) -> None:

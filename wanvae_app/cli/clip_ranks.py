@@ -1,7 +1,5 @@
 """What each rank of `decode` and `encode` does: rank 0 says what is next, and all code it.
 
-    python -m wanvae_app.cli.torchrun --nproc-per-node 2 -m wanvae_app.cli.clip_ranks decode --out DIR IN...
-
 Clips are coded by all ranks together, or by each rank alone while the others code others; see clip_shares.py.
 """
 
@@ -27,7 +25,7 @@ from wanvae_app.cli.clip_launch import is_wanted, plan_files
 from wanvae_app.cli.clip_options import parse_clip_options
 from wanvae_app.cli.clip_report import ClipReport, Outcome
 from wanvae_app.cli.clip_shares import share_out
-from wanvae_app.cli.interrupts import default_on_signals, tell_on_signals
+from wanvae_app.cli.interrupts import tell_on_signals
 from wanvae_app.cli.processes import FIRST_RANK_REPORTS, end_with_parent
 from wanvae_app.jobs.private_folder import private_folder
 from wanvae_app.parallel.process_group import Group, GroupLost
@@ -50,7 +48,7 @@ class LoneGroup(Group):
         """Do nothing: the group will end it."""
 
 
-def main(argv: list[str]) -> int:
+def run_rank(argv: list[str]) -> int:
     """Run this rank to the end of the work; return the exit code. Ends the process if it cannot go on."""
     end_with_parent()
     command, *arguments = argv
@@ -60,7 +58,6 @@ def main(argv: list[str]) -> int:
     logging.getLogger("wanvae_app.api.ranked_clip").setLevel(logging.ERROR)  # what it warns of is reported
     warnings.filterwarnings("ignore", "The latent is decoded as")
     if rank > 0:
-        default_on_signals()
         return _run(None, [], options)
     files = plan_files(options)
     report = ClipReport(files, options.json)
@@ -186,7 +183,3 @@ def _give_up(error: Exception) -> NoReturn:
     )
     sys.stderr.flush()
     os._exit(EXIT_CODE)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
