@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 
 from wanvae_app.errors import tell
+from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
 from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
@@ -21,6 +22,9 @@ from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.file_components import publish
 from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
 from wanvae_app.page.history import History
+from wanvae_app.page.latent_download import converted, find_format
+from wanvae_app.page.latent_question import parse_answers
+from wanvae_app.page.latent_readings import Answer, find_clips, make_choice
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.upload import Description, describe_upload, make_run
 from wanvae_app.page.vae_advice import advising
@@ -80,16 +84,21 @@ class EventHandlers:
         chunk: float,
         scaling: str,
         vae: str,
+        answers: str,
         request: gr.Request,
     ) -> Iterator[str]:
-        """Submit a run for each file, in their order. The player gets the first one's id, and follows it by the routes
-        of routes.py; it gets all ids, to say that they are watched."""
+        """Submit a run for each clip of each file, in their order, read as `answers` says; see `parse_answers`.
+
+        The player gets the first run's id, and follows it by the routes of routes.py; it gets all ids, to say that they
+        are watched.
+        """
         yield player_message(reading=", ".join(Path(file).name for file in files or ()))
         entries: list[HistoryEntry] = []
         try:
-            for file in files or (None,):
+            for file, answer, choice in self._clips(files, vae, answers):
                 after = entries[-1].run.id if entries else ""
-                entries.append(self._submit(file, parallel, chunk, scaling, vae, request, after))
+                wanted = scaling if scaling != "Auto" else answer.scaling
+                entries.append(self._submit(file, parallel, chunk, wanted, vae, request, after, choice))
             if len(entries) == 1:
                 wait_until_checked(entries[0].run)
                 if entries[0].run.refused:
@@ -100,19 +109,52 @@ class EventHandlers:
             if not entries:
                 yield player_message(error=error.message)  # the player says it, so Gradio need not
                 return
-            gr.Warning(f"{len(entries)} of {plural_files(len(files or ()))} are run: {error.message}")
+            gr.Warning(f"{len(entries)} of the clips are run: {error.message}")
         yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
+    def _clips(
+        self, files: list[str] | None, vae: str, answers: str
+    ) -> Iterator[tuple[str | None, Answer, ClipChoice]]:
+        """The clips of all files, each with its file and what was answered about that; one without a file for none."""
+        if not files:
+            yield None, Answer(), NO_CHOICE
+            return
+        try:
+            config = self.jobs.vaes[self.jobs.vaes.find(vae)].config
+            by_file = parse_answers(answers)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        for index, file in enumerate(files):
+            answer = by_file.get(index, Answer())
+            for choice in find_clips(Path(file), config, answer):
+                yield file, answer, choice
+
     def run(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
+        self,
+        file: str | None,
+        parallel: bool,
+        chunk: float,
+        scaling: str,
+        vae: str,
+        part: str,
+        order: str,
+        latent_format: str,
+        request: gr.Request,
     ) -> Iterator[tuple[dict[str, Any], str | None, str | None]]:
         """Decode a latent, or code a video there and back, on all ranks.
 
         Streams the run's state as JSON: job, state, phase, frames so far of num_frames, rate in frames per second,
         elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
         a video the latent. Ending the call stops the run. `vae` is the name of one of the app's VAEs; empty: the first.
+        `part` names one of several latents of a file, such as "latents[1]", and `order` is "Auto", "Channels first" or
+        "Frames first"; the state's `doubt` says what was not certain. `latent_format` is how a video's latent is saved:
+        "Normalised", "Raw", "ComfyUI raw" or "ComfyUI normalised".
         """
-        entry = self._submit(file, parallel, chunk, scaling, vae, request)
+        try:
+            saved_as, choice = find_format(latent_format), make_choice(part, order)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        entry = self._submit(file, parallel, chunk, scaling, vae, request, choice=choice)
         run, version, num_known = entry.run, None, 0
         try:
             while not entry.settled:
@@ -126,7 +168,8 @@ class EventHandlers:
                 raise gr.Error(run.message, print_exception=False)
             state = state_json(entry) | {"rows": self.history.rows(entry)}
             try:
-                video, latent = publish(run)
+                config = self.jobs.vaes[run.job.vae].config
+                video, latent = publish(run, converted(run, config, saved_as))
             except OSError as error:
                 raise gr.Error(tell(error, run.name), print_exception=False) from error
             yield state, video, latent
@@ -143,6 +186,7 @@ class EventHandlers:
         vae: str,
         request: gr.Request,
         after: str = "",
+        choice: ClipChoice = NO_CHOICE,
     ) -> HistoryEntry:
         """Make a run and queue it, behind the one of the id `after`.
 
@@ -160,6 +204,7 @@ class EventHandlers:
                 scaling=scaling,
                 owner=owner_of(request),
                 vae=vae,
+                choice=choice,
             )
             run.address, run.after = address_of(request), after
             return self.history.submit(run, run_input)
