@@ -1,0 +1,43 @@
+"""The filters by which ffmpeg makes of a video's pictures those that the VAE takes."""
+
+from __future__ import annotations
+
+from wanvae_app.formats.frame_facts import UNSPECIFIED
+from wanvae_app.formats.video_plan import VideoPlan
+
+# Makes one picture of each that holds two moments; the others pass as they are.
+DEINTERLACE = "bwdif=mode=send_frame:deint=interlaced"
+REFERENCE_WHITE = 203  # cd/m2 of white in HDR: ITU-R BT.2408
+LINEAR_PART = 0.9  # of SDR's range; brighter light is compressed into the rest
+# BT.2020 with PQ or HLG (ITU-R BT.2100) becomes BT.709. The exact curves are asked for: HLG's approximate one changes
+# colours by up to 36 of 255. SDR that was put into HDR by BT.2408 comes back within 11 levels for HLG, and 14 for PQ.
+TONE_MAP = (
+    "format=yuv444p12le|gbrp12le",  # zscale asks for even sides otherwise
+    f"zscale=t=linear:npl={REFERENCE_WHITE}:agamma=0",
+    "format=gbrpf32le",
+    f"tonemap=mobius:param={LINEAR_PART}:desat=0",
+    "zscale=p=bt709:t=bt709:agamma=0",
+    "format=gbrp",
+)
+
+
+def filters(plan: VideoPlan) -> str:
+    """The plan's steps as ffmpeg's filters.
+
+    An unchanged size is given too, as sizes may change within a file.
+    """
+    facts, frames, scaled, cropped = plan.header.facts, plan.frames, plan.scaled, plan.cropped
+    steps = []
+    if facts.is_interlaced:
+        steps.append(DEINTERLACE)  # looks at the frames beside each, so it stands before the choice of frames
+    if not frames.is_all and plan.header.source.pictures is None:
+        steps.append(rf"select=gte(n\,{frames.start})*not(mod(n-{frames.start}\,{frames.step}))")
+    steps.append(f"scale={scaled.width}:{scaled.height}")
+    if facts.hdr:
+        to_linear = TONE_MAP[1]
+        if facts.primaries == UNSPECIFIED:
+            to_linear += ":pin=bt2020"
+        if facts.matrix == UNSPECIFIED:
+            to_linear += ":min=bt2020nc"
+        steps += [TONE_MAP[0], to_linear, *TONE_MAP[2:]]
+    return ",".join([*steps, f"crop={cropped.width}:{cropped.height}"])
