@@ -21,7 +21,7 @@ from wanvae_app.formats.untrusted_text import Refusal, printable
 from wanvae_app.formats.video_container import PICTURE_NAMES
 from wanvae_app.formats.zip_archive import BoundedReader
 
-MAX_PICTURE_BYTES = 2**28  # of one picture in its own format
+MAX_PICTURE_BYTES = 2**27  # of one picture in its own format
 PIECE = 2**20  # bytes that are read at once
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the others take much memory
 KINDS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}  # by first bytes

@@ -32,7 +32,8 @@ MAGICS = (
     Magic("mpeg", b"\x00\x00\x01\xba"),
     Magic("jpeg_pipe", b"\xff\xd8\xff"),
 )
-STILL_DEMUXERS = ("png_pipe", "jpeg_pipe", "webp_pipe")  # of which one frame is taken
+PICTURE_DEMUXERS = ("png_pipe", "jpeg_pipe")
+STILL_DEMUXERS = (*PICTURE_DEMUXERS, "webp_pipe")  # of which one frame is taken
 
 
 def find_container(path: Path) -> str | None:

@@ -28,6 +28,7 @@ SKIPPED_PER_SECOND = 50  # frames that are decoded and not taken, at least
 MISSING_FRAMES = re.compile(
     r"partial file|ended prematurely|Decoding error|Error submitting packet|LZW decode"
 )
+FAILED_FILTER = "Error while filtering"
 CONCEALED_DAMAGE = re.compile(r"error while decoding|corrupt decoded frame|concealing")
 
 
@@ -61,7 +62,7 @@ class VideoDecoder:
         name = self.path.name
         if data or MISSING_FRAMES.search(errors):  # ffmpeg would go on without them
             raise ValueError(f"{name} is damaged or cut off after {num_frames} frames; save it again.")
-        if status != 0 and "no packets" not in errors:
+        if status != 0 and ("no packets" not in errors or FAILED_FILTER in errors):
             raise ValueError(f"{name} cannot be decoded: {printable(reader.last_error(), MAX_ERROR_LENGTH)}.")
         self.concealed_damage = CONCEALED_DAMAGE.search(errors) is not None
 

@@ -34,10 +34,8 @@ def filters(plan: VideoPlan) -> str:
         steps.append(rf"select=gte(n\,{frames.start})*not(mod(n-{frames.start}\,{frames.step}))")
     steps.append(f"scale={scaled.width}:{scaled.height}")
     if facts.hdr:
-        to_linear = TONE_MAP[1]
-        if facts.primaries == UNSPECIFIED:
-            to_linear += ":pin=bt2020"
-        if facts.matrix == UNSPECIFIED:
-            to_linear += ":min=bt2020nc"
-        steps += [TONE_MAP[0], to_linear, *TONE_MAP[2:]]
+        missing = {"color_primaries=bt2020": facts.primaries, "colorspace=bt2020nc": facts.matrix}
+        if stated := [name for name, number in missing.items() if number == UNSPECIFIED]:
+            steps.append(f"setparams={':'.join(stated)}")
+        steps += TONE_MAP
     return ",".join([*steps, f"crop={cropped.width}:{cropped.height}"])

@@ -138,7 +138,7 @@ def _find_pictures(path: Path, is_stopped: StopCheck | None) -> _Found:
     num_pictures, demuxer = count_pictures(path, is_stopped)
     source = Source(pictures=Pictures(range(1), demuxer))
     listing = _list(path, source, ALL_TRACKS, 1, is_stopped)
-    if not listing.streams:
+    if not listing.streams or min(listing.streams[0].size) < 1:
         raise ValueError(f"{path.name} is damaged: its first picture cannot be read.")
     facts = _first_frame(path, source, listing.streams[0].size, is_stopped)
     return _Found(source, listing.streams[0], num_pictures, True, Pace(None, True), facts)

@@ -19,15 +19,19 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.file_components import publish
-from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
+from wanvae_app.page.gallery import LATENT_TYPES, PICTURE_TYPES, VIDEO_TYPES, gallery_html
 from wanvae_app.page.history import History
+from wanvae_app.page.picture_clips import are_one_clip, is_joined, join_pictures, remove_joined
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.upload import Description, describe_upload, make_run
 from wanvae_app.page.vae_advice import advising
 
 log = logging.getLogger(__name__)
 
-UPLOAD_HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
+UPLOAD_HINT = (
+    f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}<br>"
+    f"Pictures, also animated: {' '.join(PICTURE_TYPES)}; as a clip: numbered .png or .jpg, or a .zip of them</p>"
+)
 CHECK_SECONDS = 1.0  # that a click waits for a refusal; what is refused later is told by the run
 MAX_DESCRIBED = 4  # of several files
 UPDATE_INTERVAL = 0.25  # seconds between two updates of an API call, at most
@@ -48,28 +52,37 @@ class EventHandlers:
             raise gr.Error("Click one of the samples to choose it.", print_exception=False)
         return [str(self.samples[index % len(self.samples)])]
 
-    def choose_vae(self, vae: str, files: list[str] | None) -> tuple[str, str]:
+    def choose_vae(self, vae: str, files: list[str] | None, frames: str) -> tuple[str, str]:
         """Return the HTML of the samples for a VAE, and what `describe` says of the chosen files."""
         vaes = self.jobs.vaes
-        return gallery_html(self.samples, vaes[vaes.find(vae)].config), self.describe(files, vae)
+        return gallery_html(self.samples, vaes[vaes.find(vae)].config), self.describe(files, vae, frames)
 
-    def describe(self, files: list[str] | None, vae: str) -> str:
-        """Return a line of HTML about each chosen file: what it is for the chosen VAE, or why it is refused."""
+    def describe(self, files: list[str] | None, vae: str, frames: str = "") -> str:
+        """Return a line of HTML about each chosen file: what it is for the chosen VAE, or why it is refused.
+
+        `frames` says which ones of a video are taken, see `FrameRange.parse`.
+        """
         if not files:
             return UPLOAD_HINT
+        if are_one_clip(files):
+            folder = join_pictures(files)
+            try:
+                return self._describe(str(folder), vae, frames)
+            finally:
+                remove_joined(folder)
         if len(files) == 1:
-            return self._describe(files[0], vae)
+            return self._describe(files[0], vae, frames)
         lines = [f"<p>{plural_files(len(files))}</p>"]
         for file in files[:MAX_DESCRIBED]:
-            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file, vae)}")
+            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file, vae, frames)}")
         return "".join(lines)
 
-    def _describe(self, file: str, vae: str) -> str:
+    def _describe(self, file: str, vae: str, frames: str) -> str:
         path, vaes = Path(file), self.jobs.vaes
         try:
             vae = vaes.find(vae)
             with advising(path, vaes, vae):
-                return description_html(describe_upload(path, vaes[vae].config))
+                return description_html(describe_upload(path, vaes[vae].config, frames))
         except (ValueError, OSError) as error:
             return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
 
@@ -80,16 +93,20 @@ class EventHandlers:
         chunk: float,
         scaling: str,
         vae: str,
+        frames: str,
         request: gr.Request,
     ) -> Iterator[str]:
-        """Submit a run for each file, in their order. The player gets the first one's id, and follows it by the routes
-        of routes.py; it gets all ids, to say that they are watched."""
+        """Submit a run for each file, in their order; one for the numbered pictures of a clip.
+
+        The player gets the first one's id, and follows it by the routes of routes.py; it gets all ids, to say that they
+        are watched.
+        """
         yield player_message(reading=", ".join(Path(file).name for file in files or ()))
         entries: list[HistoryEntry] = []
         try:
-            for file in files or (None,):
+            for file in clips_of(files):
                 after = entries[-1].run.id if entries else ""
-                entries.append(self._submit(file, parallel, chunk, scaling, vae, request, after))
+                entries.append(self._submit(file, parallel, chunk, scaling, vae, frames, request, after))
             if len(entries) == 1:
                 wait_until_checked(entries[0].run)
                 if entries[0].run.refused:
@@ -104,15 +121,23 @@ class EventHandlers:
         yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
     def run(
-        self, file: str | None, parallel: bool, chunk: float, scaling: str, vae: str, request: gr.Request
+        self,
+        file: str | None,
+        parallel: bool,
+        chunk: float,
+        scaling: str,
+        vae: str,
+        frames: str,
+        request: gr.Request,
     ) -> Iterator[tuple[dict[str, Any], str | None, str | None]]:
         """Decode a latent, or code a video there and back, on all ranks.
 
         Streams the run's state as JSON: job, state, phase, frames so far of num_frames, rate in frames per second,
         elapsed seconds; of the ranks' activity what is new, the last one all. The last one comes with the MP4, and for
         a video the latent. Ending the call stops the run. `vae` is the name of one of the app's VAEs; empty: the first.
+        `frames` says which frames of a video are taken, such as "1-500" or "1-2000/2"; empty: all.
         """
-        entry = self._submit(file, parallel, chunk, scaling, vae, request)
+        entry = self._submit(file, parallel, chunk, scaling, vae, frames, request)
         run, version, num_known = entry.run, None, 0
         try:
             while not entry.settled:
@@ -141,6 +166,7 @@ class EventHandlers:
         chunk: float,
         scaling: str,
         vae: str,
+        frames: str,
         request: gr.Request,
         after: str = "",
     ) -> HistoryEntry:
@@ -160,13 +186,29 @@ class EventHandlers:
                 scaling=scaling,
                 owner=owner_of(request),
                 vae=vae,
+                frames=frames,
             )
             run.address, run.after = address_of(request), after
             return self.history.submit(run, run_input)
         except Exception as error:
             if not isinstance(error, (ValueError, OSError)):
                 log.exception("%s was not accepted", path.name)
+            if is_joined(path):
+                remove_joined(path)
             raise gr.Error(tell(error, path.name), print_exception=False) from error
+
+
+def clips_of(files: list[str] | None) -> list[str] | tuple[None]:
+    """Return the files to run; the numbered pictures of one clip become one folder.
+
+    Raises gr.Error on a full disk.
+    """
+    if not files or not are_one_clip(files):
+        return files or (None,)
+    try:
+        return [str(join_pictures(files))]
+    except OSError as error:
+        raise gr.Error(tell(error, Path(files[0]).name), print_exception=False) from error
 
 
 def description_html(description: Description) -> str:

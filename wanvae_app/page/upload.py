@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
+from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
 from wanvae_app.formats.latents import (
     ScalingGuess,
@@ -30,6 +32,7 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.jobs.unread_input import InputPlan, ReadInput
 from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.page.entry import RunInput
+from wanvae_app.page.picture_clips import is_joined, remove_joined
 from wanvae_app.page.vae_advice import advising
 
 SCALINGS = ("Auto", "Normalised", "Raw")
@@ -39,13 +42,22 @@ HASH_BYTES = 2**22  # that are hashed at a time
 
 
 def make_run(
-    jobs: JobService, path: Path, *, parallel: bool, chunk: float, scaling: str, owner: str, vae: str = ""
+    jobs: JobService,
+    path: Path,
+    *,
+    parallel: bool,
+    chunk: float,
+    scaling: str,
+    owner: str,
+    vae: str = "",
+    frames: str = "",
 ) -> tuple[JobState, RunInput]:
     """Make a run for the latent or video in `path`, ready to be submitted. Only the file's first bytes are read here.
 
-    `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS; a video ignores the scaling. `vae` is a
-    name as `VaeCache.find` takes it. The RunInput is filled in when the file is read. Raises ValueError, in one
-    sentence, for an argument that cannot be used.
+    `path` may be a folder of `join_pictures`. `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS;
+    a video ignores the scaling. `vae` is a name as `VaeCache.find` takes it. `frames` says which ones of a video are
+    taken, see `FrameRange.parse`. The RunInput is filled in when the file is read. Raises ValueError, in one sentence,
+    for an argument that cannot be used.
     """
     vae = jobs.vaes.find(vae)
     if scaling not in SCALINGS:
@@ -56,16 +68,22 @@ def make_run(
         raise ValueError(
             f"{chunk} latent frames per chunk is impossible; choose a whole number from 1 to {MAX_CHUNK}."
         )
-    if not path.is_file():
-        raise ValueError("The uploaded file is no longer on the server; upload it again.")
+    chosen = FrameRange.parse(frames)
+    check_upload(path)
     run_input = RunInput("")
     unread: UploadedVideo | UploadedLatent
     if is_video(path):
-        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, jobs.vaes[vae].config, run_input)
+        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, jobs.vaes[vae].config, run_input, chosen)
     else:
         kind, unread = JobKind.DECODE, UploadedLatent(path, jobs.vaes, vae, run_input, scaling)
     run = jobs.new_unread_run(unread, kind, chunk=int(chunk), parallel=parallel, owner=owner, vae=vae)
     return run, run_input
+
+
+def check_upload(path: Path) -> None:
+    """Raise ValueError, in one sentence, unless this is a file, or a folder of `join_pictures`."""
+    if not path.is_file() and not is_joined(path):
+        raise ValueError("The uploaded file is no longer on the server; upload it again.")
 
 
 class UploadedLatent:
@@ -102,17 +120,26 @@ class UploadedLatent:
 
 
 class UploadedVideo:
-    """A video file: an UnreadInput. Reading fills in `run_input`."""
+    """Frames of a video file, or a folder of `join_pictures`: an UnreadInput. Reading fills in `run_input`.
 
-    def __init__(self, path: Path, config: WanConfig, run_input: RunInput) -> None:
+    The folder is deleted with this object: when it was read, or its run is gone.
+    """
+
+    def __init__(
+        self, path: Path, config: WanConfig, run_input: RunInput, frames: FrameRange = ALL_FRAMES
+    ) -> None:
         self.path = path
         self.config = config
         self.run_input = run_input
+        self.frames = frames
         self.name = path.name
         self._plan: VideoPlan | None = None
+        if path.is_dir():
+            weakref.finalize(self, remove_joined, path)
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
-        found, config = video_plan(self.path, self.config, stopped=stopped), self.config
+        config = self.config
+        found = video_plan(self.path, config, frames=self.frames, stopped=stopped)
         self._plan = found
         num_latents = 1 + (found.num_frames_bound - 1) // config.temporal_factor
         height, width = found.height // config.spatial_factor, found.width // config.spatial_factor
@@ -130,9 +157,16 @@ class UploadedVideo:
                 told = time.monotonic()
                 on_progress(f"Reading {num_frames} of about {bound} frames.")
 
-        self.run_input.digest = file_digest(self.path, stopped)
+        digest = file_digest(self.path, stopped)
+        self.run_input.digest = digest if self.frames.is_all else f"{digest} {self.frames}"
         video = read_video(
-            self.path, self.config, folder, plan=self._plan, on_progress=tell_frames, stopped=stopped
+            self.path,
+            self.config,
+            folder,
+            frames=self.frames,
+            plan=self._plan,
+            on_progress=tell_frames,
+            stopped=stopped,
         )
         self.run_input.note = video.note
         return ReadInput(None, video.frames, video.fps)
@@ -146,10 +180,11 @@ class Description(NamedTuple):
     misfit: Misfit = Misfit()
 
 
-def describe_upload(path: Path, config: WanConfig) -> Description:
-    """Say what an upload is. Raises ValueError and OSError for what cannot be run."""
+def describe_upload(path: Path, config: WanConfig, frames: str = "") -> Description:
+    """Say what an upload is; of a video, these frames. Raises ValueError and OSError for what cannot be run."""
+    check_upload(path)
     if is_video(path):
-        return Description(describe_video(path, config))
+        return Description(describe_video(path, config, FrameRange.parse(frames)))
     z, order = read_clip(path, config)
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor
@@ -180,11 +215,12 @@ def native_fps(config: WanConfig) -> float:
 
 
 def file_digest(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
-    """SHA-256 of a file's content, in hexadecimal. Raises InterruptedError once `stopped()`."""
+    """SHA-256 of a file, or of all files in a folder, in hexadecimal. Raises InterruptedError once `stopped()`."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(HASH_BYTES):
-            if stopped():
-                raise InterruptedError(f"reading {path.name} was stopped")
-            digest.update(data)
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            while data := file.read(HASH_BYTES):
+                if stopped():
+                    raise InterruptedError(f"reading {path.name} was stopped")
+                digest.update(data)
     return digest.hexdigest()
