@@ -11,6 +11,7 @@ from support.tiled_picture import AVIF, HEIC, TileKind, write_tiles
 from support.video_files import ffmpeg, pattern
 
 from wanvae_app.config import PRESETS
+from wanvae_app.formats import video_header
 from wanvae_app.formats.frame_facts import parse_facts
 from wanvae_app.formats.video import Video, describe_video, is_video, read_video
 from wanvae_app.formats.video_container import find_container
@@ -100,6 +101,13 @@ def test_tiles_are_put_together(tmp_path: Path, kind: TileKind, name: str) -> No
     video = read_video(write_tiles(tmp_path / name, pixels, 3, 2, kind), WAN, None)
     assert frames_of(video).shape == (1, 128, 192, 3)
     assert abs(frames_of(video)[0] - pixels).max() <= 6
+
+
+def test_tiles_that_take_too_long_are_not_one_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiles(tmp_path / "a.avif", np.zeros((64, 128, 3), np.uint8), 2, 1, AVIF)
+    monkeypatch.setattr(video_header, "FRAME_TIMEOUT", 0.0)
+    with pytest.raises(ValueError, match=r"a\.avif cannot be decoded: putting its tiles together takes too much"):
+        read_video(path, WAN, None)
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "mp4"])

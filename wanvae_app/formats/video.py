@@ -19,7 +19,6 @@ from wanvae_app.formats.video_plan import MAX_FRAMES, VideoPlan, video_plan
 from wanvae_app.frame_log import FrameLog
 
 MIN_FPS, MAX_FPS = 0.1, 1000.0
-DEFAULT_FPS = 16.0  # of a file that states no times
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,11 @@ class Video:
     frames: FrameLog
     fps: float
     note: str
+
+
+def native_fps(config: WanConfig) -> float:
+    """Frames per second that the Wan models of this VAE generate. Neither latents nor pictures carry a rate."""
+    return 24.0 if config.residual else 16.0
 
 
 def is_video(path: Path) -> bool:
@@ -112,7 +116,7 @@ def read_video(
     notes += plan.remarks()
     if decoder.concealed_damage:
         notes.append("The file is damaged, and parts of its pictures are guessed.")
-    fps = (plan.header.fps or DEFAULT_FPS * plan.frames.step) / plan.frames.step
+    fps = plan.header.fps / plan.frames.step if plan.header.fps else native_fps(config)
     return Video(log, min(max(fps, MIN_FPS), MAX_FPS), " ".join(notes))
 
 

@@ -16,7 +16,7 @@ from wanvae_app.formats.limits import Limits
 from wanvae_app.formats.untrusted_text import MAX_ERROR_LENGTH, printable
 from wanvae_app.formats.video_container import STILL_DEMUXERS, find_container
 from wanvae_app.formats.video_filters import filters
-from wanvae_app.formats.video_header import MAX_INPUT_PIXELS
+from wanvae_app.formats.video_header import MAX_INPUT_PIXELS, TILES
 from wanvae_app.formats.video_input import reading
 from wanvae_app.formats.video_plan import VideoPlan
 
@@ -69,7 +69,10 @@ class VideoDecoder:
     def _running(self) -> contextlib.AbstractContextManager[ffmpeg.Ffmpeg]:
         """ffmpeg, which writes the frames to its output."""
         plan, source = self.plan, self.plan.header.source
-        threads = ("-threads", str(min(num_cores(), MAX_THREADS)), "-filter_threads", "4")
+        num_threads = (
+            1 if source.stream == TILES else min(num_cores(), MAX_THREADS)
+        )  # each tile has a decoder
+        threads = ("-threads", str(num_threads), "-filter_threads", "4")
         # A picture may turn out larger than the header says.
         options = [*threads, "-max_pixels", str(MAX_INPUT_PIXELS), *source.input_options()]
         output = [*source.filtered(filters(plan)), "-frames:v", str(self._max_frames())]

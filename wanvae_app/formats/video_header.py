@@ -31,6 +31,7 @@ BYTES_PER_PACKET = 256  # of a longer listing, of several streams
 # The tracks that players show, and those that are not pictures of an album.
 DEFAULT_TRACKS, ALL_TRACKS = "0:V:disp:default", "0:V"
 TILES = "[0:g:0]"  # a picture of tiles, put together
+NO_TILES = "matches no streams"  # ffmpeg's error if there are none
 
 
 @dataclass(frozen=True)
@@ -159,8 +160,7 @@ def _find_stream(path: Path, num_frames: int, is_stopped: StopCheck | None) -> _
             raise ValueError(f"{path.name} has sound but no pictures; give a video.")
         raise ValueError(f"{path.name} is damaged or cut off: no video was found in it.")
     if is_tiled_kind(path) and (facts := _first_frame(path, Source(TILES), Size(1, 1), is_stopped)):
-        stream = StreamListing(size=facts.size)
-        return _Found(Source(TILES), stream, 1, True, Pace(None, True), facts)
+        return _Found(Source(TILES), StreamListing(size=facts.size), 1, True, Pace(None, True), facts)
     # A sequence in AVIF stands behind a still picture of it.
     moving = [number for number, stream in listing.streams.items() if stream.num_frames > 1]
     number = moving[0] if moving else min(listing.streams)
@@ -186,7 +186,10 @@ def _display_size(size: Size, is_turned: bool, pixel_aspect: Fraction) -> Size:
 
 
 def _first_frame(path: Path, source: Source, size: Size, is_stopped: StopCheck | None) -> FrameFacts | None:
-    """Decode one frame; return what is known of it, None if it cannot be decoded or its `size` is too large."""
+    """Decode one frame; return what is known of it, None if it cannot be decoded or its `size` is too large.
+
+    Of tiles, None says that there are none; raises ValueError, with one sentence, if they cannot be put together.
+    """
     if max(size) > MAX_INPUT_SIDE or size.width * size.height > MAX_INPUT_PIXELS:
         return None
     options = ["-threads", "1", "-max_pixels", str(MAX_INPUT_PIXELS), *source.input_options()]
@@ -194,7 +197,17 @@ def _first_frame(path: Path, source: Source, size: Size, is_stopped: StopCheck |
     with reading(
         path, options, output, limits=HEADER_LIMITS, timeout=FRAME_TIMEOUT, pictures=source.pictures
     ) as reader:
-        return parse_facts(reader.read(HEADER_BYTES, is_stopped))
+        facts = parse_facts(reader.read(HEADER_BYTES, is_stopped))
+        if (
+            facts is None
+            and source.stream == TILES
+            and reader.wait()
+            and NO_TILES not in reader.error_output()
+        ):
+            raise ValueError(
+                f"{path.name} cannot be decoded: putting its tiles together takes too much time or memory."
+            )
+        return facts
 
 
 def _list(

@@ -23,7 +23,7 @@ from wanvae_app.formats.latents import (
     stored_scaling,
     to_raw,
 )
-from wanvae_app.formats.video import describe_video, is_video, read_video
+from wanvae_app.formats.video import describe_video, is_video, native_fps, read_video
 from wanvae_app.formats.video_plan import VideoPlan, video_plan
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
@@ -207,11 +207,6 @@ def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> Sca
             return ScalingGuess(stored, f"Taken as {stored}, as the file says.")
         return guess_scaling(z, config)
     return ScalingGuess(wanted.lower(), f"Taken as {wanted.lower()}, as you chose.")
-
-
-def native_fps(config: WanConfig) -> float:
-    """Frames per second that the Wan models of this VAE generate. A latent does not carry a rate."""
-    return 24.0 if config.residual else 16.0
 
 
 def file_digest(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
