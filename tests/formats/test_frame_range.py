@@ -41,9 +41,31 @@ def test_other_texts_are_refused(text: str) -> None:
         FrameRange.parse(text)
 
 
+H264 = ("-c:v", "libx264", "-bf", "2", "-g", "9")
+KINDS: dict[str, tuple[str, ...]] = {
+    "a.mp4": H264,
+    "open.mkv": (*H264, "-x264-params", "open-gop=1:keyint=9"),
+    "a.ts": H264,
+    "a.avi": H264,  # which does not state when frames are shown
+    "a.webm": ("-c:v", "libvpx-vp9", "-g", "9", "-lag-in-frames", "9", "-cpu-used", "8"),
+    "open.mov": ("-c:v", "libx265", "-x265-params", "log-level=none:open-gop=1:keyint=9", "-tag:v", "hvc1"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_frames_of_a_range(tmp_path: Path, name: str) -> None:
+    """Decoding begins at a key frame shortly before, where the file says enough for that."""
+    path = pattern(tmp_path / name, *KINDS[name], frames=41)
+    assert (video_plan(path, WAN, frames=FrameRange(24)).header.source.seek is None) == (name == "a.avi")
+    whole = read_video(path, WAN, None).frames.read(0, 41)
+    for start in (17, 18, 19, 28):
+        part = read_video(path, WAN, None, frames=FrameRange(start, start + 5)).frames.read(0, 5)
+        assert np.array_equal(part, whole[start : start + 5]), start
+
+
 @pytest.mark.parametrize("text", ["11-19", "4-40/4", "32-", "-5", "17"])
-def test_the_frames_of_a_range(tmp_path: Path, text: str) -> None:
-    path = pattern(tmp_path / "a.mp4", "-c:v", "libx264", "-bf", "2", "-g", "9", frames=41)
+def test_what_is_said_of_a_range(tmp_path: Path, text: str) -> None:
+    path = pattern(tmp_path / "a.mp4", *H264, frames=41)
     whole, chosen = read_video(path, WAN, None).frames, FrameRange.parse(text)
     numbers = chosen.within(41)
     expected = whole.read(0, 41)[list(numbers)]

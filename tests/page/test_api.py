@@ -90,7 +90,7 @@ def test_nothing_else_is_offered(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/run"]
     names = [parameter["parameter_name"] for parameter in endpoints["/run"]["parameters"]]
-    assert names == ["file", "parallel", "chunk", "scaling", "vae"]
+    assert names == ["file", "parallel", "chunk", "scaling", "vae", "frames"]
 
 
 def test_the_password_covers_the_runs(app: App, client: Client) -> None:

@@ -27,6 +27,7 @@ PACKET = re.compile(r"(\d+), *(-?\d+), *(-?\d+), *(-?\d+), *\d+, 0x[0-9a-f]+(?:,
 # Their frames build on others, and their key frames are marked as such in every container.
 CODECS_WITH_KEY_FRAMES = ("h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4")
 UNEVEN = Fraction(1, 400)  # seconds: more than milliseconds that were rounded twice
+SEEKABLE_CODECS = ("h264", "hevc", "vvc", "av1", "vp9")  # each of whose packets shows a frame
 REGULAR = 0.9  # of the frames that give a clip its rate
 MIN_RATE, MAX_RATE = Fraction(1, 1000), Fraction(1000)  # frames per second; others are a damaged clock's
 
@@ -48,6 +49,13 @@ class Pace(NamedTuple):
     is_even: bool  # whether nine of ten frames are shown equally long, to UNEVEN seconds
 
 
+class Seek(NamedTuple):
+    """Where decoding may begin, if the frames before a certain one are not wanted."""
+
+    num_packets: int  # before the key frame at which it begins
+    start: Fraction  # seconds: between the wanted frame and the one before
+
+
 @dataclass
 class StreamListing:
     """What a listing states of one stream."""
@@ -61,18 +69,23 @@ class StreamListing:
     durations: list[int] = field(default_factory=list)  # the same; 0 if it is not stated
     num_orphans: int = 0  # packets before the first key frame, which cannot be decoded
     num_packets: int = 0
-    has_key_frame: bool = False
+    keys: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # packets before each key frame; when it is shown
+    has_discarded: bool = False
 
     def add_packet(self, decoded: int, shown: int, duration: int, flags: int) -> None:
         """Add a packet in the order of the file."""
-        if flags & IS_KEY and not self.has_key_frame:
-            self.has_key_frame = True
-            if self.codec in CODECS_WITH_KEY_FRAMES:
+        if flags & IS_KEY and self.codec in CODECS_WITH_KEY_FRAMES:
+            if not self.keys:
                 self.num_orphans = self.num_packets
                 for times in (self.decoding_times, self.showing_times, self.durations):
                     times.clear()
+            self.keys.append((self.num_packets, shown))
         self.num_packets += 1
-        if not flags & IS_DISCARDED:
+        if flags & IS_DISCARDED:
+            self.has_discarded = True
+        else:
             self.decoding_times.append(decoded)
             self.showing_times.append(shown)
             self.durations.append(max(duration, 0))
@@ -89,6 +102,20 @@ class StreamListing:
         Where some times of showing are not stated, the times of decoding take their place: they are as far apart.
         """
         return self.decoding_times if UNKNOWN_TIME in self.showing_times else self.showing_times
+
+    def seek(self, frame: int) -> Seek | None:
+        """Where decoding may begin for this frame, counted from 0 as they are shown, and one before it.
+
+        None: at the first key frame. No frame that is shown after a key frame builds on one before that.
+        """
+        starts = sorted(self.showing_times)
+        are_known = UNKNOWN_TIME not in starts and len(set(starts)) == len(starts) and not self.has_discarded
+        if self.codec not in SEEKABLE_CODECS or not are_known or not 1 < frame < len(starts):
+            return None
+        num_packets = max((packets for packets, shown in self.keys if shown < starts[frame]), default=0)
+        if num_packets <= self.num_orphans:
+            return None
+        return Seek(num_packets, (starts[frame - 1] + starts[frame]) / Fraction(2) * self.tick)
 
     def pace(self) -> Pace:
         """How fast the frames follow each other.

@@ -30,8 +30,12 @@ def filters(plan: VideoPlan) -> str:
     steps = []
     if facts.is_interlaced:
         steps.append(DEINTERLACE)  # looks at the frames beside each, so it stands before the choice of frames
-    if not frames.is_all and plan.header.source.pictures is None:
-        steps.append(rf"select=gte(n\,{frames.start})*not(mod(n-{frames.start}\,{frames.step}))")
+    if (seek := plan.header.source.seek) is not None:
+        steps.append(rf"select=gte(t\,{float(seek.start):.9f})")
+    elif frames.start and plan.header.source.pictures is None:
+        steps.append(rf"select=gte(n\,{frames.start})")
+    if frames.step > 1 and plan.header.source.pictures is None:
+        steps.append(rf"select=not(mod(n\,{frames.step}))")
     steps.append(f"scale={scaled.width}:{scaled.height}")
     if facts.hdr:
         missing = {"color_primaries=bt2020": facts.primaries, "colorspace=bt2020nc": facts.matrix}

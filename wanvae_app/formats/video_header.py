@@ -7,7 +7,7 @@ are not read. What is read is the listing of packets (`packet_listing`), and the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from wanvae_app.formats.ffmpeg import StopCheck
 from wanvae_app.formats.frame_facts import HEADER_BYTES, OUTPUT, FrameFacts, parse_facts
 from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.limits import Limits
-from wanvae_app.formats.packet_listing import Pace, PacketListing, Size, StreamListing
+from wanvae_app.formats.packet_listing import Pace, PacketListing, Seek, Size, StreamListing
 from wanvae_app.formats.pictures import count_pictures
 from wanvae_app.formats.video_container import PICTURES, STILL_DEMUXERS, is_tiled_kind
 from wanvae_app.formats.video_input import Pictures, check_container, reading
@@ -40,11 +40,13 @@ class Source:
 
     stream: str = f"{ALL_TRACKS}:0"  # a stream specifier, or TILES
     num_orphans: int = 0  # packets before its first key frame, which are left out
+    seek: Seek | None = None  # where decoding begins, if not at the first key frame
     pictures: Pictures | None = None  # of a zip or a folder
 
     def input_options(self) -> list[str]:
         """ffmpeg's options before the input."""
-        return ["-bsf:v", rf"noise=drop=lt(n\,{self.num_orphans})"] if self.num_orphans else []
+        num_left_out = self.seek.num_packets if self.seek else self.num_orphans
+        return ["-bsf:v", rf"noise=drop=lt(n\,{num_left_out})"] if num_left_out else []
 
     def filtered(self, filters: str) -> list[str]:
         """ffmpeg's arguments that send the stream through filters."""
@@ -90,6 +92,7 @@ def read_header(
         found = _find_pictures(path, is_stopped)
     else:
         found = _find_stream(path, frames.num_to_list(max_frames), is_stopped)
+        found = replace(found, source=replace(found.source, seek=found.stream.seek(frames.start)))
     size = found.stream.size
     if min(size) < 1 and found.facts is not None:
         size = found.facts.size
