@@ -76,7 +76,7 @@ def test_what_is_said_of_a_range(tmp_path: Path, text: str) -> None:
     kept = len(video.frames)
     assert kept == 1 + (len(numbers) - 1) // 4 * 4
     assert np.array_equal(video.frames.read(0, kept), expected[:kept])
-    assert video.fps == 12 / chosen.step
+    assert video.fps == 12 / chosen.step and video.start == pytest.approx(chosen.start / 12)
     assert f"Of its frames, {chosen} are taken." in video.note
     assert f"Of its frames, {chosen} are taken." in describe_video(path, WAN, chosen)
 

@@ -117,6 +117,11 @@ class StreamListing:
             return None
         return Seek(num_packets, (starts[frame - 1] + starts[frame]) / Fraction(2) * self.tick)
 
+    def start_of(self, frame: int) -> float | None:
+        """Seconds from the file's begin until this frame is shown, counted from 0; None if it was not listed."""
+        starts = sorted(self.starts)
+        return max(0.0, float(starts[frame] * self.tick)) if frame < len(starts) else None
+
     def pace(self) -> Pace:
         """How fast the frames follow each other.
 

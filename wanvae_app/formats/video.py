@@ -31,6 +31,7 @@ class Video:
     frames: FrameLog
     fps: float
     note: str
+    start: float | None  # seconds from the file's begin to the first of these frames; None of pictures
 
 
 def native_fps(config: WanConfig) -> float:
@@ -117,7 +118,7 @@ def read_video(
     if decoder.concealed_damage:
         notes.append("The file is damaged, and parts of its pictures are guessed.")
     fps = plan.header.fps / plan.frames.step if plan.header.fps else native_fps(config)
-    return Video(log, min(max(fps, MIN_FPS), MAX_FPS), " ".join(notes))
+    return Video(log, min(max(fps, MIN_FPS), MAX_FPS), " ".join(notes), plan.header.start)
 
 
 def _beyond_plan(path: Path, plan: VideoPlan, max_frames: int) -> ValueError:

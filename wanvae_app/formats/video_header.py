@@ -68,6 +68,7 @@ class VideoHeader:
     is_even: bool  # whether they are shown equally long, as far as is known
     source: Source
     facts: FrameFacts  # of the first frame
+    start: float | None  # seconds from the file's begin to the first frame that is taken; None of pictures
 
     @property
     def seconds(self) -> float | None:
@@ -114,7 +115,8 @@ def read_header(
         raise ValueError(f"{path.name} has {found.num_frames} frames, so none of {frames} is there.")
     num_frames = found.num_frames if found.is_known else None
     display = _display_size(size, is_turned, found.stream.pixel_aspect)
-    return VideoHeader(size, display, num_frames, *found.pace, found.source, facts)
+    start = found.stream.start_of(frames.start) if found.pace.rate else None
+    return VideoHeader(size, display, num_frames, *found.pace, found.source, facts, start)
 
 
 def too_long(path: Path, max_frames: int) -> ValueError:
