@@ -55,7 +55,7 @@ def test_runs_of_one_input_are_compared(client: Client) -> None:
 def test_some_frames_of_a_video(client: Client, tmp_path: Path) -> None:
     path = pattern(tmp_path / "a.mp4", "-c:v", "libx264", size="32x32", frames=20)
     last, video, _ = client.predict(handle_file(path), True, 1, frames="3-20/2", api_name="/run")
-    assert last["num_frames"] == 9 and "Of its frames, 3-20/2 are taken." in last["note"]
+    assert last["num_frames"] == 9 and "Frames 3 to 20 are taken, one of every 2." in last["note"]
     assert iio.imread(video, plugin="FFMPEG").shape == (9, 32, 32, 3)
 
 

@@ -124,5 +124,5 @@ def test_some_frames_of_a_video(handlers: EventHandlers, tmp_path: Path) -> None
     entries = [handlers.history.find(run.id, "ann") for run in runs if run is not None]
     digests = {entry.input.digest for entry in entries if entry is not None}
     assert len(digests) == 3
-    assert "Of its frames, 3-11 are taken." in handlers.describe([path], "", "3-11")
+    assert "Frames 3 to 11 are taken." in handlers.describe([path], "", "3-11")
     assert "is no range of frames" in handlers.describe([path], "", "x")

@@ -51,6 +51,14 @@ class FrameRange(NamedTuple):
         needed = self.start + self.step * max_frames + 1
         return min(needed, MAX_FRAME + 1, self.stop if self.stop is not None else needed)
 
+    @property
+    def sentence(self) -> str:
+        """Which frames are taken, in a sentence."""
+        which = f"Frames from {self.start + 1} on are taken"
+        if self.stop is not None:
+            which = f"Frames {self.start + 1} to {self.stop} are taken"
+        return f"{which}, one of every {self.step}." if self.step > 1 else f"{which}."
+
     def __str__(self) -> str:
         first, last = self.start + 1, "" if self.stop is None else self.stop
         return f"{first}-{last}" + (f"/{self.step}" if self.step > 1 else "")

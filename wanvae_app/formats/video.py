@@ -57,8 +57,8 @@ def describe_video(path: Path, config: WanConfig, frames: FrameRange = ALL_FRAME
         kind = f"{header.num_frames} pictures as a clip"
     elif header.num_frames == 1 and header.fps is None:
         kind = "Picture"
-    if header.fps and header.seconds:
-        details += [f"{header.fps:.4g} frames per second", f"{header.seconds:.1f} s"]
+    if header.fps and plan.seconds:
+        details += [f"{header.fps:.4g} frames per second", f"{plan.seconds:.1f} s"]
     done = ", ".join([*plan.changes(), "encoded to a latent"])
     text = f"{kind}, {', '.join(details)}: it will be {done}, then decoded again."
     return " ".join([text, *plan.remarks()])

@@ -70,11 +70,6 @@ class VideoHeader:
     facts: FrameFacts  # of the first frame
     start: float | None  # seconds from the file's begin to the first frame that is taken; None of pictures
 
-    @property
-    def seconds(self) -> float | None:
-        """The length of what is shown."""
-        return self.num_frames / self.fps if self.fps and self.num_frames is not None else None
-
 
 def read_header(
     path: Path,

@@ -53,6 +53,12 @@ class VideoPlan:
         hdr = BYTES_PER_HDR_PIXEL * scaled.width * scaled.height if self.header.facts.hdr else 0
         return BYTES_OF_FFMPEG + BYTES_PER_INPUT_PIXEL * size.width * size.height + hdr
 
+    @property
+    def seconds(self) -> float | None:
+        """The length of what is taken; None if it is not known."""
+        fps = self.header.fps if self.header.num_frames is not None else None
+        return self.num_frames_bound * self.frames.step / fps if fps else None
+
     def changes(self) -> list[str]:
         """The steps that change pictures, in words, and why."""
         changes, facts = [], self.header.facts
@@ -74,7 +80,7 @@ class VideoPlan:
                 f"Its first {header.source.num_orphans} frames build on one that is not in the file; they are left out."
             )
         if not self.frames.is_all:
-            remarks.append(f"Of its frames, {self.frames} are taken.")
+            remarks.append(self.frames.sentence)
         if not header.is_even and header.fps:
             remarks.append(
                 "Its frames come at uneven times; each is taken once, and all are shown equally long, at "
