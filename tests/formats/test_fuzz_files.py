@@ -9,10 +9,11 @@ import json
 import re
 import struct
 import time
+import zipfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -51,7 +52,25 @@ def videos() -> dict[str, bytes]:
         lambda value, file: value.save(file, "gif", save_all=True, append_images=frames), frames[0]
     )
     clip = Path(__file__).parents[2] / "assets" / "samples" / "Fish pond.mp4"
-    return {"gif": gif, "mp4": clip.read_bytes()[:4000], "webm": b"\x1a\x45\xdf\xa3" + bytes(range(256))}
+    avif = as_bytes(
+        lambda value, file: value.save(file, "avif", save_all=True, append_images=frames), frames[0]
+    )
+    return {
+        "gif": gif,
+        "mp4": clip.read_bytes()[:4000],
+        "webm": b"\x1a\x45\xdf\xa3" + bytes(range(256)),
+        "ts": b"".join(b"G" + bytes(range(187)) for _ in range(9)),
+        "avif": avif,
+        "zip": as_bytes(save_pictures, frames),
+    }
+
+
+def save_pictures(pictures: list[Image.Image], file: IO[bytes]) -> None:
+    """Write a zip of numbered PNGs."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, picture in enumerate(pictures):
+            with archive.open(f"{number}.png", "w") as entry:
+                picture.save(entry, "png")
 
 
 # Headers are at the beginning of a file, and of an archive at the end.
@@ -96,7 +115,7 @@ def test_checkpoints_edited(kind: str, file: Path, edits: list[tuple[str, int, b
     try_checkpoint(file, edited(checkpoints()[kind], edits))
 
 
-@pytest.mark.parametrize("kind", ["gif", "mp4", "webm"])
+@pytest.mark.parametrize("kind", ["gif", "mp4", "webm", "ts", "avif", "zip"])
 @fuzz(10)
 @given(edits=edits)
 def test_videos_edited(kind: str, file: Path, edits: list[tuple[str, int, bytes]]) -> None:

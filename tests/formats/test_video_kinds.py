@@ -107,7 +107,7 @@ def test_tiles_that_take_too_long_are_not_one_tile(tmp_path: Path, monkeypatch: 
     path = write_tiles(tmp_path / "a.avif", np.zeros((64, 128, 3), np.uint8), 2, 1, AVIF)
     monkeypatch.setattr(video_header, "FRAME_TIMEOUT", 0.0)
     with pytest.raises(
-        ValueError, match=r"a\.avif cannot be decoded: putting its tiles together takes too much"
+        ValueError, match=r"a\.avif cannot be decoded: putting its tiles together takes too long"
     ):
         read_video(path, WAN, None)
 

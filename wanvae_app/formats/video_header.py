@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from wanvae_app.formats.ffmpeg import StopCheck
+from wanvae_app.formats.ffmpeg import Ffmpeg, StopCheck
 from wanvae_app.formats.frame_facts import HEADER_BYTES, OUTPUT, FrameFacts, parse_facts
 from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.limits import Limits
@@ -198,16 +198,18 @@ def _first_frame(path: Path, source: Source, size: Size, is_stopped: StopCheck |
         path, options, output, limits=HEADER_LIMITS, timeout=FRAME_TIMEOUT, pictures=source.pictures
     ) as reader:
         facts = parse_facts(reader.read(HEADER_BYTES, is_stopped))
-        if (
-            facts is None
-            and source.stream == TILES
-            and reader.wait()
-            and NO_TILES not in reader.error_output()
-        ):
-            raise ValueError(
-                f"{path.name} cannot be decoded: putting its tiles together takes too much time or memory."
-            )
+        if facts is None and source.stream == TILES:
+            _check_tiles(path, reader)
         return facts
+
+
+def _check_tiles(path: Path, reader: Ffmpeg) -> None:
+    """Raise ValueError, with one sentence, if ffmpeg has found tiles and could not put them together."""
+    status = reader.wait()
+    if reader.is_hung or status < 0:
+        raise ValueError(f"{path.name} cannot be decoded: putting its tiles together takes too long.")
+    if NO_TILES not in reader.error_output():
+        raise ValueError(f"{path.name} is damaged: its tiles cannot be put together.")
 
 
 def _list(
