@@ -21,8 +21,9 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import COOKIE
 from wanvae_app.page.handlers import EventHandlers
 from wanvae_app.page.history import History
-from wanvae_app.page.picture_clips import are_one_clip, is_joined, join_pictures
+from wanvae_app.page.picture_clips import MAX_PICTURES, are_one_clip, is_joined, join_pictures
 from wanvae_app.page.upload import check_upload
+from wanvae_app.page.upload_room import MAX_FILES
 from wanvae_app.parallel.process_group import Group
 
 REQUEST: Any = SimpleNamespace(cookies={COOKIE: "ann"}, client=None)
@@ -44,7 +45,7 @@ def upload(folder: Path, *names: str) -> list[str]:
     for number, name in enumerate(names):
         path = folder / "uploads" / f"{number:064x}" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (24, 16), (20 * int("".join(filter(str.isdigit, name)) or 0), 0, 0)).save(
+        Image.new("RGB", (24, 16), (min(255, 20 * int("".join(filter(str.isdigit, name)) or 0)), 0, 0)).save(
             path, "PNG"
         )
         files.append(str(path))
@@ -98,6 +99,17 @@ def test_a_refusal_leaves_no_links(handlers: EventHandlers, tmp_path: Path) -> N
     files = upload(tmp_path, "f_1.png", "f_2.png")
     (error,) = started(handlers, files, frames="2-1")
     assert error.startswith("'2-1' ends before it begins") and not joined()
+
+
+def test_more_pictures_than_uploads_are_kept(handlers: EventHandlers, tmp_path: Path) -> None:
+    assert MAX_PICTURES == MAX_FILES
+    files = upload(tmp_path, *(f"f_{number}.png" for number in range(65)))
+    sentence = "65 pictures are more than 64; put them into a .zip, and upload that."
+    assert started(handlers, files) == [sentence] and sentence in handlers.describe(files, "")
+    Path(files[0]).unlink()
+    sentence = "An uploaded picture is no longer on the server; upload them again."
+    assert started(handlers, files[:9]) == [sentence] and sentence in handlers.describe(files[:9], "")
+    assert not joined()
 
 
 def test_visitors_name_no_folder(handlers: EventHandlers, tmp_path: Path) -> None:

@@ -26,8 +26,13 @@ HEIC = TileKind(
 )
 
 
-def write_tiles(path: Path, pixels: np.ndarray, columns: int, rows: int, kind: TileKind) -> Path:
-    """Write uint8 [H, W, 3] as columns x rows tiles, nearly lossless; returns the path."""
+def write_tiles(
+    path: Path, pixels: np.ndarray, columns: int, rows: int, kind: TileKind, quarter_turns: int = 0
+) -> Path:
+    """Write uint8 [H, W, 3] as columns x rows tiles, nearly lossless; returns the path.
+
+    The file asks for the picture to be turned to the left as often as `quarter_turns` says.
+    """
     height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
     parts = [
         pixels[row * height : (row + 1) * height, column * width : (column + 1) * width]
@@ -43,8 +48,8 @@ def write_tiles(path: Path, pixels: np.ndarray, columns: int, rows: int, kind: T
     references = struct.pack(f">HH{len(tiles)}H", 1, len(tiles), *range(2, 2 + len(tiles)))
     sizes = [struct.pack(">II", w, h) for w, h in ((pixels.shape[1], pixels.shape[0]), (width, height))]
     properties = [_full("ispe", 0, size) for size in sizes]
-    properties += [tiles[0][0], _full("pixi", 0, bytes([3, 8, 8, 8]))]
-    links = struct.pack(">IHBBB", 1 + len(tiles), 1, 2, 1, 4)
+    properties += [tiles[0][0], _full("pixi", 0, bytes([3, 8, 8, 8])), _box("irot", bytes([quarter_turns]))]
+    links = struct.pack(">IHBBBB", 1 + len(tiles), 1, 3, 1, 4, 0x85)
     links += b"".join(struct.pack(">HBBBB", i + 2, 3, 2, 0x83, 4) for i in range(len(tiles)))
     grid = struct.pack(">BBBBHH", 0, 0, rows - 1, columns - 1, pixels.shape[1], pixels.shape[0])
 

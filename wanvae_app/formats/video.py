@@ -19,6 +19,7 @@ from wanvae_app.formats.video_plan import MAX_FRAMES, VideoPlan, video_plan
 from wanvae_app.frame_log import FrameLog
 
 MIN_FPS, MAX_FPS = 0.1, 1000.0
+DEFAULT_FPS = 16.0  # of the Wan 2.1 models
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Video:
 
 def native_fps(config: WanConfig) -> float:
     """Frames per second that the Wan models of this VAE generate. Neither latents nor pictures carry a rate."""
-    return 24.0 if config.residual else 16.0
+    return 24.0 if config.residual else DEFAULT_FPS
 
 
 def is_video(path: Path) -> bool:

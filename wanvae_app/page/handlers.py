@@ -65,7 +65,10 @@ class EventHandlers:
         if not files:
             return UPLOAD_HINT
         if are_one_clip(files):
-            folder = join_pictures(files)
+            try:
+                folder = join_pictures(files)
+            except (ValueError, OSError) as error:
+                return f"<p class='bad'>{html.escape(tell(error, Path(files[0]).name))}</p>"
             try:
                 return self._describe(str(folder), vae, frames)
             finally:
@@ -201,13 +204,13 @@ class EventHandlers:
 def clips_of(files: list[str] | None) -> list[str] | tuple[None]:
     """Return the files to run; the numbered pictures of one clip become one folder.
 
-    Raises gr.Error on a full disk.
+    Raises gr.Error, in one sentence, if they cannot be joined.
     """
     if not files or not are_one_clip(files):
         return files or (None,)
     try:
         return [str(join_pictures(files))]
-    except OSError as error:
+    except (ValueError, OSError) as error:
         raise gr.Error(tell(error, Path(files[0]).name), print_exception=False) from error
 
 

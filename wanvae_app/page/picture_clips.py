@@ -14,6 +14,7 @@ from wanvae_app.formats.picture_feed import natural_order
 from wanvae_app.formats.video_container import PICTURE_DEMUXERS, find_container
 from wanvae_app.page.file_components import PUBLISHED_PREFIX
 
+MAX_PICTURES = 64  # UploadRoom keeps no more files of a visitor
 NUMBERED = re.compile(r"(.*?)([0-9]{1,18})(\.\w+)")
 
 
@@ -26,14 +27,22 @@ def are_one_clip(files: list[str]) -> bool:
         return False
     if max(numbers) - min(numbers) >= len(files):  # a camera's numbers: some of its photos
         return False
-    return all(Path(file).is_file() and find_container(Path(file)) in PICTURE_DEMUXERS for file in files)
+    there = [Path(file) for file in files if Path(file).is_file()]
+    return bool(there) and all(find_container(path) in PICTURE_DEMUXERS for path in there)
 
 
 def join_pictures(files: list[str]) -> Path:
     """Link the pictures of one clip into a new folder, named after the first and the last; return its path.
 
-    `remove_joined` deletes it; so does the next start of the app. Raises OSError on a full disk.
+    `remove_joined` deletes it; so does the next start of the app. Raises ValueError, with one sentence, if they are
+    more than uploads are kept, or one is gone; OSError on a full disk.
     """
+    if len(files) > MAX_PICTURES:
+        raise ValueError(
+            f"{len(files)} pictures are more than {MAX_PICTURES}; put them into a .zip, and upload that."
+        )
+    if not all(Path(file).is_file() for file in files):
+        raise ValueError("An uploaded picture is no longer on the server; upload them again.")
     paths = sorted(map(Path, files), key=lambda path: natural_order(path.name))
     parent = Path(get_upload_folder()) / f"{PUBLISHED_PREFIX}{secrets.token_urlsafe(24)}"
     folder = parent / f"{paths[0].stem} to {paths[-1].name}"
