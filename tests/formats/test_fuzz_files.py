@@ -9,11 +9,10 @@ import json
 import re
 import struct
 import time
-import zipfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 import torch
@@ -61,16 +60,15 @@ def videos() -> dict[str, bytes]:
         "webm": b"\x1a\x45\xdf\xa3" + bytes(range(256)),
         "ts": b"".join(b"G" + bytes(range(187)) for _ in range(9)),
         "avif": avif,
-        "zip": as_bytes(save_pictures, frames),
     }
 
 
-def save_pictures(pictures: list[Image.Image], file: IO[bytes]) -> None:
-    """Write a zip of numbered PNGs."""
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for number, picture in enumerate(pictures):
-            with archive.open(f"{number}.png", "w") as entry:
-                picture.save(entry, "png")
+@pytest.fixture(scope="module")
+def reading_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The process that reads what is no video; its start takes longer on a busy machine than an example may."""
+    path = tmp_path_factory.mktemp("first") / "letter.pt"
+    path.write_text("Dear Sir or Madam")
+    one_sentence(lambda: describe_upload(path, WAN))
 
 
 # Headers are at the beginning of a file, and of an archive at the end.
@@ -115,7 +113,8 @@ def test_checkpoints_edited(kind: str, file: Path, edits: list[tuple[str, int, b
     try_checkpoint(file, edited(checkpoints()[kind], edits))
 
 
-@pytest.mark.parametrize("kind", ["gif", "mp4", "webm", "ts", "avif", "zip"])
+@pytest.mark.parametrize("kind", ["gif", "mp4", "webm", "ts", "avif"])
+@pytest.mark.usefixtures("reading_process")
 @fuzz(10)
 @given(edits=edits)
 def test_videos_edited(kind: str, file: Path, edits: list[tuple[str, int, bytes]]) -> None:
