@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from wanvae_app.config import PRESETS
-from wanvae_app.formats import picture_feed
+from wanvae_app.formats import picture_feed, pictures
 from wanvae_app.formats.ffmpeg import ReadingStopped
 from wanvae_app.formats.frame_range import FrameRange
+from wanvae_app.formats.limits import Limits
 from wanvae_app.formats.video import describe_video, is_video, read_video
 from wanvae_app.formats.video_plan import video_plan
 
@@ -116,6 +117,16 @@ def test_refused_in_one_sentence(tmp_path: Path, expected: str) -> None:
         read_video(path, WAN, None)
     text = str(refusal.value)
     assert text.startswith("clip.zip") and text.endswith(".") and "\n" not in text, text
+
+
+def test_a_process_that_dies_leaves_no_shorter_clip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = make_zip(tmp_path / "clip.zip", {f"{number}.png": picture(number) for number in range(9)})
+    plan = video_plan(path, WAN)
+    monkeypatch.setattr(pictures, "FEED_LIMITS", Limits(cpu_seconds=1, memory_bytes=2**24))
+    with pytest.raises(
+        ValueError, match=r"^clip\.zip cannot be read: unpacking it takes more time or memory than"
+    ):
+        read_video(path, WAN, None, plan=plan)
 
 
 def test_a_zip_is_planned_and_stopped_like_a_video(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ after the other. A refusal is one sentence on its error output, without its subj
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import zipfile
@@ -104,6 +105,8 @@ if __name__ == "__main__":
     try:
         main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
         sys.stdout.flush()
+    except BrokenPipeError:  # ffmpeg has enough
+        os._exit(0)  # else Python would try once more to write what is left
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
         sys.exit(REFUSED)

@@ -12,14 +12,13 @@ from typing import NamedTuple
 from wanvae_app.formats import ffmpeg
 from wanvae_app.formats.ffmpeg import Ffmpeg, StopCheck
 from wanvae_app.formats.limits import Limits
+from wanvae_app.formats.picture_feed import REFUSED
 from wanvae_app.formats.untrusted_text import printable
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "wanvae_app.formats.picture_feed"
 # -I and -S: neither the environment nor installed packages are looked at, so it starts in 30 ms.
-PROGRAM = (
-    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
-)
+PROGRAM = "import runpy, sys; sys.path.append(sys.argv.pop(1)); runpy.run_module({!r}, run_name='__main__')"
 COUNT_TIMEOUT = 30.0  # seconds
 COUNT_LIMITS = Limits(cpu_seconds=10, memory_bytes=2**29)
 FEED_LIMITS = Limits(cpu_seconds=int(ffmpeg.FILE_TIMEOUT), memory_bytes=2**29)
@@ -60,7 +59,7 @@ def refusal(path: Path, feed: Ffmpeg) -> ValueError:
     if feed.is_hung:
         return ValueError(f"{path.name} cannot be read: unpacking it takes too long.")
     said = feed.last_error()
-    if feed.process.returncode != 3:
+    if feed.process.returncode != REFUSED:
         return ValueError(f"{path.name} cannot be read: unpacking it takes more time or memory than it may.")
     return ValueError(f"{path.name} {printable(said, MAX_SENTENCE)}.")
 

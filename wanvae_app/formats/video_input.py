@@ -73,5 +73,5 @@ def reading(
         ) as reader:
             pipe.close()  # else the process would not notice that ffmpeg has ended
             yield reader
-        if feed.wait() == 3:
+        if feed.wait() != 0:  # then pictures may be missing
             raise refusal(path, feed)
