@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 MAX_FRAME = 2**18  # the last frame that can be chosen: two and a half hours at 29 frames per second
+MAX_LENGTH = 80  # characters of a range: the pattern below takes long for many spaces
 TEXT = re.compile(r"(?:(\d{1,9})?\s*(-)?\s*(\d{1,9})?)?\s*(?:/\s*(\d{1,9}))?", re.ASCII)
 
 
@@ -22,7 +23,7 @@ class FrameRange(NamedTuple):
 
         Frames count from 1 there, and the last is included. Raises ValueError, with one sentence, for other texts.
         """
-        found = TEXT.fullmatch(text.strip())
+        found = TEXT.fullmatch(text.strip()) if len(text) <= MAX_LENGTH else None
         if found is None:
             raise ValueError(f"{_quoted(text)} is no range of frames; {ADVICE}.")
         first, dash, last, step = found.groups()
