@@ -16,7 +16,8 @@ from torch import Tensor
 from wanvae_app.config import PRESETS, WanConfig
 from wanvae_app.device import choose_dtype
 from wanvae_app.formats.checkpoint import external_state_dict, load_vae, rescale
-from wanvae_app.formats.key_maps import NAMINGS, Naming, external_name, recognise
+from wanvae_app.formats.checkpoint_config import recognise
+from wanvae_app.formats.key_maps import NAMINGS, Naming, external_name
 from wanvae_app.formats.weights_file import find_weights_file
 from wanvae_app.model.clip_state import ClipState
 from wanvae_app.model.vae import WanVAE
@@ -232,7 +233,7 @@ def test_a_folder_with_copies_and_variants(tmp_path: Path) -> None:
     assert load_vae(tmp_path).config == NARROW_2_1
     save(tmp_path / "diffusion_pytorch_model.safetensors", whole)
     save(tmp_path / "diffusion_pytorch_model.fp16.safetensors", {k: v.half() for k, v in whole.items()})
-    assert find_weights_file(str(tmp_path)) == tmp_path / "diffusion_pytorch_model.safetensors"
+    assert find_weights_file(str(tmp_path)).path == tmp_path / "diffusion_pytorch_model.safetensors"
     save(tmp_path / "another.safetensors", whole)
     with pytest.raises(
         ValueError, match="holds 2 weight files; name one of them, such as .*another.safetensors"

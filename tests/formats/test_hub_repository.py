@@ -177,10 +177,10 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_the_vae_alone_is_fetched(hub: Hub) -> None:
-    assert find_weights_file("Wan-AI/Wan2.1-T2V-1.3B").name == "Wan2.1_VAE.pth"
+    assert find_weights_file("Wan-AI/Wan2.1-T2V-1.3B").path.name == "Wan2.1_VAE.pth"
     assert hub.fetched == ["Wan2.1_VAE.pth"]
     hub.fetched.clear()
-    file = find_weights_file("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    file = find_weights_file("Wan-AI/Wan2.1-T2V-1.3B-Diffusers").path
     assert hub.fetched == ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
     assert file.with_name("config.json").is_file(), "the latents' mean and std"
 
