@@ -132,6 +132,11 @@ def _with_decoder(config: WanConfig, decoder: _Side) -> WanConfig:
         out_channels=out_channels,
         output_patch=output_patch,
     )
+    if (len(decoder.dims), len(decoder.resampled_dims)) != (
+        len(config.dim_mult) + 1,
+        len(config.dim_mult) - 1,
+    ):
+        return config  # a level is missing: comparing the names will say which
     if decoder.dims != config.decoder_dims:
         config = replace(config, decoder_widths=decoder.dims)
     if decoder.resampled_dims != config.upsampled_dims:

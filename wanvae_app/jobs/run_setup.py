@@ -29,7 +29,12 @@ def new_state(
     owner: str,
     name: str,
 ) -> JobState:
-    """Make a run whose size is not known yet. `config` is that of the VAE called `vae`; `chunk` is in latent frames."""
+    """Make a run whose size is not known yet. `config` is that of the VAE called `vae`; `chunk` is in latent frames.
+
+    Raises ValueError if the VAE lacks what such a run needs.
+    """
+    if not config.has_decoder or (kind == JobKind.ROUNDTRIP and not config.has_encoder):
+        raise ValueError(f"{vae} {config.lack}.")
     if chunk < 1:
         raise ValueError(f"{chunk} latent frames per chunk is impossible; give 1 or more.")
     shape = LatentShape(config.z_dim, 0, 0, 0)
@@ -57,5 +62,5 @@ def set_input(run: JobState, found: ReadInput, folder: Path, vae: WanVAE, num_ra
         shape = shape_of_latent(latent, config)
     set_shape(run, shape, config, num_ranks)
     run.job = replace(run.job, chunk=min(run.job.chunk, shape.num_latents))
-    run.frames.open(*run.size, folder)
+    run.frames.open(*run.size, folder, config.out_channels)
     run.folder, run.latent, run.source, run.fps = folder, latent, found.source, found.fps

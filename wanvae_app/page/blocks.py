@@ -18,9 +18,9 @@ from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
-from wanvae_app.page.gallery import find_samples, gallery_html, header_html
+from wanvae_app.page.gallery import find_samples, gallery_html, header_html, upload_hint
 from wanvae_app.page.gradio_requests import refuse_content, tell_bad_inputs
-from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
+from wanvae_app.page.handlers import EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.logins import ATTEMPT_SECONDS, MAX_ATTEMPTS
@@ -94,7 +94,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
                 files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
                 files = without_empty_files(for_uploads(files))
-                about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
+                about = gr.HTML(upload_hint(vaes.first), elem_id="about", apply_default_css=False)
                 vae = gr.Dropdown(
                     [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
                     value=vaes.names[0],

@@ -12,6 +12,7 @@ from pathlib import Path
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
 from wanvae_app.jobs.service import JobService
+from wanvae_app.model.vae import WanVAE
 
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".npz", ".latent"]
 VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
@@ -55,6 +56,12 @@ def gallery_html(samples: list[Path], config: WanConfig) -> str:
             f'<span class="poster">{picture}<em>{kind}</em></span><span class="name">{name}</span></button>'
         )
     return f'<h2>Samples</h2><div class="gallery">{"".join(cards)}</div>'
+
+
+def upload_hint(vae: WanVAE) -> str:
+    """What may be uploaded, and what a user should know of the VAE, as HTML."""
+    hint = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
+    return hint + "".join(f"<p class='hint note'>{html.escape(note)}</p>" for note in vae.notes)
 
 
 def header_html(jobs: JobService) -> str:

@@ -19,7 +19,7 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.file_components import publish
-from wanvae_app.page.gallery import LATENT_TYPES, VIDEO_TYPES, gallery_html
+from wanvae_app.page.gallery import gallery_html, upload_hint
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.upload import Description, describe_upload, make_run
@@ -27,7 +27,6 @@ from wanvae_app.page.vae_advice import advising
 
 log = logging.getLogger(__name__)
 
-UPLOAD_HINT = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
 CHECK_SECONDS = 1.0  # that a click waits for a refusal; what is refused later is told by the run
 MAX_DESCRIBED = 4  # of several files
 UPDATE_INTERVAL = 0.25  # seconds between two updates of an API call, at most
@@ -56,7 +55,8 @@ class EventHandlers:
     def describe(self, files: list[str] | None, vae: str) -> str:
         """Return a line of HTML about each chosen file: what it is for the chosen VAE, or why it is refused."""
         if not files:
-            return UPLOAD_HINT
+            vaes = self.jobs.vaes
+            return upload_hint(vaes[vaes.find(vae)])
         if len(files) == 1:
             return self._describe(files[0], vae)
         lines = [f"<p>{plural_files(len(files))}</p>"]
