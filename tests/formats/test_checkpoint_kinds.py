@@ -87,7 +87,7 @@ def test_pruned_widths(tmp_path: Path, naming: Naming) -> None:
     truth = WanVAE(PRUNED).requires_grad_(False)
     truth.load_state_dict(vae.state_dict())
     z = some_latent(PRUNED)
-    assert torch.equal(vae.decode(z, ClipState()), truth.decode(z, ClipState()))
+    assert distance(vae.decode(z, ClipState()), truth.decode(z, ClipState())) < 1e-6
     assert vae.encode(some_frames(PRUNED), ClipState()).shape == (1, 16, 2, 2, 2)
 
 
