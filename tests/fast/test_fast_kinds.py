@@ -1,4 +1,4 @@
-"""The fast path for pixels with alpha, and for widths that are no multiples of one base width, against the plain path."""
+"""The fast path against the plain one: pixels with alpha, and widths that are no multiples of a base width."""
 
 from __future__ import annotations
 

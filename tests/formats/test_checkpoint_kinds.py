@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from diffusers import AutoencoderKLQwenImage, AutoencoderKLWan
@@ -206,3 +207,30 @@ def test_a_part_without_a_prefix_and_one_that_is_incomplete(tmp_path: Path) -> N
     assert load_vae(f"{path}:.").config == NARROW_2_1
     teacher = save(tmp_path / "b.safetensors", raw | {f"old.{k}": v for k, v in averaged.items()})
     assert torch.equal(load_vae(teacher).quant_conv.weight, raw["conv1.weight"])
+
+
+def test_gguf(tmp_path: Path) -> None:
+    """Weights of four dimensions with their true shape beside them, of five, quantised ones and half precisions."""
+    weights = random_weights(NARROW_2_1)
+    path = tmp_path / "vae.gguf"
+    writer, expected = gguf.GGUFWriter(path, "wan"), {}
+    for index, (name, tensor) in enumerate(weights.items()):
+        values = tensor.numpy()
+        kind = (gguf.GGMLQuantizationType.F16, gguf.GGMLQuantizationType.BF16)[index % 2]
+        if tensor.numel() % 32 == 0 and tensor.ndim == 5:
+            kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(tensor.shape))
+            values = values.reshape(-1, 32)
+        stored = gguf.quants.quantize(values, kind)
+        expected[name] = torch.from_numpy(gguf.quants.dequantize(stored, kind)).reshape(tensor.shape)
+        writer.add_tensor(name, stored, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    loaded = external_state_dict(load_vae(path), "official")
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    assert distance(loaded["conv1.weight"], weights["conv1.weight"]) < 0.02
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"^vae.gguf is damaged or cut off: [^\n]+$"):
+        load_vae(path)

@@ -79,7 +79,8 @@ def clip_coder(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[]
     if case.kind == "decode":
         latents = shard.part(torch.randn(case.latent_shape(config))).to(vae.device, vae.dtype)
         return lambda: map(vae.to_uint8, decode_chunks(vae, torch.split(latents, sizes, 2), shard))
-    pixels = torch.randint(0, 256, (case.num_frames, case.height, case.width, 3), dtype=torch.uint8)
+    shape = (case.num_frames, case.height, case.width, config.in_channels)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8)
     pixels = shard.part(pixels, config.spatial_factor, shard.dim - 2).to(vae.device)
     return lambda: encode_chunks(vae, (from_uint8(x, vae.dtype) for x in torch.split(pixels, sizes)), shard)
 

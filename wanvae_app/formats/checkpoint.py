@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +16,9 @@ from wanvae_app.config import WanConfig
 from wanvae_app.fast.choice import build_vae
 from wanvae_app.formats.checkpoint_config import check_sizes, recognise
 from wanvae_app.formats.checkpoint_parts import VaeTensors, select_vae
+from wanvae_app.formats.gguf_file import gguf_tensors, is_gguf
 from wanvae_app.formats.key_maps import Naming, external_name
+from wanvae_app.formats.latent_statistics import with_statistics
 from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
@@ -29,8 +29,6 @@ from wanvae_app.model.vae import WanVAE
 # float16 ends at 65504, so there every activation that a norm reads is multiplied by this factor. A norm's output
 # does not depend on the scale of its input, and a power of two keeps the weights exact.
 FP16_SCALE = 2.0**-6
-
-MAX_CONFIG = 2**20  # bytes of a config.json
 
 Source = str | Path | WeightsFile  # a text or path is as `find_weights_file` takes it
 
@@ -137,7 +135,7 @@ def _open(source: Source) -> _Checkpoint:
     tensors, notes = _list_tensors(file)
     naming, config = recognise({name: tensor.shape for name, tensor in tensors.items()})
     check_sizes(config, path.name)
-    config = _with_statistics(config, path.parent / "config.json")
+    config = with_statistics(config, path.parent / "config.json")
     with torch.device("meta"):
         vae = WanVAE(config)
     if config.lack:
@@ -174,40 +172,16 @@ def _read_weight(name: str, tensor: LazyTensor, config: WanConfig, path: Path) -
 
 
 def _list_tensors(file: WeightsFile) -> VaeTensors:
-    """The VAE's tensors in a safetensors or PyTorch file, or in all of its pieces."""
+    """The VAE's tensors in a safetensors, PyTorch or GGUF file, or in all of its pieces."""
     found: dict[str, LazyTensor] = {}
     for path in all_pieces(file.path):
         try:
-            found |= lazy_tensors(path)
+            found |= gguf_tensors(path) if is_gguf(path) else lazy_tensors(path)
         except TypeError as error:
-            raise ValueError(f"{path.name} is not a .safetensors or .pth file, by its content.") from error
-    return select_vae(found, file)
-
-
-def _with_statistics(config: WanConfig, path: Path) -> WanConfig:
-    """The configuration with the latents' mean and std from a diffusers config.json, if there is one at `path`."""
-    if not path.is_file():
-        return config
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError(f"it has more than {MAX_CONFIG} bytes")
-        known = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON: {first_line(error)}.") from error
-    if not isinstance(known, dict):
-        raise ValueError(f"{path} is not the configuration of a VAE: it holds no names.")
-    mean, std = known.get("latents_mean"), known.get("latents_std")
-    if not mean or not std:
-        return config
-    for values, what, above in ((mean, "means", -math.inf), (std, "standard deviations", 0.0)):
-        if not isinstance(values, list) or len(values) != config.z_dim:
-            given = len(values) if isinstance(values, list) else "no list of"
             raise ValueError(
-                f"{path} has {given} latent {what} for weights with {config.z_dim} latent channels."
-            )
-        if not all(type(value) in (int, float) and above < value < 1e6 for value in values):
-            raise ValueError(f"{path} has latent {what} that are not possible numbers.")
-    return replace(config, latents_mean=tuple(mean), latents_std=tuple(std))
+                f"{path.name} is not a .safetensors, .pth or .gguf file, by its content."
+            ) from error
+    return select_vae(found, file)
 
 
 def _match_names(

@@ -33,13 +33,18 @@ def new_state(
 
     Raises ValueError if the VAE lacks what such a run needs.
     """
-    if not config.has_decoder or (kind == JobKind.ROUNDTRIP and not config.has_encoder):
-        raise ValueError(f"{vae} {config.lack}.")
+    check_halves(kind, vae, config)
     if chunk < 1:
         raise ValueError(f"{chunk} latent frames per chunk is impossible; give 1 or more.")
     shape = LatentShape(config.z_dim, 0, 0, 0)
     job = Job(id=secrets.token_urlsafe(16), kind=kind, shape=shape, chunk=chunk, parallel=parallel, vae=vae)
     return JobState(job, folder=folder, frames=FrameLog(), num_frames=0, owner=owner, name=name)
+
+
+def check_halves(kind: JobKind, vae: str, config: WanConfig) -> None:
+    """Raise ValueError, with what the VAE can do, if it lacks the encoder or decoder that such a run needs."""
+    if not config.has_decoder or (kind == JobKind.ROUNDTRIP and not config.has_encoder):
+        raise ValueError(f"{vae} {config.lack}.")
 
 
 def set_shape(run: JobState, shape: LatentShape, config: WanConfig, num_ranks: int) -> None:

@@ -94,7 +94,9 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
                 files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
                 files = without_empty_files(for_uploads(files))
-                about = gr.HTML(upload_hint(vaes.first), elem_id="about", apply_default_css=False)
+                about = gr.HTML(
+                    upload_hint(vaes.first, jobs.group.device), elem_id="about", apply_default_css=False
+                )
                 vae = gr.Dropdown(
                     [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
                     value=vaes.names[0],

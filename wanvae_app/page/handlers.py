@@ -14,7 +14,10 @@ from typing import Any
 import gradio as gr
 
 from wanvae_app.errors import tell
+from wanvae_app.formats.video import is_video
+from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState, Status
+from wanvae_app.jobs.run_setup import check_halves
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
@@ -56,7 +59,7 @@ class EventHandlers:
         """Return a line of HTML about each chosen file: what it is for the chosen VAE, or why it is refused."""
         if not files:
             vaes = self.jobs.vaes
-            return upload_hint(vaes[vaes.find(vae)])
+            return upload_hint(vaes[vaes.find(vae)], self.jobs.group.device)
         if len(files) == 1:
             return self._describe(files[0], vae)
         lines = [f"<p>{plural_files(len(files))}</p>"]
@@ -68,6 +71,7 @@ class EventHandlers:
         path, vaes = Path(file), self.jobs.vaes
         try:
             vae = vaes.find(vae)
+            check_halves(JobKind.ROUNDTRIP if is_video(path) else JobKind.DECODE, vae, vaes[vae].config)
             with advising(path, vaes, vae):
                 return description_html(describe_upload(path, vaes[vae].config))
         except (ValueError, OSError) as error:
