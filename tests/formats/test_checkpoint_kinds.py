@@ -189,8 +189,8 @@ def test_of_several_vaes_the_averaged_one_is_taken(tmp_path: Path) -> None:
     vae = load_vae(path)
     assert torch.equal(first_weight(str(path)), averaged["conv1.weight"])
     assert vae.notes == (
-        "training.safetensors holds 2 VAEs, of which that called vae_ema is used; training.safetensors:vae names "
-        "another (vae).",
+        "training.safetensors holds 2 VAEs (vae_ema, vae), of which vae_ema is used; --vae training.safetensors:vae "
+        "takes another.",
     )
     assert torch.equal(first_weight(f"{path}:vae"), raw["conv1.weight"])
     assert not load_vae(f"{path}:vae").notes

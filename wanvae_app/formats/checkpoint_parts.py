@@ -80,8 +80,8 @@ def select_vae(found: dict[str, LazyTensor], file: WeightsFile) -> VaeTensors:
     notes: tuple[str, ...] = ()
     if len(parts) > 1 and chosen is not None and not file.part:
         notes = (
-            f"{file.path.name} holds {len(parts)} VAEs, of which that called {_said(chosen)} is used; "
-            f"{file.path.name}:{printable(parts[1].name)} names another ({_list(parts[1:])}).",
+            f"{file.path.name} holds {len(parts)} VAEs ({_list(parts)}), of which {_said(chosen)} is used; "
+            f"--vae {file.path.name}:{printable(parts[1].name)} takes another.",
         )
     return VaeTensors(_scaled(tensors), notes)
 
@@ -107,7 +107,7 @@ def _named(parts: list[_Part], file: WeightsFile) -> _Part:
 
 
 def _said(part: _Part) -> str:
-    return printable(part.name)
+    return printable(part.prefix.removesuffix(".")) or f"{NO_PREFIX} for names without a prefix"
 
 
 def _list(parts: list[_Part]) -> str:
