@@ -132,5 +132,7 @@ def _multiply(tensor: LazyTensor, scale: LazyTensor) -> Tensor:
     """
     weight = tensor.read().to(torch.float32)
     if math.prod(scale.shape) not in (1, *weight.shape[:1]):
-        raise ValueError(f"a scale of shape {printable(str(scale.shape))} is not understood")
+        raise ValueError(
+            f"a scale of shape {printable(str(scale.shape))} is not understood; give the weights in bf16"
+        )
     return weight * scale.read().to(torch.float32).view(-1, *(1,) * (weight.ndim - 1))
