@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from wanvae_app.config import WanConfig
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.jobs.job import Job, JobKind
+from wanvae_app.jobs.job import Job, JobKind, Phase
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.latent_shape import LatentShape, shape_of_encoded, shape_of_latent
 from wanvae_app.jobs.unread_input import ReadInput
@@ -33,17 +34,19 @@ def new_state(
 
     Raises ValueError if the VAE lacks what such a run needs.
     """
-    check_halves(kind, vae, config)
     if chunk < 1:
         raise ValueError(f"{chunk} latent frames per chunk is impossible; give 1 or more.")
     shape = LatentShape(config.z_dim, 0, 0, 0)
     job = Job(id=secrets.token_urlsafe(16), kind=kind, shape=shape, chunk=chunk, parallel=parallel, vae=vae)
+    check_halves(job.phases, vae, config)
     return JobState(job, folder=folder, frames=FrameLog(), num_frames=0, owner=owner, name=name)
 
 
-def check_halves(kind: JobKind, vae: str, config: WanConfig) -> None:
-    """Raise ValueError, with what the VAE can do, if it lacks the encoder or decoder that such a run needs."""
-    if not config.has_decoder or (kind == JobKind.ROUNDTRIP and not config.has_encoder):
+def check_halves(phases: Collection[Phase], vae: str, config: WanConfig) -> None:
+    """Raise ValueError, with what the VAE can do, if it lacks the encoder or decoder that these phases need."""
+    if (Phase.ENCODE in phases and not config.has_encoder) or (
+        Phase.DECODE in phases and not config.has_decoder
+    ):
         raise ValueError(f"{vae} {config.lack}.")
 
 

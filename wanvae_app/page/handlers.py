@@ -15,7 +15,7 @@ import gradio as gr
 
 from wanvae_app.errors import tell
 from wanvae_app.formats.video import is_video
-from wanvae_app.jobs.job import JobKind
+from wanvae_app.jobs.job import Phase
 from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.run_setup import check_halves
 from wanvae_app.jobs.service import JobService
@@ -71,7 +71,7 @@ class EventHandlers:
         path, vaes = Path(file), self.jobs.vaes
         try:
             vae = vaes.find(vae)
-            check_halves(JobKind.ROUNDTRIP if is_video(path) else JobKind.DECODE, vae, vaes[vae].config)
+            check_halves(tuple(Phase) if is_video(path) else (Phase.DECODE,), vae, vaes[vae].config)
             with advising(path, vaes, vae):
                 return description_html(describe_upload(path, vaes[vae].config))
         except (ValueError, OSError) as error:
