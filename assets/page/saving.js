@@ -56,7 +56,8 @@ export class Saving {
         keep(picture, `${this.#name(a)}-minus-${this.#name(b)}-frame${frame + 1}.png`);
       } else {
         const clip = this.comparison[what];
-        keep(await this.#fetch(this.#address(clip, frame, true)), `${this.#name(clip)}-frame${frame + 1}.png`);
+        const picture = await this.#fetch(this.#address(clip, frame, true));
+        keep(picture, `${this.#name(clip)}-frame${frame + 1}.png`);
       }
     } catch (error) {
       this.comparison.report(`The picture could not be saved: ${error.message}`);

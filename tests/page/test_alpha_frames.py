@@ -29,7 +29,10 @@ def test_the_checkerboard_is_seen_where_alpha_is_low() -> None:
     assert np.array_equal(seen[1], frame[1, ..., :3]), "what is opaque stays as it is"
     assert seen[0, 0, SQUARE].tolist() == [DARK] * 3 and seen[0, SQUARE, SQUARE].tolist() == [LIGHT] * 3
     assert seen[0, 0, 0].tolist() == [206, 208, 210]
-    assert over_checkerboard(frame[..., :3]) is not None and seen.shape == (2, 2 * SQUARE, 2 * SQUARE, 3)
+    assert over_checkerboard(seen) is seen and seen.shape == (2, 2 * SQUARE, 2 * SQUARE, 3)
+    random = np.random.default_rng(0).integers(0, 256, (3, 20, 18, 4), dtype=np.uint8)
+    of_16_bits = over_checkerboard(random.astype(np.uint16) * 257)
+    assert np.abs(of_16_bits / 257 - over_checkerboard(random)).max() <= 0.51
 
 
 def test_a_run_with_alpha_is_seen_saved_and_kept(tmp_path: Path) -> None:
