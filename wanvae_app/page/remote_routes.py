@@ -1,0 +1,242 @@
+"""The remote VAE: routes by which a program on another machine decodes and encodes, without the page.
+
+vae/decode     POST: a latent's bytes; answers with a tensor, a picture, an MP4, or frames as they are decoded
+vae/encode     POST: a video's bytes, or a PNG; answers with a latent
+
+They speak as diffusers' `remote_decode` and `remote_encode` do; docs/remote.md describes the protocol. A request is one
+run: it waits in the queue, is refused, fails and is stopped like one of the page. It ends with its connection, and
+nothing of it is kept. A refusal is JSON, {"detail": SENTENCE}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from wanvae_app.config import WanConfig
+from wanvae_app.jobs.job import JobKind
+from wanvae_app.jobs.job_state import JobState, Status
+from wanvae_app.jobs.service import JobService
+from wanvae_app.page.auth import SESSION_PREFIX, address_of
+from wanvae_app.page.frame_stream import TAKING_SECONDS, seen_meanwhile, wait_for_frame
+from wanvae_app.page.remote_answer import Answer, decoded_answer, encoded_answer, end_record, frame_record
+from wanvae_app.page.remote_body import Body, BodyRoom, drain
+from wanvae_app.page.remote_input import (
+    SentLatent,
+    SentPicture,
+    SentVideo,
+    is_packed,
+    is_picture,
+    latent_layout,
+    video_shape,
+)
+from wanvae_app.page.remote_lease import (
+    LOOK_SECONDS,
+    SETTLE_SECONDS,
+    Lease,
+    LeasedResponse,
+    is_coded,
+    wait_until,
+)
+from wanvae_app.page.remote_request import (
+    STREAM_TYPE,
+    DecodeRequest,
+    EncodeRequest,
+    ImageFormat,
+    OutputType,
+)
+
+MAX_PNG = 2**26  # bytes
+OWNER = f"{SESSION_PREFIX}remote"  # of all programs at one address together
+NO_STORE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+Wanted = TypeVar("Wanted")
+
+
+def make_remote_routes(jobs: JobService) -> list[BaseRoute]:
+    """Make the routes for these jobs."""
+    remote = RemoteVae(jobs)
+    return [
+        Route("/vae/decode", remote.decode, methods=["POST"]),
+        Route("/vae/encode", remote.encode, methods=["POST"]),
+    ]
+
+
+class RemoteVae:
+    """One method per route."""
+
+    def __init__(self, jobs: JobService) -> None:
+        self.jobs = jobs
+        self.room = BodyRoom(jobs.store)
+        self._endings: set[asyncio.Task[None]] = set()
+
+    async def decode(self, request: Request) -> LeasedResponse:
+        def parse(config: WanConfig) -> DecodeRequest:
+            wanted = DecodeRequest.parse(request.query_params, request.headers, config)
+            num_frames = config.num_frames(latent_layout(wanted, config).num_latents)
+            if wanted.wants_picture and num_frames > 1:
+                raise ValueError(
+                    f"This latent decodes to {num_frames} frames, and a picture holds one; ask for output_type pt or "
+                    "mp4, or give a processor."
+                )
+            return wanted
+
+        vae, config, wanted = await self._parsed(request, parse)
+        body = await self.room.take(request, wanted.tensor.num_bytes)
+        unread = SentLatent(body, wanted, config)
+        is_mp4 = wanted.output_type == OutputType.MP4 and not wanted.is_stream
+        lease = await self._start(request, unread, JobKind.DECODE, vae, wants_video=is_mp4)
+        run = lease.run
+        try:
+            if wanted.is_stream:
+                await wait_until(request, run, lambda: len(run.frames) > 0)
+                return LeasedResponse(self._stream(run, wanted.image_format, unread.note), lease)
+            if is_mp4:
+                await wait_until(request, run, lambda: run.status == Status.FINISHED)
+                return LeasedResponse(_file(run), lease)
+            await wait_until(request, run, lambda: is_coded(run))
+            has_no_time = is_packed(wanted) or is_picture(wanted.tensor.shape, config.z_dim)
+            answer = decoded_answer(run.frames, wanted, has_no_time)
+            return LeasedResponse(_whole(answer, run, unread.note), lease)
+        except BaseException:
+            lease.end()
+            raise
+
+    async def encode(self, request: Request) -> LeasedResponse:
+        def parse(config: WanConfig) -> EncodeRequest:
+            wanted = EncodeRequest.parse(request.query_params, config)
+            if wanted.tensor is not None:
+                video_shape(wanted.tensor, config)
+            return wanted
+
+        vae, config, wanted = await self._parsed(request, parse)
+        tensor = wanted.tensor
+        if tensor is not None:
+            body = await self.room.take(request, tensor.num_bytes)
+            unread: SentVideo | SentPicture = SentVideo(body, tensor, config)
+        else:
+            body = await self.room.take(request, MAX_PNG, exactly=False)
+            unread = _picture(body, config)
+        lease = await self._start(request, unread, JobKind.ENCODE, vae, wants_video=False)
+        run = lease.run
+        try:
+            await wait_until(request, run, lambda: is_coded(run))
+            assert run.latent is not None
+            z = await asyncio.to_thread(wanted.scaling.from_raw, run.latent.float(), config)
+            has_no_time = tensor is not None and is_picture(tensor.shape, 3)
+            answer = encoded_answer(z[:, :, 0] if has_no_time else z)
+            return LeasedResponse(_whole(answer, run, unread.note), lease)
+        except BaseException:
+            lease.end()
+            raise
+
+    async def _parsed(
+        self, request: Request, parse: Callable[[WanConfig], Wanted]
+    ) -> tuple[str, WanConfig, Wanted]:
+        """Return the name and the configuration of the VAE that is asked for, and what `parse` makes of the query.
+
+        Raises HTTPException 400 with what `parse` refuses.
+        """
+        try:
+            vae = self.jobs.vaes.find(request.query_params.get("vae", ""))
+            config = self.jobs.vaes[vae].config
+            return vae, config, parse(config)
+        except ValueError as error:
+            await drain(request)
+            text = str(error).rstrip(".")
+            raise HTTPException(400, f"{text}.") from None
+
+    async def _start(
+        self,
+        request: Request,
+        unread: SentLatent | SentVideo | SentPicture,
+        kind: JobKind,
+        vae: str,
+        *,
+        wants_video: bool,
+    ) -> Lease:
+        """Queue a run. Raises HTTPException 503 if no place is left for it."""
+        address = address_of(request)
+        try:
+            run = self.jobs.new_unread_run(
+                unread,
+                kind,
+                chunk=self.jobs.vaes[vae].default_chunk,
+                parallel=True,
+                owner=f"{OWNER} {address}".rstrip(),
+                vae=vae,
+            )
+            run.address, run.wants_video, run.is_pinned = address, wants_video, True
+            await asyncio.to_thread(self.jobs.submit, run)
+        except BaseException as error:
+            unread.body.close()
+            if isinstance(error, ValueError):
+                raise HTTPException(503, str(error)) from None
+            raise
+        return Lease(self.jobs, run, unread.body, self._endings)
+
+    def _stream(self, run: JobState, image_format: ImageFormat, note: str) -> Response:
+        height, width = run.size
+        headers = {"shape": json.dumps([run.num_frames, height, width, 3]), "dtype": "uint8"}
+        headers |= {"image_format": image_format, "fps": f"{run.fps:g}", **_note(run, note), **NO_STORE}
+        return StreamingResponse(_records(run, image_format), headers=headers, media_type=STREAM_TYPE)
+
+
+async def _records(run: JobState, image_format: ImageFormat) -> AsyncIterator[bytes]:
+    """Yield one record per frame, then one with the outcome. Ends without it if the frames were deleted meanwhile."""
+    frames, index, started = run.frames, 0, run.started or 0.0
+    while True:
+        run.seen()
+        finished = frames.finished  # read before the length: the last frames may come in between
+        if index < len(frames):
+            try:
+                record = await asyncio.to_thread(frame_record, frames, index, image_format, started)
+            except ValueError:
+                return
+            with seen_meanwhile(run, TAKING_SECONDS):
+                yield record
+            index += 1
+        elif finished:
+            break
+        else:
+            await wait_for_frame(frames, index, LOOK_SECONDS)
+    while not (run.ended or is_coded(run)):
+        await asyncio.sleep(SETTLE_SECONDS)
+    seconds = time.monotonic() - started
+    if is_coded(run):
+        yield end_record(seconds, state=Status.FINISHED)
+    else:
+        yield end_record(seconds, state=run.status, detail=run.message)
+
+
+def _picture(body: Body, config: WanConfig) -> SentPicture:
+    try:
+        return SentPicture(body, config)
+    except ValueError as error:
+        body.close()
+        raise HTTPException(400, str(error)) from None
+
+
+def _whole(answer: Answer, run: JobState, note: str) -> Response:
+    headers = {**answer.headers, **_note(run, note), **NO_STORE}
+    return StreamingResponse(answer.pieces, headers=headers, media_type=answer.media_type)
+
+
+def _file(run: JobState) -> Response:
+    if run.video_path is None:
+        raise HTTPException(500, run.message)
+    return FileResponse(run.video_path, media_type="video/mp4", headers=NO_STORE)
+
+
+def _note(run: JobState, note: str) -> dict[str, str]:
+    """What is odd about a run, in sentences, as a header of ASCII."""
+    text = " ".join(filter(None, (note, f"{run.warning}." if run.warning else "")))
+    return {"note": text.encode("ascii", "replace").decode()} if text else {}
