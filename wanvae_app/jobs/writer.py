@@ -59,10 +59,9 @@ class Writer:
         """Write the files; return what failed."""
         problems = [run.warning] if run.warning else []
         try:
-            if run.wants_video:
-                path = run.folder / f"{run.id[:8]}.mp4"
-                write_mp4(run.frames, path, run.fps)
-                run.video_path = path
+            path = run.folder / f"{run.id[:8]}.mp4"
+            write_mp4(run.frames, path, run.fps)
+            run.video_path = path
         except Exception as error:  # any: this thread must live on for the next run
             log.exception("job %s: no MP4", run.id[:8])
             problems.append(f"The MP4 could not be written: {_reason(error)}")

@@ -38,6 +38,7 @@ from wanvae_app.page.gradio_requests import EVENTS, LOGIN_PATHS, answer_to, chec
 from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.logins import LoginThrottle
 from wanvae_app.page.policy import POLICY, PageSender, policy
+from wanvae_app.page.remote_body import drain
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ class PageMiddleware:
             if path in LOGIN_PATHS and status == 200:
                 self.throttle.forget(_address(request))
         except HTTPException as refusal:
+            if PROGRAM_PATHS.fullmatch(path):
+                await drain(request)
             await _refusal(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, send)
         except Exception as error:
             if status is None:

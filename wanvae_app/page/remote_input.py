@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,9 +152,9 @@ class SentPicture:
         arguments = ["-loglevel", "error", "-protocol_whitelist", "file,pipe", "-threads", "1"]
         arguments += ["-max_pixels", str(MAX_PIXELS), "-f", "png_pipe", "-i", "pipe:0", "-frames:v", "1"]
         command = ffmpeg.command(*arguments, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1")
-        self.body.file.seek(0)
         limits = Limits(PICTURE_SECONDS, PICTURE_MEMORY)
         stdin = self.body.file.fileno()
+        os.lseek(stdin, 0, os.SEEK_SET)  # `seek` may move within the file object's buffer alone
         with ffmpeg.running(command, stdin=stdin, stdout=subprocess.PIPE, limits=limits) as reader:
             data = reader.read(num_bytes + 1, stopped)
         if len(data) != num_bytes:

@@ -93,7 +93,7 @@ class RemoteVae:
         body = await self.room.take(request, wanted.tensor.num_bytes)
         unread = SentLatent(body, wanted, config)
         is_mp4 = wanted.output_type == OutputType.MP4 and not wanted.is_stream
-        lease = await self._start(request, unread, JobKind.DECODE, vae, wants_video=is_mp4)
+        lease = await self._start(request, unread, JobKind.DECODE, vae, wants_files=is_mp4)
         run = lease.run
         try:
             if wanted.is_stream:
@@ -125,7 +125,7 @@ class RemoteVae:
         else:
             body = await self.room.take(request, MAX_PNG, exactly=False)
             unread = _picture(body, config)
-        lease = await self._start(request, unread, JobKind.ENCODE, vae, wants_video=False)
+        lease = await self._start(request, unread, JobKind.ENCODE, vae, wants_files=False)
         run = lease.run
         try:
             await wait_until(request, run, lambda: is_coded(run))
@@ -161,7 +161,7 @@ class RemoteVae:
         kind: JobKind,
         vae: str,
         *,
-        wants_video: bool,
+        wants_files: bool,
     ) -> Lease:
         """Queue a run. Raises HTTPException 503 if no place is left for it."""
         address = address_of(request)
@@ -174,7 +174,7 @@ class RemoteVae:
                 owner=f"{OWNER} {address}".rstrip(),
                 vae=vae,
             )
-            run.address, run.wants_video, run.is_pinned = address, wants_video, True
+            run.address, run.wants_files, run.is_pinned = address, wants_files, True
             await asyncio.to_thread(self.jobs.submit, run)
         except BaseException as error:
             unread.body.close()
