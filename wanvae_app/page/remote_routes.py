@@ -56,7 +56,6 @@ from wanvae_app.page.remote_request import (
 
 MAX_PNG = 2**26  # bytes
 OWNER = f"{SESSION_PREFIX}remote"  # of all programs at one address together
-NO_STORE = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Wanted = TypeVar("Wanted")
 
@@ -101,7 +100,7 @@ class RemoteVae:
                 return LeasedResponse(self._stream(run, wanted.image_format, unread.note), lease)
             if is_mp4:
                 await wait_until(request, run, lambda: run.status == Status.FINISHED)
-                return LeasedResponse(_file(run), lease)
+                return LeasedResponse(_file(run, unread.note), lease)
             await wait_until(request, run, lambda: is_coded(run))
             has_no_time = is_packed(wanted) or is_picture(wanted.tensor.shape, config.z_dim)
             answer = decoded_answer(run.frames, wanted, has_no_time)
@@ -186,7 +185,7 @@ class RemoteVae:
     def _stream(self, run: JobState, image_format: ImageFormat, note: str) -> Response:
         height, width = run.size
         headers = {"shape": json.dumps([run.num_frames, height, width, 3]), "dtype": "uint8"}
-        headers |= {"image_format": image_format, "fps": f"{run.fps:g}", **_note(run, note), **NO_STORE}
+        headers |= {"image_format": image_format, "fps": f"{run.fps:g}", **_facts(run, note)}
         return StreamingResponse(_records(run, image_format), headers=headers, media_type=STREAM_TYPE)
 
 
@@ -226,17 +225,21 @@ def _picture(body: Body, config: WanConfig) -> SentPicture:
 
 
 def _whole(answer: Answer, run: JobState, note: str) -> Response:
-    headers = {**answer.headers, **_note(run, note), **NO_STORE}
+    headers = {**answer.headers, **_facts(run, note)}
     return StreamingResponse(answer.pieces, headers=headers, media_type=answer.media_type)
 
 
-def _file(run: JobState) -> Response:
+def _file(run: JobState, note: str) -> Response:
     if run.video_path is None:
         raise HTTPException(500, run.message)
-    return FileResponse(run.video_path, media_type="video/mp4", headers=NO_STORE)
+    return FileResponse(run.video_path, media_type="video/mp4", headers=_facts(run, note))
 
 
-def _note(run: JobState, note: str) -> dict[str, str]:
-    """What is odd about a run, in sentences, as a header of ASCII."""
-    text = " ".join(filter(None, (note, f"{run.warning}." if run.warning else "")))
-    return {"note": text.encode("ascii", "replace").decode()} if text else {}
+def _facts(run: JobState, note: str) -> dict[str, str]:
+    """Headers of every answer: what is odd, in sentences of ASCII, and the seconds that the ranks took, if they are done."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    if text := " ".join(filter(None, (note, f"{run.warning}." if run.warning else ""))):
+        headers["note"] = text.encode("ascii", "replace").decode()
+    if run.started is not None and run.finished is not None:
+        headers["seconds"] = f"{run.finished - run.started:.3f}"
+    return headers
