@@ -77,7 +77,10 @@ def ask(url: str, latent: np.ndarray, query: dict[str, str], is_stream: bool) ->
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=900)
     asked = {"shape": list(latent.shape), "dtype": str(latent.dtype), **query}
     headers = {"Accept": STREAM_TYPE} if is_stream else {}
-    connection.request("POST", f"/vae/decode?{urlencode(asked, doseq=True)}", latent.tobytes(), headers)
+    try:
+        connection.request("POST", f"/vae/decode?{urlencode(asked, doseq=True)}", latent.tobytes(), headers)
+    except OSError as error:
+        raise SystemExit(f"{url} is not reached: {error.strerror or error}.") from error
     answer = connection.getresponse()
     if answer.status != 200:
         raise SystemExit(json.loads(answer.read())["detail"])

@@ -236,7 +236,7 @@ def _file(run: JobState, note: str) -> Response:
 
 
 def _facts(run: JobState, note: str) -> dict[str, str]:
-    """Headers of every answer: what is odd, in sentences of ASCII, and the seconds that the ranks took, if they are done."""
+    """Headers of every answer: what is odd, in sentences of ASCII, and for how many seconds the ranks worked."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     if text := " ".join(filter(None, (note, f"{run.warning}." if run.warning else ""))):
         headers["note"] = text.encode("ascii", "replace").decode()
