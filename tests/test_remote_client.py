@@ -20,7 +20,8 @@ from wanvae_app import remote
 Z = np.zeros((1, 16, 1, 4, 3), np.float32)
 OK = b"HTTP/1.1 200 OK\r\nshape: [1, 32, 24, 3]\r\nConnection: close\r\n\r\n"
 LIGHT = """
-import sys, wanvae_app.remote
+import sys, wanvae_app
+assert wanvae_app.remote.decode
 heavy = {"torch", "gradio", "PIL", "wanvae_app.config"} & set(sys.modules)
 assert not heavy, heavy
 """

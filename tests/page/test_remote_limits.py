@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -15,13 +16,14 @@ import pytest
 from support.app_runner import wait_for
 from support.page_server import AUTH, Server, running_server, sentence
 from support.remote_vae import address, local_frames, raw_latent
+from support.tiny import tiny_vae
 
 from wanvae_app import remote
 from wanvae_app.page import remote_body
 from wanvae_app.page.frame_stream import RECORD_HEADER
 from wanvae_app.page.logins import MAX_ATTEMPTS
-from wanvae_app.page.remote_answer import END_INDEX
 from wanvae_app.page.remote_request import STREAM_TYPE
+from wanvae_app.page.remote_stream import END_INDEX
 
 QUERY = {"shape": [1, 16, 2, 4, 3], "dtype": "float32", "output_type": "pt", "partial_postprocess": "True"}
 BODY = raw_latent().numpy().tobytes()
@@ -37,6 +39,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def nothing_is_left(server: Server) -> Iterator[None]:
     """After each test no run, no file, and no room that is kept."""
     yield
+    room = next(route.endpoint.__self__.room for route in server.app.routes if route.path == "/vae/decode")
+    wait_for(lambda: (room._num_bodies, room._num_reserved) == (0, 0), 20)
     wait_for(lambda: not server.jobs.runs() and not list(server.jobs.folder.glob("*")), 20)
 
 
@@ -177,8 +181,31 @@ def test_slow_bodies_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(remote_body, "START_SECONDS", 0.3)
     with socket.create_connection(("127.0.0.1", server.page.server_port), timeout=10) as connection:
         connection.sendall(raw_request(server, "vae/decode", len(BODY), QUERY) + BODY[:100])
-        answer = connection.recv(2**16).decode()
-    assert answer.startswith("HTTP/1.1 408") and "came too slowly" in answer
+        answer = b""
+        while b"came too slowly" not in answer:
+            part = connection.recv(2**16)
+            assert part, answer
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_is_broken_off_leaves_nothing(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.page.server_port), timeout=10) as connection:
+        connection.sendall(raw_request(server, "vae/decode", len(BODY), QUERY) + BODY[:100])
+        time.sleep(0.1)
+
+
+def test_the_refusal_of_a_latent_names_the_vae_that_takes_it(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vae = tiny_vae()
+    vae.config = replace(vae.config, z_dim=48)
+    monkeypatch.setitem(server.jobs.vaes._described, "wide", vae)
+    answer = post(server, query={"shape": [1, 48, 2, 4, 3]})
+    assert (
+        answer.status_code == 400
+        and "this VAE takes [1, 16, T, H, W]; wide would, as vae=NAME." in answer.text
+    )
 
 
 def test_a_full_queue_refuses(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,8 @@ def test_frames_come_while_others_are_decoded(rigged: Rigged, latent: torch.Tens
 
 def test_closing_the_generator_stops_the_ranks(rigged: Rigged, latent: torch.Tensor) -> None:
     rigged.hold(2)
-    frames = remote.decode(rigged.url, latent, scaling="normalised")
+    longer = torch.cat([latent, latent], 2)
+    frames = remote.decode(rigged.url, longer, scaling="normalised")
     next(frames)
     rigged.wait_held(2)
     frames.close()
@@ -86,7 +87,7 @@ def test_closing_the_generator_stops_the_ranks(rigged: Rigged, latent: torch.Ten
     rigged.release(2)
     rigged.wait_idle()
     wait_for(
-        lambda: "Stopped after 1 of 5 frames: the program that asked for it has left" in rigged.app.log(), 5
+        lambda: "Stopped after 5 of 13 frames: the program that asked for it has left" in rigged.app.log(), 5
     )
 
 

@@ -1,4 +1,4 @@
-"""What a program gets of a run: tensors, pictures and videos, in pieces, and frames as records while they are made."""
+"""What a program gets of a run that is done: a tensor or a picture, in pieces."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from wanvae_app.frame_log import FrameLog
-from wanvae_app.page.frame_stream import JPEG_QUALITY, RECORD_HEADER
 from wanvae_app.page.remote_request import DecodeRequest, ImageFormat, OutputType
 
-END_INDEX = 2**32 - 1  # of a stream's last record, which holds JSON
-PNG_LEVEL = 1  # fast; higher ones save little
 FILE_BYTES = 2**20  # of one piece
 TENSOR_TYPE = "tensor/binary"
 PICTURE_QUALITY = 95  # of one JPEG
@@ -53,30 +50,6 @@ def encoded_answer(z: Tensor) -> Answer:
     data = z.float().contiguous().numpy().tobytes()
     pieces = (data[start : start + FILE_BYTES] for start in range(0, len(data), FILE_BYTES))
     return _tensor(list(z.shape), "float32", pieces)
-
-
-def encode_frame(pixels: np.ndarray, image_format: ImageFormat) -> bytes:
-    """Encode a frame, uint8 RGB [H W 3], as it stands in a record. PNG and RAW keep every bit."""
-    if image_format == ImageFormat.RAW:
-        return pixels.tobytes()
-    data = io.BytesIO()
-    if image_format == ImageFormat.PNG:
-        Image.fromarray(pixels).save(data, "PNG", compress_level=PNG_LEVEL)
-    else:
-        Image.fromarray(pixels).save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return data.getvalue()
-
-
-def frame_record(frames: FrameLog, index: int, image_format: ImageFormat, started: float) -> bytes:
-    """Return one frame as a record of frame_stream.py. Raises ValueError if the log is closed."""
-    payload = encode_frame(frames.read(index, index + 1)[0], image_format)
-    return RECORD_HEADER.pack(index, len(payload), max(0.0, frames.times[index] - started)) + payload
-
-
-def end_record(seconds: float, **facts: object) -> bytes:
-    """Return a stream's last record."""
-    payload = json.dumps(facts).encode()
-    return RECORD_HEADER.pack(END_INDEX, len(payload), seconds) + payload
 
 
 def _tensor(shape: list[int], dtype: str, pieces: Iterator[bytes]) -> Answer:

@@ -11,9 +11,9 @@ nothing of it is kept. A refusal is JSON, {"detail": SENTENCE}.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from starlette.exceptions import HTTPException
@@ -26,26 +26,11 @@ from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import SESSION_PREFIX, address_of
-from wanvae_app.page.frame_stream import TAKING_SECONDS, seen_meanwhile, wait_for_frame
-from wanvae_app.page.remote_answer import Answer, decoded_answer, encoded_answer, end_record, frame_record
+from wanvae_app.page.remote_answer import Answer, decoded_answer, encoded_answer
 from wanvae_app.page.remote_body import Body, BodyRoom, drain
-from wanvae_app.page.remote_input import (
-    SentLatent,
-    SentPicture,
-    SentVideo,
-    is_packed,
-    is_picture,
-    latent_layout,
-    video_shape,
-)
-from wanvae_app.page.remote_lease import (
-    LOOK_SECONDS,
-    SETTLE_SECONDS,
-    Lease,
-    LeasedResponse,
-    is_coded,
-    wait_until,
-)
+from wanvae_app.page.remote_input import SentLatent, SentPicture, SentVideo
+from wanvae_app.page.remote_layout import is_packed, is_picture, latent_layout, video_shape
+from wanvae_app.page.remote_lease import Lease, LeasedResponse, is_coded, wait_until
 from wanvae_app.page.remote_request import (
     STREAM_TYPE,
     DecodeRequest,
@@ -53,6 +38,7 @@ from wanvae_app.page.remote_request import (
     ImageFormat,
     OutputType,
 )
+from wanvae_app.page.remote_stream import remote_records
 
 MAX_PNG = 2**26  # bytes
 OWNER = f"{SESSION_PREFIX}remote"  # of all programs at one address together
@@ -80,7 +66,9 @@ class RemoteVae:
     async def decode(self, request: Request) -> LeasedResponse:
         def parse(config: WanConfig) -> DecodeRequest:
             wanted = DecodeRequest.parse(request.query_params, request.headers, config)
-            num_frames = config.num_frames(latent_layout(wanted, config).num_latents)
+            with self._advising(wanted.tensor.shape, config):
+                layout = latent_layout(wanted, config)
+            num_frames = config.num_frames(layout.num_latents)
             if wanted.wants_picture and num_frames > 1:
                 raise ValueError(
                     f"This latent decodes to {num_frames} frames, and a picture holds one; ask for output_type pt or "
@@ -103,7 +91,7 @@ class RemoteVae:
                 return LeasedResponse(_file(run, unread.note), lease)
             await wait_until(request, run, lambda: is_coded(run))
             has_no_time = is_packed(wanted) or is_picture(wanted.tensor.shape, config.z_dim)
-            answer = decoded_answer(run.frames, wanted, has_no_time)
+            answer = await asyncio.to_thread(decoded_answer, run.frames, wanted, has_no_time)
             return LeasedResponse(_whole(answer, run, unread.note), lease)
         except BaseException:
             lease.end()
@@ -131,7 +119,7 @@ class RemoteVae:
             assert run.latent is not None
             z = await asyncio.to_thread(wanted.scaling.from_raw, run.latent.float(), config)
             has_no_time = tensor is not None and is_picture(tensor.shape, 3)
-            answer = encoded_answer(z[:, :, 0] if has_no_time else z)
+            answer = await asyncio.to_thread(encoded_answer, z[:, :, 0] if has_no_time else z)
             return LeasedResponse(_whole(answer, run, unread.note), lease)
         except BaseException:
             lease.end()
@@ -152,6 +140,20 @@ class RemoteVae:
             await drain(request)
             text = str(error).rstrip(".")
             raise HTTPException(400, f"{text}.") from None
+
+    @contextlib.contextmanager
+    def _advising(self, shape: tuple[int, ...], config: WanConfig) -> Iterator[None]:
+        """Let the refusal of a latent name the VAEs that have its number of channels."""
+        vaes, channels = self.jobs.vaes, shape[1] if len(shape) == 5 else config.z_dim
+        try:
+            yield
+        except ValueError as error:
+            fitting = [name for name in vaes.names if vaes[name].config.z_dim == channels != config.z_dim]
+            if not fitting:
+                raise
+            raise ValueError(
+                f"{str(error).rstrip('.')}; {' or '.join(fitting)} would, as vae=NAME."
+            ) from error
 
     async def _start(
         self,
@@ -186,34 +188,7 @@ class RemoteVae:
         height, width = run.size
         headers = {"shape": json.dumps([run.num_frames, height, width, 3]), "dtype": "uint8"}
         headers |= {"image_format": image_format, "fps": f"{run.fps:g}", **_facts(run, note)}
-        return StreamingResponse(_records(run, image_format), headers=headers, media_type=STREAM_TYPE)
-
-
-async def _records(run: JobState, image_format: ImageFormat) -> AsyncIterator[bytes]:
-    """Yield one record per frame, then one with the outcome. Ends without it if the frames were deleted meanwhile."""
-    frames, index, started = run.frames, 0, run.started or 0.0
-    while True:
-        run.seen()
-        finished = frames.finished  # read before the length: the last frames may come in between
-        if index < len(frames):
-            try:
-                record = await asyncio.to_thread(frame_record, frames, index, image_format, started)
-            except ValueError:
-                return
-            with seen_meanwhile(run, TAKING_SECONDS):
-                yield record
-            index += 1
-        elif finished:
-            break
-        else:
-            await wait_for_frame(frames, index, LOOK_SECONDS)
-    while not (run.ended or is_coded(run)):
-        await asyncio.sleep(SETTLE_SECONDS)
-    seconds = time.monotonic() - started
-    if is_coded(run):
-        yield end_record(seconds, state=Status.FINISHED)
-    else:
-        yield end_record(seconds, state=run.status, detail=run.message)
+        return StreamingResponse(remote_records(run, image_format), headers=headers, media_type=STREAM_TYPE)
 
 
 def _picture(body: Body, config: WanConfig) -> SentPicture:
