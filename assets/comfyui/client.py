@@ -13,9 +13,11 @@ import base64
 import http.client
 import json
 import math
+import selectors
 import ssl
 import struct
 import sys
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ RECORD_HEADER = struct.Struct("<IId")  # index, length of what follows in bytes,
 END_INDEX = 2**32 - 1  # of the last record, which holds JSON
 MAX_RECORD = 2**28  # bytes of a frame
 PIECE_BYTES = 2**20  # of a body that are sent at once
+WAIT_SECONDS = 0.5  # between two calls of `on_wait`
 TIMEOUT = 900.0  # seconds without a byte, the wait in the server's queue included
 EXACT_FORMATS = ("raw", "png")
 SCALINGS = ("raw", "normalised")
@@ -50,6 +53,7 @@ def decode(
     vae: str = "",
     image_format: str = "raw",
     on_progress: Progress | None = None,
+    on_wait: Callable[[], object] | None = None,
     timeout: float = TIMEOUT,
 ) -> Generator[np.ndarray]:
     """Decode a latent [1 C T H W] on the server, and yield its frames, uint8 [1 H W 3], as soon as they are decoded.
@@ -57,7 +61,8 @@ def decode(
     `url` is the server's address, such as http://host:7860 or https://user:password@host. `scaling` says what the
     latent is: "raw", or "normalised" by the VAE's statistics. `vae` names one of the server's VAEs. Frames travel as
     "raw" bytes, or as "png", which is slower and smaller; both are exact. `on_progress` gets the number of frames so
-    far and of all. Closing the generator stops the run on the server.
+    far and of all. `on_wait` is called every WAIT_SECONDS until the first frame comes. Closing the generator, and
+    whatever these two raise, stops the run on the server.
 
     Raises ValueError for arguments that are not known, RemoteError, with one sentence, for what the server refuses and
     for a run that fails; a UserWarning says what is odd about the latent.
@@ -66,7 +71,7 @@ def decode(
         raise ValueError(f"image_format={image_format!r} is not exact; give {' or '.join(EXACT_FORMATS)}.")
     shape, dtype, body = _sent(latent)
     query = {"shape": shape, "dtype": dtype, "image_format": image_format, **_asked(scaling, vae)}
-    return _decoded(url, query, body, on_progress, timeout)
+    return _decoded(url, query, body, on_progress, on_wait, timeout)
 
 
 def encode(
@@ -76,6 +81,7 @@ def encode(
     scaling: str,
     vae: str = "",
     on_progress: Progress | None = None,
+    on_wait: Callable[[], object] | None = None,
     timeout: float = TIMEOUT,
 ) -> torch.Tensor:
     """Encode a video on the server; return its latent, float32 [1 C T H W], on the CPU.
@@ -88,16 +94,21 @@ def encode(
 
     shape, dtype, body = _sent(video)
     query = {"shape": shape, "dtype": dtype, **_asked(scaling, vae)}
-    with _Answer(url, "vae/encode", query, body, "tensor/binary", timeout, on_progress) as answer:
+    with _Answer(url, "vae/encode", query, body, "tensor/binary", timeout, on_progress, on_wait) as answer:
         found_shape = json.loads(answer.header("shape"))
         data = bytearray(answer.read(4 * math.prod(found_shape)))
     return torch.frombuffer(data, dtype=torch.float32).reshape(found_shape)
 
 
 def _decoded(
-    url: str, query: dict[str, Any], body: memoryview, on_progress: Progress | None, timeout: float
+    url: str,
+    query: dict[str, Any],
+    body: memoryview,
+    on_progress: Progress | None,
+    on_wait: Callable[[], object] | None,
+    timeout: float,
 ) -> Generator[np.ndarray]:
-    with _Answer(url, "vae/decode", query, body, STREAM_TYPE, timeout) as answer:
+    with _Answer(url, "vae/decode", query, body, STREAM_TYPE, timeout, None, on_wait) as answer:
         num_frames, height, width, _ = json.loads(answer.header("shape"))
         num_done = 0
         while True:
@@ -161,6 +172,7 @@ class _Answer:
         accept: str,
         timeout: float,
         on_progress: Progress | None = None,
+        on_wait: Callable[[], object] | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -181,7 +193,8 @@ class _Answer:
         base = parts.path.rstrip("/").removesuffix("/vae/decode").removesuffix("/vae/encode")
         target = f"{base}/{path}?{urlencode(query, doseq=True)}"
         try:
-            self._response = self._ask(target, headers, _pieces(body, on_progress))
+            self._ask(target, headers, _pieces(body, on_progress))
+            self._response = self._first_answer(on_wait or (lambda: None), timeout)
             self._check()
         except BaseException:
             self._connection.close()
@@ -211,9 +224,7 @@ class _Answer:
             raise RemoteError(f"{self._where} broke its answer off; its log says more.")
         return data
 
-    def _ask(
-        self, target: str, headers: dict[str, str], pieces: Iterable[memoryview]
-    ) -> http.client.HTTPResponse:
+    def _ask(self, target: str, headers: dict[str, str], pieces: Iterable[memoryview]) -> None:
         try:
             self._connection.connect()
         except OSError as error:
@@ -224,7 +235,17 @@ class _Answer:
             # A server that refuses a body need not read it to the end; then its answer says why.
             if not isinstance(error, (BrokenPipeError, ConnectionResetError)):
                 raise self._lost(error) from error
+
+    def _first_answer(self, on_wait: Callable[[], object], timeout: float) -> http.client.HTTPResponse:
+        """Wait for the answer's headers, and call `on_wait` meanwhile. Raises RemoteError if none come."""
+        end = time.monotonic() + timeout
         try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._connection.sock, selectors.EVENT_READ)
+                while not selector.select(min(WAIT_SECONDS, timeout)):
+                    on_wait()
+                    if time.monotonic() > end:
+                        raise TimeoutError
             return self._connection.getresponse()
         except (OSError, http.client.HTTPException) as error:
             raise self._lost(error) from error

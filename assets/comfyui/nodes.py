@@ -54,7 +54,14 @@ class WanRemoteVAEDecode:
         images: Tensor | None = None
         num_done = 0
         for clip in latents:
-            frames = client.decode(url, clip[None], scaling=scaling, vae=vae, on_progress=progress.of_clip)
+            frames = client.decode(
+                url,
+                clip[None],
+                scaling=scaling,
+                vae=vae,
+                on_progress=progress.of_clip,
+                on_wait=_raise_interrupt,
+            )
             try:
                 for pixels in frames:
                     if images is None:
@@ -92,9 +99,10 @@ class WanRemoteVAEEncode:
         images = pixels[..., :3].mul(255).round_().clamp_(0, 255).to(torch.uint8)
         video: np.ndarray = images.cpu().numpy()
         progress = _Progress(1)
-        return (
-            {"samples": client.encode(url, video, scaling=scaling, vae=vae, on_progress=progress.of_clip)},
+        samples = client.encode(
+            url, video, scaling=scaling, vae=vae, on_progress=progress.of_clip, on_wait=_raise_interrupt
         )
+        return ({"samples": samples},)
 
 
 class _Progress:

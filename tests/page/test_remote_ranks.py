@@ -141,7 +141,7 @@ def test_nodes_fill_comfyuis_bar_and_heed_its_interrupt(
     rigged: Rigged, nodes: dict[str, type], latent: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[tuple[int, int]] = []
-    interrupted = False
+    interrupted, num_shown = False, 2
 
     class ProgressBar:
         def __init__(self, total: int) -> None:
@@ -154,7 +154,7 @@ def test_nodes_fill_comfyuis_bar_and_heed_its_interrupt(
         pass
 
     def throw() -> None:
-        if interrupted and len(shown) > 2:
+        if interrupted and len(shown) > num_shown:
             raise Interrupted
 
     modules: dict[str, Any] = {
@@ -173,6 +173,12 @@ def test_nodes_fill_comfyuis_bar_and_heed_its_interrupt(
     with pytest.raises(Interrupted):
         decode.decode(batch, url=rigged.url, scaling="normalised")
     rigged.wait_idle()
+    shown.clear()
+    num_shown = -1
+    rigged.hold(1)
+    for node, clip in ((decode, batch), (nodes[NODES[1]](), torch.zeros(1, 64, 64, 3))):
+        with pytest.raises(Interrupted):  # while the server has not begun to answer
+            getattr(node, node.FUNCTION)(clip, url=rigged.url)
 
 
 def test_nodes_say_what_comfyui_asks_of_them(nodes: dict[str, type]) -> None:

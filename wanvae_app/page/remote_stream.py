@@ -1,6 +1,5 @@
 """Frames for a program while they are decoded: the records of frame_stream.py, exact if asked, and a last one.
 
-
 docs/remote.md describes them.
 """
 
