@@ -95,9 +95,12 @@ def test_one_picture(decode_url: str) -> None:
 
 def test_a_video_file(decode_url: str, frames: np.ndarray) -> None:
     data = remote_decode(decode_url, raw_latent(), output_type="mp4", return_type="mp4", **RAW)
-    assert (
-        isinstance(data, bytes) and iio.imread(data, plugin="FFMPEG", extension=".mp4").shape == frames.shape
-    )
+    assert isinstance(data, bytes)
+    assert iio.imread(data, plugin="FFMPEG", extension=".mp4").shape == frames.shape
+    z = raw_latent()
+    query = {"shape": list(z.shape), "dtype": "float32", "output_type": "mp4", "fps": 8}
+    slower = requests.post(decode_url, z.numpy().tobytes(), params=query).content
+    assert iio.immeta(slower, plugin="FFMPEG", extension=".mp4")["fps"] == 8
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

@@ -108,6 +108,12 @@ def test_a_failure_of_a_rank_is_json(rigged: Rigged, latent: torch.Tensor, rank:
         remote.encode(rigged.url, np.zeros((5, 64, 64, 3), np.uint8), scaling="raw")
 
 
+def test_what_does_not_fit_into_memory_is_refused(rigged: Rigged, latent: torch.Tensor) -> None:
+    (rigged.rig / "free-1-0").write_text("1000")
+    with pytest.raises(remote.RemoteError, match="Rank 1 would need .* GiB for this and has 0.0 GiB free"):
+        next(remote.decode(rigged.url, latent, scaling="normalised"))
+
+
 def test_the_client_encodes_what_it_decodes(rigged: Rigged, latent: torch.Tensor, vae: LoadedVae) -> None:
     frames = frames_of(rigged.url, latent)
     z = remote.encode(rigged.url, frames, scaling="normalised")
