@@ -56,13 +56,13 @@ def decode(
     on_wait: Callable[[], object] | None = None,
     timeout: float = TIMEOUT,
 ) -> Generator[np.ndarray]:
-    """Decode a latent [1 C T H W] on the server, and yield its frames, uint8 [1 H W 3], as soon as they are decoded.
+    """Decode a latent [1 C T H W] on the server, and yield its frames, uint8 [1 H W C], as soon as they are decoded.
 
-    `url` is the server's address, such as http://host:7860 or https://user:password@host. `scaling` says what the
-    latent is: "raw", or "normalised" by the VAE's statistics. `vae` names one of the server's VAEs. Frames travel as
-    "raw" bytes, or as "png", which is slower and smaller; both are exact. `on_progress` gets the number of frames so
-    far and of all. `on_wait` is called every WAIT_SECONDS until the first frame comes. Closing the generator, and
-    whatever these two raise, stops the run on the server.
+    C is 3, or 4 where the VAE makes alpha. `url` is the server's address, such as http://host:7860 or
+    https://user:password@host. `scaling` says what the latent is: "raw", or "normalised" by the VAE's statistics. `vae`
+    names one of the server's VAEs. Frames travel as "raw" bytes, or as "png", which is slower and smaller; both are
+    exact. `on_progress` gets the number of frames so far and of all. `on_wait` is called every WAIT_SECONDS until the
+    first frame comes. Closing the generator, and whatever these two raise, stops the run on the server.
 
     Raises ValueError for arguments that are not known, RemoteError, with one sentence, for what the server refuses and
     for a run that fails; a UserWarning says what is odd about the latent.
@@ -109,7 +109,7 @@ def _decoded(
     timeout: float,
 ) -> Generator[np.ndarray]:
     with _Answer(url, "vae/decode", query, body, STREAM_TYPE, timeout, None, on_wait) as answer:
-        num_frames, height, width, _ = json.loads(answer.header("shape"))
+        num_frames, *size = json.loads(answer.header("shape"))
         num_done = 0
         while True:
             index, length, _ = RECORD_HEADER.unpack(answer.read(RECORD_HEADER.size))
@@ -118,7 +118,7 @@ def _decoded(
             payload = answer.read(length)
             if index == END_INDEX:
                 break
-            pixels = _pixels(payload, query["image_format"], height, width)
+            pixels = _pixels(payload, query["image_format"], size)
             num_done += 1
             if on_progress is not None:
                 on_progress(num_done, num_frames)
@@ -128,15 +128,16 @@ def _decoded(
             raise RemoteError(outcome.get("detail", f"The server sent {num_done} of {num_frames} frames."))
 
 
-def _pixels(payload: bytes, image_format: str, height: int, width: int) -> np.ndarray:
-    """Return a frame, uint8 [H W 3]."""
+def _pixels(payload: bytes, image_format: str, size: list[int]) -> np.ndarray:
+    """Return a frame, uint8 [H W C], whose size is known."""
     if image_format == "raw":
-        return np.frombuffer(bytearray(payload), np.uint8).reshape(height, width, 3)
+        return np.frombuffer(bytearray(payload), np.uint8).reshape(size)
     import io
 
     from PIL import Image
 
-    return np.array(Image.open(io.BytesIO(payload), formats=["PNG"]).convert("RGB"))
+    mode = "RGB" if size[-1] == 3 else "RGBA"
+    return np.array(Image.open(io.BytesIO(payload), formats=["PNG"]).convert(mode))
 
 
 def _asked(scaling: str, vae: str) -> dict[str, Any]:

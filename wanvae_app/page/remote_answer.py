@@ -32,17 +32,18 @@ def decoded_answer(frames: FrameLog, wanted: DecodeRequest, is_picture: bool) ->
 
     `is_picture` says that the latent had no time, so that the tensor has none.
     """
-    count, height, width = len(frames), frames.height, frames.width
+    first = frames.read(0, 1)
+    count, (_, height, width, channels) = len(frames), first.shape
     if wanted.wants_picture:
-        return _picture(frames.read(0, 1)[0], wanted.image_format)
+        return _picture(first[0], wanted.image_format)
     if wanted.output_type == OutputType.PIL:
-        return _tensor([count, 3, height, width], "float16", _unit_frames(frames))
+        return _tensor([count, channels, height, width], "float16", _unit_frames(frames))
     if wanted.partial_postprocess:
         return _tensor(
-            [count, height, width, 3], "uint8", (frames.read(i, i + 1).tobytes() for i in range(count))
+            [count, height, width, channels], "uint8", (frames.read(i, i + 1).tobytes() for i in range(count))
         )
-    shape = [1, 3, height, width] if is_picture else [1, 3, count, height, width]
-    return _tensor(shape, "float16", _signed_channels(frames))
+    shape = [1, channels, height, width] if is_picture else [1, channels, count, height, width]
+    return _tensor(shape, "float16", _signed_channels(frames, channels))
 
 
 def encoded_answer(z: Tensor) -> Answer:
@@ -63,7 +64,7 @@ def _picture(pixels: np.ndarray, image_format: ImageFormat) -> Answer:
     if image_format == ImageFormat.PNG:
         Image.fromarray(pixels).save(data, "PNG")
     else:
-        Image.fromarray(pixels).save(data, "JPEG", quality=PICTURE_QUALITY, subsampling=0)
+        Image.fromarray(pixels).convert("RGB").save(data, "JPEG", quality=PICTURE_QUALITY, subsampling=0)
     headers = {"Content-Length": str(len(data.getvalue()))}
     return Answer(
         iter([data.getvalue()]), headers, f"image/{'png' if image_format == ImageFormat.PNG else 'jpeg'}"
@@ -71,15 +72,15 @@ def _picture(pixels: np.ndarray, image_format: ImageFormat) -> Answer:
 
 
 def _unit_frames(frames: FrameLog) -> Iterator[bytes]:
-    """Yield frames [3 H W] in [0, 1]: float16 holds 8 bits exactly, bfloat16 does not."""
+    """Yield frames [C H W] in [0, 1]: float16 holds 8 bits exactly, bfloat16 does not."""
     for index in range(len(frames)):
         pixels = frames.read(index, index + 1)[0].transpose(2, 0, 1)
         yield (pixels.astype(np.float32) / 255).astype(np.float16).tobytes()
 
 
-def _signed_channels(frames: FrameLog) -> Iterator[bytes]:
+def _signed_channels(frames: FrameLog, num_channels: int) -> Iterator[bytes]:
     """Yield the channels of frames in [-1, 1], each [T H W], frame by frame."""
-    for channel in range(3):
+    for channel in range(num_channels):
         for index in range(len(frames)):
             pixels = frames.read(index, index + 1)[0, :, :, channel]
             yield (pixels.astype(np.float32) / 127.5 - 1).astype(np.float16).tobytes()

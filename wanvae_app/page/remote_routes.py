@@ -164,7 +164,7 @@ class RemoteVae:
         *,
         wants_files: bool,
     ) -> Lease:
-        """Queue a run. Raises HTTPException 503 if no place is left for it."""
+        """Queue a run. Raises HTTPException 400 if the VAE cannot do it, 503 if no place is left for it."""
         address = address_of(request)
         try:
             run = self.jobs.new_unread_run(
@@ -175,7 +175,11 @@ class RemoteVae:
                 owner=f"{OWNER} {address}".rstrip(),
                 vae=vae,
             )
-            run.address, run.wants_files, run.is_pinned = address, wants_files, True
+        except ValueError as error:
+            unread.body.close()
+            raise HTTPException(400, str(error)) from None
+        run.address, run.wants_files, run.is_pinned = address, wants_files, True
+        try:
             await asyncio.to_thread(self.jobs.submit, run)
         except BaseException as error:
             unread.body.close()
@@ -185,8 +189,8 @@ class RemoteVae:
         return Lease(self.jobs, run, unread.body, self._endings)
 
     def _stream(self, run: JobState, image_format: ImageFormat, note: str) -> Response:
-        height, width = run.size
-        headers = {"shape": json.dumps([run.num_frames, height, width, 3]), "dtype": "uint8"}
+        shape = [run.num_frames, *run.frames.read(0, 1).shape[1:]]
+        headers = {"shape": json.dumps(shape), "dtype": "uint8"}
         headers |= {"image_format": image_format, "fps": f"{run.fps:g}", **_facts(run, note)}
         return StreamingResponse(remote_records(run, image_format), headers=headers, media_type=STREAM_TYPE)
 

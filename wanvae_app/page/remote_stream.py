@@ -14,12 +14,11 @@ from collections.abc import AsyncIterator
 import numpy as np
 from PIL import Image
 
-from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.page.frame_stream import (
-    JPEG_QUALITY,
     RECORD_HEADER,
     TAKING_SECONDS,
+    encode_record,
     seen_meanwhile,
     wait_for_frame,
 )
@@ -38,7 +37,7 @@ async def remote_records(run: JobState, image_format: ImageFormat) -> AsyncItera
         finished = frames.finished  # read before the length: the last frames may come in between
         if index < len(frames):
             try:
-                record = await asyncio.to_thread(frame_record, frames, index, image_format, started)
+                record = await asyncio.to_thread(frame_record, run, index, image_format)
             except ValueError:
                 return
             with seen_meanwhile(run, TAKING_SECONDS):
@@ -57,25 +56,25 @@ async def remote_records(run: JobState, image_format: ImageFormat) -> AsyncItera
         yield end_record(seconds, state=run.status, detail=run.message)
 
 
-def encode_frame(pixels: np.ndarray, image_format: ImageFormat) -> bytes:
-    """Encode a frame, uint8 RGB [H W 3], as it stands in a record. PNG and RAW keep every bit."""
-    if image_format == ImageFormat.RAW:
-        return pixels.tobytes()
-    data = io.BytesIO()
-    if image_format == ImageFormat.PNG:
-        Image.fromarray(pixels).save(data, "PNG", compress_level=PNG_LEVEL)
-    else:
-        Image.fromarray(pixels).save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return data.getvalue()
-
-
-def frame_record(frames: FrameLog, index: int, image_format: ImageFormat, started: float) -> bytes:
-    """Return one frame as a record of frame_stream.py. Raises ValueError if the log is closed."""
-    payload = encode_frame(frames.read(index, index + 1)[0], image_format)
-    return RECORD_HEADER.pack(index, len(payload), max(0.0, frames.times[index] - started)) + payload
+def frame_record(run: JobState, index: int, image_format: ImageFormat) -> bytes:
+    """Return one decoded frame as a record of frame_stream.py. Raises ValueError if the frames were deleted."""
+    if image_format == ImageFormat.JPG:
+        return encode_record(run.frames, index, run)
+    pixels = run.frames.read(index, index + 1)[0]
+    payload = pixels.tobytes() if image_format == ImageFormat.RAW else _png(pixels)
+    return (
+        RECORD_HEADER.pack(index, len(payload), max(0.0, run.frames.times[index] - (run.started or 0.0)))
+        + payload
+    )
 
 
 def end_record(seconds: float, **facts: object) -> bytes:
     """Return a stream's last record."""
     payload = json.dumps(facts).encode()
     return RECORD_HEADER.pack(END_INDEX, len(payload), seconds) + payload
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG", compress_level=PNG_LEVEL)
+    return data.getvalue()
