@@ -14,7 +14,28 @@ from wanvae_app.config import WanConfig
 from wanvae_app.jobs.service import JobService
 
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".npz", ".latent"]
-VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
+VIDEO_TYPES = [
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".mts",
+    ".mpg",
+    ".flv",
+    ".wmv",
+    ".ogv",
+    ".gif",
+]
+PICTURE_TYPES = [
+    ".png",
+    ".jpg",
+    ".webp",
+    ".avif",
+    ".heic",
+]  # the samples' posters are .jpg, so these are no samples
 
 
 def find_samples(folder: Path, configs: Iterable[WanConfig]) -> list[Path]:
