@@ -1,4 +1,4 @@
-"""Latent files: read in every common format, checked before their values are read, written normalised.
+"""Latent files: read in every common format, checked before their values are read, and written.
 
 Raw latents are what the encoder returns. Normalised ones, which diffusers pipelines hand out, have the mean of the
 VAE's family subtracted and are divided by its standard deviation, per channel.

@@ -17,11 +17,12 @@ from starlette.middleware import Middleware
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.formats.latents import LATENT_FORMATS
+from wanvae_app.formats.video_plan import MAX_FRAMES
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
-from wanvae_app.page.gallery import find_samples, gallery_html, header_html
+from wanvae_app.page.gallery import find_samples, gallery_html, header_html, upload_hint
 from wanvae_app.page.gradio_requests import refuse_content, tell_bad_inputs
-from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
+from wanvae_app.page.handlers import EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.latent_question import LatentQuestions
@@ -99,7 +100,8 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
                 files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
                 files = without_empty_files(for_uploads(files))
-                about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
+                hint = upload_hint(vaes.first, jobs.group.device)
+                about = gr.HTML(hint, elem_id="about", apply_default_css=False)
                 question = gr.HTML(
                     "", js_on_load=load_module("question.js"), elem_id="question", apply_default_css=False
                 )
@@ -138,6 +140,14 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                         info="Raw is what the encoder gives, normalised what diffusers saves.",
                         elem_id="scaling",
                     )
+                    frames = gr.Textbox(
+                        "",
+                        label="Frames of a video",
+                        info=f"Empty: all, {MAX_FRAMES} at most. A range: 1-500 or 200-; every second: 1-2000/2.",
+                        max_lines=1,
+                        max_length=40,
+                        elem_id="frames",
+                    )
             with gr.Column(scale=1, min_width=320, elem_id="viewer"):
                 player = gr.HTML(
                     "",
@@ -147,11 +157,21 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     apply_default_css=False,
                 )
                 gr.HTML("", js_on_load=load_module("history.js"), elem_id="history", apply_default_css=False)
-        inputs: list[Any] = [files, parallel, chunk, scaling, vae]
+        inputs: list[Any] = [files, parallel, chunk, scaling, vae, frames]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(handlers.choose_sample, None, files, **private)
-        files.change(handlers.describe, [files, vae], about, concurrency_limit=4, **private)
-        vae.change(handlers.choose_vae, [vae, files], [gallery, about], concurrency_limit=4, **private)
+        about_inputs = [files, vae, frames]
+        gr.on(
+            [files.change, frames.blur, frames.submit],
+            handlers.describe,
+            about_inputs,
+            about,
+            concurrency_limit=4,
+            **private,
+        )
+        vae.change(
+            handlers.choose_vae, [vae, files, frames], [gallery, about], concurrency_limit=4, **private
+        )
         for each in (files, vae, scaling):
             each.change(questions.ask, [files, vae, scaling], question, concurrency_limit=4, **private)
         answers = gr.Textbox("", visible=False)  # filled in by the page's script
@@ -176,6 +196,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         file = without_empty_files(for_uploads(gr.File(label="Latent or video", visible=False)))
         # A dropdown would refuse other names in a sentence of Gradio's.
         vae_name = gr.Textbox("", label=f"VAE: {', '.join(vaes.names)}; empty: the first", visible=False)
+        which = gr.Textbox("", label="Frames of a video, such as 1-500; empty: all", visible=False)
         outputs = [
             gr.JSON(label="State", visible=False),
             gr.File(label="MP4", visible=False),
@@ -190,7 +211,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         latent_format = gr.Textbox(
             "Normalised", label=f"Latent format of what is saved: {', '.join(LATENT_FORMATS)}", visible=False
         )
-        api_inputs = [file, parallel, chunk, scaling, vae_name, part, order, latent_format]
+        api_inputs = [file, parallel, chunk, scaling, vae_name, which, part, order, latent_format]
         trigger.click(handlers.run, api_inputs, outputs, api_name="run", concurrency_limit=None)
     return page
 

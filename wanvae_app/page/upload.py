@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from wanvae_app.config import WanConfig
+from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
 from wanvae_app.formats.latents import clip_labels, latent_shape, read_clip, to_raw
-from wanvae_app.formats.video import describe_video, is_video, read_video
+from wanvae_app.formats.video import describe_video, is_video, native_fps, read_video
 from wanvae_app.formats.video_plan import VideoPlan, video_plan
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
@@ -23,6 +25,7 @@ from wanvae_app.jobs.unread_input import InputPlan, ReadInput
 from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.page.entry import RunInput
 from wanvae_app.page.latent_readings import SCALINGS, choose_scaling, describe_doubt, describe_part
+from wanvae_app.page.picture_clips import is_joined, remove_joined
 from wanvae_app.page.vae_advice import advising
 
 MAX_CHUNK = 16  # latent frames; more only takes memory
@@ -40,11 +43,13 @@ def make_run(
     owner: str,
     vae: str = "",
     choice: ClipChoice = NO_CHOICE,
+    frames: str = "",
 ) -> tuple[JobState, RunInput]:
     """Make a run for the latent or video in `path`, ready to be submitted. Only the file's first bytes are read here.
 
-    `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS, `choice` one latent of the file; a video
-    ignores these two. `vae` is a name as `VaeCache.find` takes it. The RunInput is filled in when the file is read.
+    `path` may be a folder of `join_pictures`. `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS,
+    `choice` one latent of the file; a video ignores these two. `vae` is a name as `VaeCache.find` takes it. `frames`
+    says which ones of a video are taken, see `FrameRange.parse`. The RunInput is filled in when the file is read.
     Raises ValueError, in one sentence, for an argument that cannot be used.
     """
     vae = jobs.vaes.find(vae)
@@ -56,16 +61,22 @@ def make_run(
         raise ValueError(
             f"{chunk} latent frames per chunk is impossible; choose a whole number from 1 to {MAX_CHUNK}."
         )
-    if not path.is_file():
-        raise ValueError("The uploaded file is no longer on the server; upload it again.")
+    chosen = FrameRange.parse(frames)
+    check_upload(path)
     run_input = RunInput("")
     unread: UploadedVideo | UploadedLatent
     if is_video(path):
-        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, jobs.vaes[vae].config, run_input)
+        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, jobs.vaes[vae].config, run_input, chosen)
     else:
         kind, unread = JobKind.DECODE, UploadedLatent(path, jobs.vaes, vae, run_input, scaling, choice)
     run = jobs.new_unread_run(unread, kind, chunk=int(chunk), parallel=parallel, owner=owner, vae=vae)
     return run, run_input
+
+
+def check_upload(path: Path) -> None:
+    """Raise ValueError, in one sentence, unless this is a file, or a folder of `join_pictures`."""
+    if not path.is_file() and not is_joined(path):
+        raise ValueError("The uploaded file is no longer on the server; upload it again.")
 
 
 class UploadedLatent:
@@ -109,17 +120,26 @@ class UploadedLatent:
 
 
 class UploadedVideo:
-    """A video file: an UnreadInput. Reading fills in `run_input`."""
+    """Frames of a video file, or a folder of `join_pictures`: an UnreadInput. Reading fills in `run_input`.
 
-    def __init__(self, path: Path, config: WanConfig, run_input: RunInput) -> None:
+    The folder is deleted with this object: when it was read, or its run is gone.
+    """
+
+    def __init__(
+        self, path: Path, config: WanConfig, run_input: RunInput, frames: FrameRange = ALL_FRAMES
+    ) -> None:
         self.path = path
         self.config = config
         self.run_input = run_input
+        self.frames = frames
         self.name = path.name
         self._plan: VideoPlan | None = None
+        if path.is_dir():
+            weakref.finalize(self, remove_joined, path)
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
-        found, config = video_plan(self.path, self.config, stopped=stopped), self.config
+        config = self.config
+        found = video_plan(self.path, config, frames=self.frames, stopped=stopped)
         self._plan = found
         num_latents = 1 + (found.num_frames_bound - 1) // config.temporal_factor
         height, width = found.height // config.spatial_factor, found.width // config.spatial_factor
@@ -137,9 +157,16 @@ class UploadedVideo:
                 told = time.monotonic()
                 on_progress(f"Reading {num_frames} of about {bound} frames.")
 
-        self.run_input.digest = file_digest(self.path, stopped)
+        digest = file_digest(self.path, stopped)
+        self.run_input.digest = digest if self.frames.is_all else f"{digest} {self.frames}"
         video = read_video(
-            self.path, self.config, folder, plan=self._plan, on_progress=tell_frames, stopped=stopped
+            self.path,
+            self.config,
+            folder,
+            frames=self.frames,
+            plan=self._plan,
+            on_progress=tell_frames,
+            stopped=stopped,
         )
         self.run_input.note = video.note
         return ReadInput(None, video.frames, video.fps)
@@ -153,10 +180,11 @@ class Description(NamedTuple):
     misfit: Misfit = Misfit()
 
 
-def describe_upload(path: Path, config: WanConfig) -> Description:
-    """Say what an upload is. Raises ValueError and OSError for what cannot be run."""
+def describe_upload(path: Path, config: WanConfig, frames: str = "") -> Description:
+    """Say what an upload is; of a video, these frames. Raises ValueError and OSError for what cannot be run."""
+    check_upload(path)
     if is_video(path):
-        return Description(describe_video(path, config))
+        return Description(describe_video(path, config, FrameRange.parse(frames)))
     labels = clip_labels(path, config)
     num_clips = len(labels.clips)
     found = read_clip(path, config, ClipChoice(labels.clips[0] if num_clips > 1 else ""))
@@ -176,17 +204,13 @@ def describe_upload(path: Path, config: WanConfig) -> Description:
     return Description(" ".join(filter(None, sentences)), chosen.why, find_misfit(path, z, config))
 
 
-def native_fps(config: WanConfig) -> float:
-    """Frames per second that the Wan models of this VAE generate. A latent does not carry a rate."""
-    return 24.0 if config.residual else 16.0
-
-
 def file_digest(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
-    """SHA-256 of a file's content, in hexadecimal. Raises InterruptedError once `stopped()`."""
+    """SHA-256 of a file, or of all files in a folder, in hexadecimal. Raises InterruptedError once `stopped()`."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(HASH_BYTES):
-            if stopped():
-                raise InterruptedError(f"reading {path.name} was stopped")
-            digest.update(data)
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            while data := file.read(HASH_BYTES):
+                if stopped():
+                    raise InterruptedError(f"reading {path.name} was stopped")
+                digest.update(data)
     return digest.hexdigest()
