@@ -120,14 +120,14 @@ def test_answers_that_the_page_does_not_send(handlers: EventHandlers, tmp_path: 
         "[{}]",
         *(json.dumps([answer | {name: 7}]) for name in ("scaling", "order", "part")),
     ):
-        *_, last = handlers.start([path], True, 1, "Auto", "", text, REQUEST)
+        *_, last = handlers.start([path], True, 1, "Auto", "", "", text, REQUEST)
         assert "could not be understood: reload the page" in json.loads(last)["error"], text
 
 
 def started(handlers: EventHandlers, files: list[str], answer: Answer = Answer()) -> list[dict[str, Any]]:  # noqa: B008
     """The states of the runs that the Run button starts for the files, when they have ended."""
     answers = json.dumps([{"file": 0, **answer._asdict()}])
-    *_, last = handlers.start(files, True, 1, "Auto", "", answers, REQUEST)
+    *_, last = handlers.start(files, True, 1, "Auto", "", "", answers, REQUEST)
     entries = [handlers.history.get(run_id) for run_id in json.loads(last)["jobs"]]
     wait_for(lambda: all(entry is not None and entry.settled for entry in entries), 30)
     return [state_json(entry) for entry in entries if entry is not None]
@@ -152,7 +152,7 @@ def test_the_api_names_a_part_and_an_order_and_hears_of_doubt(
 ) -> None:
     def run(path: Path, *more: str) -> dict[str, Any]:
         options = (*more, *("", "Auto", "Normalised")[len(more) :])
-        *_, (state, _, _) = handlers.run(str(path), True, 1, "Auto", "", *options, REQUEST)
+        *_, (state, _, _) = handlers.run(str(path), True, 1, "Auto", "", "", *options, REQUEST)
         return state
 
     path = saved(tmp_path, latents=torch.cat([clip(), clip(seed=1)]))
@@ -197,7 +197,7 @@ def test_a_latent_is_saved_in_every_format(tmp_path: Path, name: str) -> None:
 
 def test_the_api_saves_the_latent_as_asked(handlers: EventHandlers, tmp_path: Path) -> None:
     write_mp4(some_video(5), tmp_path / "a.mp4", 12.0)
-    arguments = (str(tmp_path / "a.mp4"), True, 1, "Auto", "", "", "Auto")
+    arguments = (str(tmp_path / "a.mp4"), True, 1, "Auto", "", "", "", "Auto")
     found = {}
     for name in ("Normalised", "ComfyUI raw"):
         *_, (_, video, latent) = handlers.run(*arguments, name, REQUEST)
