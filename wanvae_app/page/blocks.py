@@ -20,9 +20,9 @@ from wanvae_app.formats.latents import LATENT_FORMATS
 from wanvae_app.formats.video_plan import MAX_FRAMES
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
-from wanvae_app.page.gallery import find_samples, gallery_html, header_html
+from wanvae_app.page.gallery import find_samples, gallery_html, header_html, upload_hint
 from wanvae_app.page.gradio_requests import refuse_content, tell_bad_inputs
-from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
+from wanvae_app.page.handlers import EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.latent_question import LatentQuestions
@@ -100,7 +100,8 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
                 files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
                 files = without_empty_files(for_uploads(files))
-                about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
+                hint = upload_hint(vaes.first, jobs.group.device)
+                about = gr.HTML(hint, elem_id="about", apply_default_css=False)
                 question = gr.HTML(
                     "", js_on_load=load_module("question.js"), elem_id="question", apply_default_css=False
                 )

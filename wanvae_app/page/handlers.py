@@ -15,12 +15,15 @@ import gradio as gr
 
 from wanvae_app.errors import tell
 from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
+from wanvae_app.formats.video import is_video
+from wanvae_app.jobs.job import Phase
 from wanvae_app.jobs.job_state import JobState, Status
+from wanvae_app.jobs.run_setup import check_halves
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.file_components import publish
-from wanvae_app.page.gallery import LATENT_TYPES, PICTURE_TYPES, VIDEO_TYPES, gallery_html
+from wanvae_app.page.gallery import gallery_html, upload_hint
 from wanvae_app.page.history import History
 from wanvae_app.page.latent_download import converted, find_format
 from wanvae_app.page.latent_question import parse_answers
@@ -32,10 +35,6 @@ from wanvae_app.page.vae_advice import advising
 
 log = logging.getLogger(__name__)
 
-UPLOAD_HINT = (
-    f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}<br>"
-    f"Pictures, also animated: {' '.join(PICTURE_TYPES)}; as a clip: numbered .png or .jpg, or a .zip of them</p>"
-)
 CHECK_SECONDS = 1.0  # that a click waits for a refusal; what is refused later is told by the run
 MAX_DESCRIBED = 4  # of several files
 UPDATE_INTERVAL = 0.25  # seconds between two updates of an API call, at most
@@ -67,7 +66,8 @@ class EventHandlers:
         `frames` says which ones of a video are taken, see `FrameRange.parse`.
         """
         if not files:
-            return UPLOAD_HINT
+            vaes = self.jobs.vaes
+            return upload_hint(vaes[vaes.find(vae)], self.jobs.group.device)
         if are_one_clip(files):
             try:
                 folder = join_pictures(files)
@@ -88,6 +88,7 @@ class EventHandlers:
         path, vaes = Path(file), self.jobs.vaes
         try:
             vae = vaes.find(vae)
+            check_halves(tuple(Phase) if is_video(path) else (Phase.DECODE,), vae, vaes[vae].config)
             with advising(path, vaes, vae):
                 return description_html(describe_upload(path, vaes[vae].config, frames))
         except (ValueError, OSError) as error:

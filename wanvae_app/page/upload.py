@@ -49,8 +49,8 @@ def make_run(
 
     `path` may be a folder of `join_pictures`. `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS,
     `choice` one latent of the file; a video ignores these two. `vae` is a name as `VaeCache.find` takes it. `frames`
-    says which ones of a video are taken, see `FrameRange.parse`. The RunInput is filled in when the file is read. Raises
-    ValueError, in one sentence, for an argument that cannot be used.
+    says which ones of a video are taken, see `FrameRange.parse`. The RunInput is filled in when the file is read.
+    Raises ValueError, in one sentence, for an argument that cannot be used.
     """
     vae = jobs.vaes.find(vae)
     if scaling not in SCALINGS:
