@@ -142,6 +142,10 @@ def test_raw_latents_are_said_to_be_raw(tmp_path: Path, code: Code, vae: wanvae_
     raw = load_file(tmp_path / "out" / "clip.safetensors")["latent"]
     assert stored_scaling(tmp_path / "out" / "clip.safetensors") == "raw"
     assert (to_normalised(raw, vae.config) - normalised).abs().max() < 1e-5
+    code(
+        "encode", tmp_path / "clip.mp4", "--out", tmp_path / "out", "--scaling", "raw", "--format", "comfyui"
+    )
+    assert torch.equal(load_file(tmp_path / "out" / "clip.latent")["latent_tensor"], raw)
 
 
 @pytest.mark.parametrize("fault", ["decoding", "writing", "placing"])

@@ -147,7 +147,8 @@ class ClipCoder:
                 self.reporter.advance(index, z.shape[2] * factor)
                 latents.append(z.cpu())
         with whole_or_nothing(file.result, self.folder / str(index)) as path:
-            write_latent(torch.cat(latents, 2), path, config, LatentFormat(self.options.scaling))
+            saved = LatentFormat(self.options.scaling, is_comfyui=self.options.format == "comfyui")
+            write_latent(torch.cat(latents, 2), path, config, saved)
         self._finish(index, num_frames, started, clip.notes)
 
     def _finish(self, index: int, num_frames: int, started: float, notes: list[str]) -> None:

@@ -42,11 +42,15 @@ CLIP_COMMANDS = {
     ),
     "encode": ClipCommand(
         "encode videos to latents, on all GPUs of this machine",
-        (".mp4", ".mov", ".webm", ".mkv", ".avi", ".gif"),
+        (
+            *(".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts"),
+            *(".mpg", ".flv", ".wmv", ".ogv", ".gif"),
+        ),
         {
-            "safetensors": FileFormat(
-                ".safetensors", 'float32, one tensor "latent", its scaling in the metadata'
-            )
+            "safetensors": FileFormat(".safetensors", 'one tensor "latent", float32, with its scaling'),
+            "comfyui": FileFormat(
+                ".latent", "what ComfyUI's LoadLatent reads; its own nodes take raw latents"
+            ),
         },
         ("normalised", "raw"),
         "how the latents are written: normalised (default, as diffusers' pipelines have them) or raw (ComfyUI)",
