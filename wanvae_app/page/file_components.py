@@ -30,12 +30,13 @@ def without_empty_files(file: gr.File) -> gr.File:
     return file
 
 
-def publish(run: JobState) -> list[str | None]:
-    """Link the run's MP4 and latent into Gradio's folder, from where a program fetches them; return the links' paths.
+def publish(run: JobState, latent: Path | None) -> list[str | None]:
+    """Link the run's MP4 and this file of its latent into Gradio's folder, from where a program fetches them.
 
-    Gradio would copy them there otherwise. The links go when the run is deleted. Raises OSError on a full disk.
+    Returns the links' paths. Gradio would copy the files there otherwise. The links go when the run is deleted. Raises
+    OSError on a full disk.
     """
-    files = [run.video_path, run.latent_path]
+    files = [run.video_path, latent]
     if run.published is None and any(files):
         folder = Path(get_upload_folder()) / f"{PUBLISHED_PREFIX}{secrets.token_urlsafe(24)}"
         folder.mkdir(mode=0o700, parents=True)

@@ -18,7 +18,28 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.model.vae import WanVAE
 
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".npz", ".latent"]
-VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
+VIDEO_TYPES = [
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".mts",
+    ".mpg",
+    ".flv",
+    ".wmv",
+    ".ogv",
+    ".gif",
+]
+PICTURE_TYPES = [
+    ".png",
+    ".jpg",
+    ".webp",
+    ".avif",
+    ".heic",
+]  # the samples' posters are .jpg, so these are no samples
 
 
 def find_samples(folder: Path, configs: Iterable[WanConfig]) -> list[Path]:
@@ -65,7 +86,10 @@ def gallery_html(samples: list[Path], config: WanConfig) -> str:
 
 def upload_hint(vae: WanVAE, device: torch.device) -> str:
     """What may be uploaded, and what a user should know of the VAE and how it runs on a device, as HTML."""
-    hint = f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}</p>"
+    hint = (
+        f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}<br>"
+        f"Pictures, also animated: {' '.join(PICTURE_TYPES)}; as a clip: numbered .png or .jpg, or a .zip of them</p>"
+    )
     slow = slow_dtype(vae.dtype, device)
     notes = (*vae.notes, *([f"{slow}."] if slow else []))
     return hint + "".join(f"<p class='hint note'>{html.escape(note)}</p>" for note in notes)
