@@ -41,6 +41,7 @@ def test_a_run_is_streamed(client: Client) -> None:
     assert counts == sorted(counts) and counts[-1] == last["num_frames"] == 17
     assert any(0 < count < 17 for count in counts), "no update came while frames were being made"
     assert last["state"] == "finished" and last["ranks"] == 2 and last["elapsed"] > 0 and last["rate"] > 0
+    assert Path(video).name == "Rolling marbles.mp4"
     assert iio.imread(video, plugin="FFMPEG").shape == (17, 256, 256, 3)
     assert latent is None
 

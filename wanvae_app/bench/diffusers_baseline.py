@@ -62,7 +62,7 @@ def _seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) -> float 
     if case.kind == "decode":
         x = make_latent(case, c).to(vae.device, dtype)
     else:
-        x = from_uint8(make_video(case).to(vae.device), dtype)
+        x = from_uint8(make_video(case, c.in_channels).to(vae.device), dtype)
     times = []
     with torch.inference_mode():
         for _ in range(repeat + 1):

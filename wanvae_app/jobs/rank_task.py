@@ -100,7 +100,8 @@ class RankTask:
             if step.stop == self.job.shape.num_latents:
                 self._encoder.close()  # the decoder needs its memory
                 self._is_encoding = False
-            self._latents.append(latent)
+            if self.job.kind == JobKind.ROUNDTRIP:
+                self._latents.append(latent)
             wide = torch.promote_types(latent.dtype, torch.float32)
             whole = gather(self.group, self.shard, latent.to(wide), self._latent_shape(step), self.shard.dim)
             if self.run is not None:

@@ -54,7 +54,7 @@ def set_shape(run: JobState, shape: LatentShape, config: WanConfig, num_ranks: i
     """Give a run the shape of its latent, on `num_ranks` ranks. It may be given again before the input is."""
     shard = Shard.plan(shape.height, shape.width, num_ranks if run.job.parallel else 1, 0)
     run.num_ranks = shard.num_ranks if shard is not None else 1
-    run.num_frames = config.num_frames(shape.num_latents)
+    run.num_frames = 0 if run.job.kind == JobKind.ENCODE else config.num_frames(shape.num_latents)
     run.size = shape.height * config.output_factor, shape.width * config.output_factor
     run.job = replace(run.job, shape=shape)
 

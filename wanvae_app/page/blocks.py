@@ -100,9 +100,8 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
                 files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
                 files = without_empty_files(for_uploads(files))
-                about = gr.HTML(
-                    upload_hint(vaes.first, jobs.group.device), elem_id="about", apply_default_css=False
-                )
+                hint = upload_hint(vaes.first, jobs.group.device)
+                about = gr.HTML(hint, elem_id="about", apply_default_css=False)
                 question = gr.HTML(
                     "", js_on_load=load_module("question.js"), elem_id="question", apply_default_css=False
                 )

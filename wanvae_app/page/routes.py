@@ -15,7 +15,8 @@ health                        JSON: ready, busy or broken; which code path codes
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
-Exact frames, and clips compared, have routes of their own: see compare_routes.py.
+Exact frames, and clips compared, have routes of their own: see compare_routes.py. So has the remote VAE of other
+programs: see remote_routes.py.
 
 A run of an earlier start is opened like a fresh one. A run that does not exist and a run of somebody else both get 404.
 """
@@ -40,6 +41,7 @@ from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
 from wanvae_app.page.latent_download import converted_answer
+from wanvae_app.page.remote_routes import make_remote_routes
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.scripts import Scripts
 
@@ -62,6 +64,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
         *make_compare_routes(history),
+        *make_remote_routes(jobs),
     ]
 
 
