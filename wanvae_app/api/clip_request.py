@@ -141,7 +141,7 @@ def prepare_video(
 def as_frames(video: object, num_channels: int) -> Tensor:
     """Return a video, a tensor or an array as `prepare_video` takes it, as a tensor [1 C T H W].
 
-    Raises ValueError for another shape, type or range.
+    With four channels, one of three is opaque. Raises ValueError for another shape, type or range.
     """
     x = video
     if isinstance(video, np.ndarray):

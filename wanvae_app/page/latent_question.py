@@ -116,7 +116,7 @@ def _picture(run: JobState | None, end: float) -> str:
     if not len(run.frames):
         return ""
     data = io.BytesIO()
-    Image.fromarray(run.frames.read(0, 1)[0]).save(data, "JPEG", quality=PICTURE_QUALITY)
+    Image.fromarray(run.frames.read_seen(0, 1)[0]).save(data, "JPEG", quality=PICTURE_QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
