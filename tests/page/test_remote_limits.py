@@ -16,7 +16,7 @@ import pytest
 from support.app_runner import wait_for
 from support.page_server import AUTH, Server, running_server, sentence
 from support.remote_vae import address, local_frames, raw_latent
-from support.tiny import tiny_vae
+from support.tiny import tiny_vae, tiny_vae_with_alpha
 
 from wanvae_app import remote
 from wanvae_app.page import remote_body
@@ -239,6 +239,27 @@ def test_a_stream_holds_the_pages_records(server: Server) -> None:
     for image_format in ("raw", "png"):
         found = remote.decode(address(server), raw_latent(), scaling="raw", image_format=image_format)
         assert np.array_equal(np.concatenate(list(found)), frames), image_format
+
+
+def test_alpha_is_sent_where_the_decoder_makes_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    vae, url = tiny_vae_with_alpha(), address(server)
+    monkeypatch.setitem(server.jobs.vaes._described, "alpha", vae)
+    monkeypatch.setitem(server.jobs.vaes._loads, "alpha", lambda on_tensor: vae)
+    raw, png = (
+        np.concatenate(list(remote.decode(url, raw_latent(), scaling="raw", vae="alpha", image_format=form)))
+        for form in ("raw", "png")
+    )
+    assert raw.shape == (5, 32, 24, 4) and np.array_equal(raw, png)
+    whole = post(server, query={"vae": "alpha"})
+    assert json.loads(whole.headers["shape"]) == [5, 32, 24, 4] and whole.content == raw.tobytes()
+    floats = post(server, query={"vae": "alpha", "partial_postprocess": None})
+    assert json.loads(floats.headers["shape"]) == [1, 4, 5, 32, 24]
+    picture = {"vae": "alpha", "output_type": "pil", "shape": [1, 16, 1, 4, 3]}
+    answer = post(
+        server, body=raw_latent(1).numpy().tobytes(), query=picture, headers={"Accept": "image/jpeg"}
+    )
+    assert answer.status_code == 200 and answer.content.startswith(b"\xff\xd8"), "which has no alpha"
+    monkeypatch.delitem(server.jobs.vaes._loaded, "alpha")
 
 
 def test_a_program_that_leaves_stops_its_run(server: Server) -> None:
