@@ -18,6 +18,11 @@ BYTES_PER_SECOND = 2**20  # of sound: 8 channels of 32 bits at 32 kHz
 OVERHEAD = 2**20  # bytes of a sound file besides
 MAX_SOUND = 2**29  # bytes of a sound file
 ADDRESS_SPACE = 2**31  # bytes
+CPU_SECONDS = 120
+# Output's "-ss 0" drops what lies before the range: demuxers seek to a frame of the pictures.
+COPY = ("-map", "0:a:0", "-c:a", "copy", "-ss", "0")
+AAC = ("-map", "0:a:0", "-c:a", "aac", "-b:a", "256k")
+LISTING = ("-f", "framecrc", "pipe:1")
 MAX_LISTING = 2**16  # bytes of the listing of one packet
 # In the listing that ffmpeg's muxer "framecrc" writes; see packet_listing.py.
 CODEC = re.compile(r"^#codec_id 0: (\w+)", re.MULTILINE)
@@ -46,30 +51,30 @@ def extract_sound(
     Returns None if the file has no sound in this range. Raises ValueError, with a sentence, if its sound cannot be
     read; OSError if there is no ffmpeg; ReadingStopped once `stopped` returned true. No file is left then.
     """
+    options = input_command(video, "-y", "-ss", f"{start:f}", "-t", f"{seconds:f}")
+    codec, _ = _run([*options, *COPY, "-frames:a", "1", *LISTING], 0, stopped)
+    if codec is None:
+        return None
+    limit = min(MAX_SOUND, int(seconds * BYTES_PER_SECOND) + OVERHEAD)
     problem = ""
-    for codec in ("copy", "aac"):
-        listing, problem = _extract(video, path, start, seconds, codec, stopped)
-        found = CODEC.search(listing)
-        if found is None or not PACKET.search(listing):
-            path.unlink(missing_ok=True)
-            return None
+    for stream in (COPY, AAC):
+        output = [*stream, "-f", "matroska", f"file:{path}"]
+        written_codec, problem = _run(
+            [*options, *output, *stream, "-frames:a", "1", *LISTING], limit, stopped
+        )
         if not problem:
-            return Sound(path, found[1])
+            assert written_codec is not None
+            return Sound(path, written_codec)
     path.unlink(missing_ok=True)
     raise ValueError(f"The sound of {video.name} cannot be read: {printable(problem, MAX_ERROR_LENGTH)}.")
 
 
-def _extract(
-    video: Path, path: Path, start: float, seconds: float, codec: str, stopped: StopCheck | None
-) -> tuple[str, str]:
-    """Write the sound with a codec. Return the listing of its first packet, and why it failed, "" if it did not."""
-    written = min(MAX_SOUND, int(seconds * BYTES_PER_SECOND) + OVERHEAD)
-    command = input_command(video, "-y", "-ss", f"{start:f}", "-t", f"{seconds:f}")
-    stream = ["-map", "0:a:0", "-c:a", codec]
-    command += [*stream, "-f", "matroska", f"file:{path}"]
-    command += [*stream, "-frames:a", "1", "-f", "framecrc", "pipe:1"]
-    limits = Limits(int(TIMEOUT), ADDRESS_SPACE, written_bytes=written)
+def _run(command: list[str], written_bytes: int, stopped: StopCheck | None) -> tuple[str | None, str]:
+    """Run ffmpeg, which lists a packet on its output. Return the packet's codec, None without one; and the error."""
+    limits = Limits(CPU_SECONDS, ADDRESS_SPACE, written_bytes=written_bytes)
     with ffmpeg.running(command, stdout=subprocess.PIPE, limits=limits, timeout=TIMEOUT) as reader:
-        listing = reader.read(MAX_LISTING, stopped)
-        status = reader.wait()
-        return listing.decode(errors="replace"), reader.last_error() if status != 0 else ""
+        listing = reader.read(MAX_LISTING, stopped).decode(errors="replace")
+        failed = reader.wait() != 0
+        codec = CODEC.search(listing)
+        is_there = codec is not None and PACKET.search(listing) is not None
+        return codec[1] if codec is not None and is_there else None, reader.last_error() if failed else ""
