@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,30 @@ def write_output(
         command, batches, path, program=program,
         limits=limits, timeout=TIMEOUT, is_stopped=is_stopped, on_progress=on_progress,
     )  # fmt: skip
+
+
+def write_with_sound(
+    output: OutputFormat,
+    frames: Callable[[], Iterator[np.ndarray]],
+    path: Path,
+    *,
+    sound: Sound | None,
+    **options: Any,
+) -> str:
+    """Write a file as `write_output` does, whose other options `options` are.
+
+    If that fails with the sound, which stems from a visitor's file, write it without. `frames` makes the frames from
+    the first on. Return "", or in a sentence why the file has no sound. Raises as `write_output` does.
+    """
+    problem = ""
+    if sound is not None and output.is_video:
+        try:
+            write_output(output, frames(), path, sound=sound, **options)
+            return ""
+        except OSError as error:
+            problem = f"The file has no sound: {error}."
+    write_output(output, frames(), path, **options)
+    return problem
 
 
 def _sound_arguments(output: OutputFormat, sound: Sound) -> tuple[str, ...]:

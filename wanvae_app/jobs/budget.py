@@ -77,18 +77,41 @@ class Budget:
         Raises ValueError, with the numbers, if no run is going on whose end would help.
         """
         with self._lock:
-            deletable = self._deletable(run, needs)
-            for num_deleted in range(len(deletable) + 1):
-                free = self._free_for(run, without=deletable[:num_deleted])
-                if needs.disk <= free.disk and needs.memory <= free.memory:
-                    for ended in deletable[:num_deleted]:
-                        self.store.delete(ended)
-                    run.needs = needs
-                    return True
+            free = self._make_room(run, needs)
+            if _fits(needs, free):
+                run.needs = needs
+                return True
             if any(not other.ended and other.needs != Needs(0, 0) for other in self.store.runs()):
                 return False
         _refuse_beyond(run.name, needs, free)
         return False
+
+    def grant_file(self, run: JobState, num_bytes: int, reserve: Callable[[], None]) -> None:
+        """Grant disk to a file of an ended run, for which others may be deleted, and call `reserve`, which counts it.
+
+        Raises ValueError, with the numbers, if there is too little.
+        """
+        needs = Needs(num_bytes, 0)
+        with self._lock:
+            free = self._make_room(run, needs)
+            if _fits(needs, free):
+                reserve()
+                return
+        _refuse_beyond(run.name, needs, free)
+
+    def _make_room(self, run: JobState, needs: Needs) -> Needs:
+        """Delete as many ended runs as must go for this one, and return what it may take then.
+
+        If that is still too little, none is deleted.
+        """
+        deletable = self._deletable(run, needs)
+        for num_deleted in range(len(deletable) + 1):
+            free = self._free_for(run, without=deletable[:num_deleted])
+            if _fits(needs, free):
+                for ended in deletable[:num_deleted]:
+                    self.store.delete(ended)
+                break
+        return free
 
     def _deletable(self, run: JobState, needs: Needs) -> list[JobState]:
         """The ended runs that may be deleted for this one, in the order in which they go."""
@@ -134,9 +157,7 @@ def needs_of(plan: InputPlan, config: WanConfig) -> Needs:
     """What a run with this input takes at most while it is read: its frames, its source, its MP4 and its latent."""
     shape, factor = plan.shape, config.output_factor
     frames = config.num_frames(shape.num_latents) * shape.height * shape.width * factor**2 * 3
-    latent = (
-        4 * shape.num_channels * shape.num_latents * shape.height * shape.width if plan.source_bytes else 0
-    )
+    latent = 4 * shape.num_channels * shape.num_latents * shape.height * shape.width
     disk = plan.source_bytes + int((1 + MP4_SHARE) * frames) + latent
     return Needs(disk, plan.memory_bytes + plan.reading_bytes)
 
@@ -152,7 +173,9 @@ def free_disk(folder: Path) -> int:
 def written_bytes(run: JobState) -> int:
     """Bytes of disk that the run takes now."""
     total = run.frames.num_bytes + (run.source.num_bytes if run.source is not None else 0)
-    for path in (run.video_path, run.latent_path):
+    total += sum(export.num_bytes for export in list(run.exports.values()))
+    sound = run.sound.path if run.sound is not None else None
+    for path in (run.video_path, run.latent_path, run.input_path, sound):
         try:
             total += os.stat(path).st_size if path is not None else 0
         except FileNotFoundError:  # it is being deleted
@@ -171,6 +194,10 @@ def amount(num_bytes: int) -> str:
 def _latent_bytes(run: JobState) -> int:
     latent = run.latent
     return 0 if latent is None else latent.numel() * latent.element_size()
+
+
+def _fits(needs: Needs, free: Needs) -> bool:
+    return needs.disk <= free.disk and needs.memory <= free.memory
 
 
 def _used(run: JobState) -> Needs:

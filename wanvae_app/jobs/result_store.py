@@ -111,6 +111,8 @@ class ResultStore:
     def discard(self, run: JobState) -> None:
         """Free a run's frames and delete its folders."""
         run.close()
+        for export in list(run.exports.values()):
+            export.discard()
         if run.published is not None:
             shutil.rmtree(run.published, ignore_errors=True)
         if run.folder != self.folder:  # it is if the run got no folder of its own

@@ -20,7 +20,7 @@ def to_uint16(frames: Tensor) -> Tensor:
     _, num_channels, num_frames, height, width = frames.shape
     pixels = torch.empty(num_frames, height, width, num_channels, dtype=torch.uint16, device=frames.device)
     for frame, out in zip(frames[0].unbind(1), pixels, strict=True):
-        values = frame.permute(1, 2, 0).double().add_(1).mul_(32767.5).round_().clamp_(0, 65535)
+        values = frame.permute(1, 2, 0).double().add(1).mul_(32767.5).round_().clamp_(0, 65535)
         out.copy_(values.to(torch.int32))
     return pixels
 
