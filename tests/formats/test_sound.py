@@ -12,7 +12,7 @@ import pytest
 from support.video_files import ffmpeg
 
 from wanvae_app.formats.ffmpeg import ReadingStopped
-from wanvae_app.formats.output_writer import write_output
+from wanvae_app.formats.output_writer import write_output, write_with_sound
 from wanvae_app.formats.outputs import OUTPUTS, find_output
 from wanvae_app.formats.sound import extract_sound
 
@@ -117,13 +117,30 @@ def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
     assert not (tmp_path / "sound.mka").exists()
 
 
-def test_damaged_sound_is_one_sentence(tmp_path: Path) -> None:
-    """Written bytes are limited: sound of more than a megabyte a second is none."""
+def test_sound_that_cannot_be_had_is_one_sentence(tmp_path: Path) -> None:
     path = film(tmp_path, ".mov")
     with pytest.raises(ValueError, match=r"^The sound of film\.mov cannot be read: [^\n]+\.$"):
         extract_sound(path, tmp_path / "gone" / "sound.mka", 0, 1)
 
 
+def test_damaged_sound_costs_the_sound_alone(tmp_path: Path) -> None:
+    sound = extract_sound(film(tmp_path), tmp_path / "sound.mka", 0, 1)
+    assert sound is not None
+    sound.path.write_bytes(sound.path.read_bytes()[:200])
+    path = tmp_path / "a.mp4"
+    problem = write_with_sound(find_output("mp4"), lambda: iter([FRAMES]), path, sound=sound, rate=RATE)
+    assert re.fullmatch(r"The file has no sound: ffmpeg could not write a\.mp4: [^\n]+\.", problem)
+    assert len(run(path, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1")) == FRAMES.nbytes
+
+
 def test_reading_sound_stops(tmp_path: Path) -> None:
+    video, asked = film(tmp_path), [0, 0, 1]
     with pytest.raises(ReadingStopped):
-        extract_sound(film(tmp_path), tmp_path / "sound.mka", 0, 1, stopped=lambda: True)
+        extract_sound(video, tmp_path / "sound.mka", 0, 1, stopped=lambda: not asked or asked.pop(0))
+    assert not (tmp_path / "sound.mka").exists()
+
+
+def test_sound_does_not_outlast_the_frames(tmp_path: Path) -> None:
+    """A stopped run has fewer frames than its source."""
+    path, _ = write(tmp_path, "mp4", film(tmp_path), seconds=3)
+    assert loud(path) == pytest.approx((0.5, 0.7), abs=0.03)

@@ -56,7 +56,8 @@ def write_output(
     program = "ffmpeg"
     if output.is_video:
         arguments = output.video_with_alpha if shape.num_channels == 4 else output.video
-        sound_arguments = _sound_arguments(output, sound) if sound is not None else ()
+        seconds = None if num_frames is None else num_frames / float(rate)
+        sound_arguments = () if sound is None else _sound_arguments(output, sound, seconds)
         threads = ("-threads", str(_num_threads()))
         command = video_command(shape, rate, (*threads, *arguments), path, sound_arguments)
     else:
@@ -92,13 +93,13 @@ def write_with_sound(
     return problem
 
 
-def _sound_arguments(output: OutputFormat, sound: Sound) -> tuple[str, ...]:
+def _sound_arguments(output: OutputFormat, sound: Sound, seconds: float | None) -> tuple[str, ...]:
     """ffmpeg's arguments that add sound: copied if the container can carry it, else as AAC.
 
     Times are copied: sound that begins later than the pictures stays later.
     """
     codec: tuple[str, ...] = ("copy",) if sound.codec in output.sound else AAC
-    return ("-copyts", *sound.input_arguments(), "-map", "0:v:0", "-map", "1:a:0", "-c:a", *codec)
+    return ("-copyts", *sound.input_arguments(seconds), "-map", "0:v:0", "-map", "1:a:0", "-c:a", *codec)
 
 
 def _pictures_command(output: OutputFormat, shape: FrameShape, path: Path) -> list[str]:

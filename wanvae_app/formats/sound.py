@@ -35,9 +35,13 @@ class Sound(NamedTuple):
     path: Path
     codec: str
 
-    def input_arguments(self) -> tuple[str, ...]:
-        """ffmpeg's arguments that open the file. It stems from a visitor's file, so nothing else may be opened."""
-        return ("-protocol_whitelist", "file", "-f", "matroska", "-i", f"file:{self.path}")
+    def input_arguments(self, seconds: float | None = None) -> tuple[str, ...]:
+        """ffmpeg's arguments that open the file, of which `seconds` are read, or all.
+
+        It stems from a visitor's file, so nothing else may be opened.
+        """
+        length = () if seconds is None else ("-t", f"{seconds:f}")
+        return (*length, "-protocol_whitelist", "file", "-f", "matroska", "-i", f"file:{self.path}")
 
 
 def extract_sound(
@@ -56,16 +60,18 @@ def extract_sound(
     if codec is None:
         return None
     limit = min(MAX_SOUND, int(seconds * BYTES_PER_SECOND) + OVERHEAD)
-    problem = ""
-    for stream in (COPY, AAC):
-        output = [*stream, "-f", "matroska", f"file:{path}"]
-        written_codec, problem = _run(
-            [*options, *output, *stream, "-frames:a", "1", *LISTING], limit, stopped
-        )
-        if not problem:
-            assert written_codec is not None
-            return Sound(path, written_codec)
-    path.unlink(missing_ok=True)
+    problem, is_written = "", False
+    try:
+        for stream in (COPY, AAC):
+            output = [*stream, "-f", "matroska", f"file:{path}"]
+            listed = [*stream, "-frames:a", "1", *LISTING]
+            written_codec, problem = _run([*options, *output, *listed], limit, stopped)
+            if not problem and written_codec is not None:
+                is_written = True
+                return Sound(path, written_codec)
+    finally:
+        if not is_written:
+            path.unlink(missing_ok=True)
     raise ValueError(f"The sound of {video.name} cannot be read: {printable(problem, MAX_ERROR_LENGTH)}.")
 
 

@@ -14,7 +14,8 @@ health                        JSON: ready, busy or broken; which code path codes
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
-Exact frames, and clips compared, have routes of their own: see compare_routes.py.
+Exact frames, and clips compared, have routes of their own: see compare_routes.py; so have files of other formats: see
+export_routes.py.
 
 A run of an earlier start is opened like a fresh one. A run that does not exist and a run of somebody else both get 404.
 """
@@ -36,6 +37,7 @@ from wanvae_app.page.auth import COOKIE, is_logged_in, log_out, may_use
 from wanvae_app.page.clips import deleted, find_entry
 from wanvae_app.page.compare_routes import make_compare_routes
 from wanvae_app.page.entry import HistoryEntry
+from wanvae_app.page.export_routes import make_export_routes
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
 from wanvae_app.page.run_json import state_json
@@ -60,6 +62,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
         *make_compare_routes(history),
+        *make_export_routes(jobs, history),
     ]
 
 
