@@ -80,7 +80,7 @@ def test_cancel_frees_the_ranks(app: App, client: Client) -> None:
 
 def test_nothing_else_is_offered(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(endpoints) == ["/run"]
+    assert list(endpoints) == ["/run", "/export"]
     names = [parameter["parameter_name"] for parameter in endpoints["/run"]["parameters"]]
     assert names == ["file", "parallel", "chunk", "scaling", "vae"]
 
