@@ -138,14 +138,15 @@ def feed(
                     num_frames += len(batch)
                     if on_progress is not None:
                         on_progress(num_frames)
-            while writer.process.poll() is None:
-                if check_stop():
+            while is_stopped is not None and writer.process.poll() is None:
+                if is_stopped():
                     raise WritingStopped("The writing was stopped.")
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     writer.process.wait(POLL_MILLISECONDS / 1000)
+            status = writer.wait()
             if writer.is_hung:
                 raise OSError(f"{program} could not write {path.name} in {timeout / 60:.0f} minutes")
-            if writer.wait() != 0:
+            if status != 0:
                 raise OSError(f"{program} could not write {path.name}: {writer.last_error()}")
             is_written = True
     finally:

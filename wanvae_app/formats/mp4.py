@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+from wanvae_app.formats.ffmpeg import FILE_TIMEOUT
 from wanvae_app.formats.frame_writer import frame_batches
 from wanvae_app.formats.output_writer import write_with_sound
 from wanvae_app.formats.outputs import find_output
@@ -24,5 +25,6 @@ def write_mp4(frames: FrameLog, path: Path, fps: Fraction | float, sound: Sound 
         path,
         rate=fps,
         sound=sound,
-        num_frames=len(frames),
+        timeout=FILE_TIMEOUT,
+        num_frames=len(frames) if sound is not None else None,  # limits are for what a visitor's file holds
     )

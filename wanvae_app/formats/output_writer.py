@@ -37,14 +37,15 @@ def write_output(
     is_background: bool = False,
     is_stopped: StopCheck | None = None,
     on_progress: OnProgress | None = None,
+    timeout: float = TIMEOUT,
 ) -> None:
     """Write frames to `path` as they come.
 
     `frames` are arrays [n, H, W, C]: uint8 for an output of `frame_bits` 8, uint16 for one of 16, as `to_uint16` of
     `model.pixels` makes them. C is 3, or 4 with alpha, which is not premultiplied. H and W are even. `rate` is in
     frames per second. `sound` goes into videos only. `num_frames`, where it is known, limits the file, its process's
-    memory and its computing time. `is_background` gives the process the lowest priority. `on_progress` gets the number
-    of frames that were handed over so far.
+    memory and its computing time. `is_background` gives the process the lowest priority, and half of the cores.
+    `on_progress` gets the number of frames that were handed over so far. After `timeout` seconds it is given up.
 
     Raises ValueError if there are no frames; OSError, with a sentence, if ffmpeg is missing or the file cannot be
     written; WritingStopped soon after `is_stopped` returned true. No file is left then.
@@ -58,14 +59,14 @@ def write_output(
         arguments = output.video_with_alpha if shape.num_channels == 4 else output.video
         seconds = None if num_frames is None else num_frames / float(rate)
         sound_arguments = () if sound is None else _sound_arguments(output, sound, seconds)
-        threads = ("-threads", str(_num_threads()))
+        threads = ("-threads", str(_num_threads())) if is_background else ()
         command = video_command(shape, rate, (*threads, *arguments), path, sound_arguments)
     else:
         program, command = "the server", _pictures_command(output, shape, path)
     limits = None if num_frames is None else _limits(output, shape, num_frames, is_background)
     feed(
         command, batches, path, program=program,
-        limits=limits, timeout=TIMEOUT, is_stopped=is_stopped, on_progress=on_progress,
+        limits=limits, timeout=timeout, is_stopped=is_stopped, on_progress=on_progress,
     )  # fmt: skip
 
 
@@ -118,5 +119,5 @@ def _limits(output: OutputFormat, shape: FrameShape, num_frames: int, is_backgro
 
 
 def _num_threads() -> int:
-    """Threads of an encoder: half of the cores stay free for decoding."""
+    """Threads of an encoder in the background: half of the cores stay free for decoding."""
     return max(1, min(MAX_THREADS, num_cores() // 2))
