@@ -16,7 +16,9 @@ from support.ranked_jobs import frames_of, on_ranks, run_to_end, wait_until_ende
 from support.tiny import some_latent, some_video, tiny_vae
 
 from wanvae_app.codec import decode_chunks
+from wanvae_app.formats.outputs import find_output
 from wanvae_app.jobs import exports
+from wanvae_app.jobs.budget import written_bytes
 from wanvae_app.jobs.export import Export, ExportStatus
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
@@ -167,6 +169,14 @@ def test_files_are_granted_disk(jobs: JobService, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match=r"^a\.pt needs about 1\.1 MB of the server's disk, and [^\n]+\.$"):
         jobs.exports.start(run, "png")
     assert not run.exports and jobs.runs() == [run]
+    # The file would fit, and its decode if the run itself were deleted.
+    needed = find_output("tiff").num_bytes_bound(5, 32, 24) + written_bytes(run) + 10_000
+    monkeypatch.setattr("wanvae_app.jobs.budget.free_disk", lambda folder: 2 * needed - written_bytes(run))
+    with pytest.raises(
+        ValueError, match=r"^a\.pt needs about 23 kB of the server's disk, and 10 kB are free"
+    ):
+        jobs.exports.start(run, "tiff")
+    assert not run.exports and jobs.runs() == [run] and not run.frames.closed
     monkeypatch.undo()
     export = make(jobs, run, "png")
-    assert export.num_bytes == export.path.stat().st_size
+    assert export.num_bytes_to_come == 0 and export.num_bytes == export.path.stat().st_size

@@ -102,7 +102,9 @@ def test_sound_stays(server: Server, tmp_path: Path) -> None:
     entry = server.history.submit(run, run_input)
     wait_for(lambda: entry.settled, 60)
     assert run.message == "Finished." and exported(server, run, "prores")["state"] == "finished"
-    for address in ("video.mp4", "exports/prores/file"):
+    run.sound = None  # a run of an earlier start has its sound in its MP4
+    assert exported(server, run, "ffv1")["state"] == "finished"
+    for address in ("video.mp4", "exports/prores/file", "exports/ffv1/file"):
         path = tmp_path / "fetched"
         path.write_bytes(server.visitor.get(f"/live/{run.id}/{address}").content)
         raw = tmp_path / "sound.raw"

@@ -55,9 +55,10 @@ def shares_of(run: JobState) -> list[Share]:
 class Budget:
     """Grants disk and memory to runs before their input is read. Thread-safe.
 
-    A run that has not ended takes what it was granted, an ended one what its files and frames take. When there is no
-    room, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own. When only a
-    share is used up, the visitor's or his address's, runs that take part of it go first. Those that are
+    A run that has not ended takes what it was granted. An ended one takes what its files and frames take, and what is
+    still to come of files that are being made; while they are, it is not deleted. When there is no room, ended runs are
+    deleted: first those that no page watches, oldest first, then the visitor's own. When only a share is used up, the
+    visitor's or his address's, runs that take part of it go first. Those that are
     being archived go last.
     """
 
@@ -117,7 +118,7 @@ class Budget:
         """The ended runs that may be deleted for this one, in the order in which they go."""
         now = time.monotonic()
         watched = {other for other in self.store.runs() if now - other.last_seen <= WATCHED_SECONDS}
-        ended = [other for other in self.store.runs() if other.ended and other is not run]
+        ended = [o for o in self.store.runs() if o.ended and o is not run and not o.is_needed]
         ended = [other for other in ended if other.owner == run.owner or other not in watched]
         capacity = self._capacity()
         short = [
@@ -202,7 +203,8 @@ def _fits(needs: Needs, free: Needs) -> bool:
 
 def _used(run: JobState) -> Needs:
     if run.ended:
-        return Needs(written_bytes(run), _latent_bytes(run))
+        to_come = sum(export.num_bytes_to_come for export in list(run.exports.values()))
+        return Needs(written_bytes(run) + to_come, _latent_bytes(run))
     return Needs(max(run.needs.disk, written_bytes(run)), run.needs.memory)
 
 

@@ -32,7 +32,7 @@ class Export:
     def __init__(self, run: JobState, output: OutputFormat, reserved_bytes: int) -> None:
         self.run = run
         self.output = output
-        self.reserved_bytes = reserved_bytes  # of disk, until the file is there
+        self.reserved_bytes = reserved_bytes  # of disk, for the whole file
         self.status = ExportStatus.WAITING
         self.message = ""  # why it failed, or what is odd about the file, in a sentence
         self.folder: Path | None = None
@@ -49,13 +49,18 @@ class Export:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of disk that the file takes, or that are kept free for it."""
-        if not self.status.ended:
-            return self.reserved_bytes
+        """Bytes of disk that the file takes now."""
+        if self.folder is None:
+            return 0
         try:
-            return self.path.stat().st_size if self.path is not None else 0
+            return sum(path.stat().st_size for path in self.folder.iterdir())
         except FileNotFoundError:  # it is being deleted
             return 0
+
+    @property
+    def num_bytes_to_come(self) -> int:
+        """Bytes of disk that are kept free for the rest of the file."""
+        return 0 if self.status.ended else max(0, self.reserved_bytes - self.num_bytes)
 
     @property
     def is_ready(self) -> bool:

@@ -141,7 +141,7 @@ class Exports:
             latent=latent[:, :, :num_latents], chunk=job.chunk, parallel=job.parallel, owner=run.owner,
             name=run.name, fps=run.fps, vae=job.vae, bit_depth=16,
         )  # fmt: skip
-        decoding.address, decoding.is_pinned, decoding.on_end = run.address, True, self._notify
+        decoding.address, decoding.on_end = run.address, self._notify
         try:
             height, width = run.frames.height, run.frames.width
             needs = Needs(2 * len(run.frames) * height * width * 3, latent.numel() * latent.element_size())

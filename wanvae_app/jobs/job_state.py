@@ -150,6 +150,11 @@ class JobState:
         """Whether the input is there, so that the run can start."""
         return self.unread is None
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether a file is being made of its frames: the run must not go meanwhile, though it has ended."""
+        return self.job.bit_depth == 16 or any(not e.status.ended for e in list(self.exports.values()))
+
     def queue_place(self) -> int:
         """Return how many runs must end before this one starts; 0 unless it is queued."""
         return self.num_runs_before if self.status == Status.QUEUED else 0
