@@ -163,6 +163,10 @@ def test_what_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
             write_output(find_output(name), [clip(8)], tmp_path / "gone" / "a.x", rate=16)
     with pytest.raises(ValueError, match=r"^There are no frames to write\.$"):
         write_output(find_output("mp4"), [], tmp_path / "a.mp4", rate=16)
+    with pytest.raises(
+        ValueError, match=r"^MP4, H\.265, 10 bit takes pictures of 16 pixels [^.]*, not 64x8\.$"
+    ):
+        write_output(find_output("h265"), [clip(16)[:, :8]], tmp_path / "a.mp4", rate=16)
     with pytest.raises(ValueError, match=r"^There is no format 'avi'; choose one of mp4, ffv1, "):
         find_output("avi")
 

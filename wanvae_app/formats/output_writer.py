@@ -47,11 +47,13 @@ def write_output(
     memory and its computing time. `is_background` gives the process the lowest priority, and half of the cores.
     `on_progress` gets the number of frames that were handed over so far. After `timeout` seconds it is given up.
 
-    Raises ValueError if there are no frames; OSError, with a sentence, if ffmpeg is missing or the file cannot be
-    written; WritingStopped soon after `is_stopped` returned true. No file is left then.
+    Raises ValueError if there are no frames, or ones that are too small for the format; OSError, with a sentence, if
+    ffmpeg is missing or the file cannot be written; WritingStopped soon after `is_stopped` returned true. No file is
+    left then.
     """
     shape, batches = first_of(frames)
     assert shape.value_bytes * 8 == output.frame_bits, f"{output.name} takes uint{output.frame_bits} frames"
+    output.check_size(shape.height, shape.width)
     if shape.num_channels == 4 and not output.has_alpha:
         shape, batches = shape._replace(num_channels=3), (batch[..., :3] for batch in batches)
     program = "ffmpeg"

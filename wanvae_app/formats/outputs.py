@@ -31,6 +31,7 @@ class OutputFormat:
     video: tuple[str, ...] = ()  # ffmpeg's arguments
     video_with_alpha: tuple[str, ...] = ()  # the same for frames with alpha
     pictures: str = ""  # of a zip of pictures: their suffix
+    min_side: int = 2  # pixels of a picture's height and width
     sound: frozenset[str] = frozenset()  # codecs that are copied; any other becomes AAC
 
     @property
@@ -42,6 +43,12 @@ class OutputFormat:
         """Bytes of disk that the file takes at most."""
         num_values = num_frames * height * width * num_channels
         return int(self.growth * num_values * self.frame_bits / 8) + OVERHEAD
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError, with a sentence, if pictures of this size are too small for the format."""
+        if min(height, width) < self.min_side:
+            limit = f"{self.label} takes pictures of {self.min_side} pixels a side or more"
+            raise ValueError(f"{limit}, not {width}x{height}.")
 
     def to_json(self) -> dict[str, str | int | bool]:
         """The format's description as values that JSON can hold."""
@@ -115,7 +122,7 @@ OUTPUTS = (
         ".mp4",
         "A small file without banding in skies, with half the resolution in colour.",
         "VLC, mpv, QuickTime, Safari and televisions show it; other browsers only with a hardware decoder.",
-        10, 16, is_exact=False, has_alpha=False, growth=0.75, sound=MP4_SOUND,
+        10, 16, is_exact=False, has_alpha=False, growth=0.75, min_side=16, sound=MP4_SOUND,
         video=(
             "-vf", f"{TO_YUV},format=yuv420p10le,{COLOUR_TAGS}", "-c:v", "libx265", "-preset", "medium",
             "-crf", "12", "-x265-params", X265_OPTIONS, "-tag:v", "hvc1", *FASTSTART, "-f", "mp4",

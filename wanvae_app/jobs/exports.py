@@ -58,6 +58,7 @@ class Exports:
             if known is not None and known.status not in (ExportStatus.STOPPED, ExportStatus.FAILED):
                 return known
             self._check(run)
+            output.check_size(run.frames.height, run.frames.width)
             export = self._reserved(run, output)
             try:
                 export.folder = self._jobs.store.new_folder()
