@@ -23,9 +23,10 @@ def test_every_value_is_rounded_to_nearest(dtype: torch.dtype, device: str) -> N
     frames = torch.rand(1, 3, 2, 4, 5, generator=generator, dtype=torch.float64) * 2 - 1
     frames[0, 0, 0, 0] = torch.tensor([-1.0, 1.0, 0.0, -1e-9, 1e-9])
     given = frames.to(dtype)
-    pixels = to_uint16(given.to(device)).cpu()
+    laid_out = given.to(device).contiguous(memory_format=torch.channels_last_3d)  # as decoders make frames
+    pixels = to_uint16(laid_out).cpu()
     assert pixels.dtype == torch.uint16 and pixels.shape == (2, 4, 5, 3)
-    assert torch.equal(given, frames.to(dtype)), "it overwrote the frames"
+    assert torch.equal(laid_out.cpu(), given), "it overwrote the frames"
     for x, pixel in zip(
         given[0].permute(1, 2, 3, 0).flatten().tolist(), pixels.flatten().tolist(), strict=True
     ):

@@ -113,7 +113,9 @@ class Exports:
 
     def _reserved(self, run: JobState, output: OutputFormat) -> Export:
         """Return a new export of the run, for whose file disk is kept free. Raises ValueError if that lacks."""
-        num_bytes = output.num_bytes_bound(len(run.frames), run.frames.height, run.frames.width)
+        frames = run.frames
+        num_channels = frames.frame_bytes // (frames.height * frames.width)
+        num_bytes = output.num_bytes_bound(len(frames), frames.height, frames.width, num_channels)
         export = Export(run, output, num_bytes)
 
         def keep() -> None:
@@ -144,8 +146,8 @@ class Exports:
         )  # fmt: skip
         decoding.address, decoding.on_end = run.address, self._notify
         try:
-            height, width = run.frames.height, run.frames.width
-            needs = Needs(2 * len(run.frames) * height * width * 3, latent.numel() * latent.element_size())
+            num_bytes = 2 * len(run.frames) * run.frames.frame_bytes
+            needs = Needs(num_bytes, latent.numel() * latent.element_size())
             if not self._budget.grant(decoding, needs):
                 raise ValueError(f"{run.name} has to wait for room on the server; try again later.")
             self._jobs.submit(decoding)
