@@ -17,6 +17,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from wanvae_app.alpha import over_checkerboard
 from wanvae_app.formats import output_writer
 from wanvae_app.formats.frame_writer import WritingStopped, rate_text
 from wanvae_app.formats.output_writer import write_output
@@ -87,7 +88,7 @@ def test_an_output_holds_the_frames(output: OutputFormat, num_channels: int, tmp
     )  # fmt: skip
     assert told == [1, NUM_FRAMES]
     assert path.stat().st_size <= output.num_bytes_bound(NUM_FRAMES, HEIGHT, WIDTH, num_channels)
-    expected = frames if output.has_alpha else frames[..., :3]
+    expected = frames if output.has_alpha else over_checkerboard(frames)
     if output.is_video:
         found = read_video(path, output.frame_bits, expected.shape[-1])
     else:

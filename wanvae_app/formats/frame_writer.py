@@ -13,6 +13,7 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from wanvae_app.alpha import over_checkerboard
 from wanvae_app.formats import ffmpeg
 from wanvae_app.formats.ffmpeg import StopCheck
 from wanvae_app.formats.limits import Limits
@@ -96,12 +97,15 @@ def write_frames(
     *,
     limits: Limits | None = None,
     timeout: float = ffmpeg.FILE_TIMEOUT,
+    keeps_alpha: bool = False,
 ) -> None:
     """Write all frames that the log has now to `path`. `arguments` are those of ffmpeg between input and output.
 
+    Frames with alpha are written as they are seen, over a checkerboard, unless the file `keeps_alpha`.
     Raises as `feed` does, and ValueError if the log is closed meanwhile.
     """
-    shape, batches = first_of(frame_batches(frames))
+    batches = frame_batches(frames)
+    shape, batches = first_of(batches if keeps_alpha else map(over_checkerboard, batches))
     feed(video_command(shape, fps, arguments, path), batches, path, limits=limits, timeout=timeout)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wanvae_app.alpha import over_checkerboard
 from wanvae_app.device import num_cores
 from wanvae_app.formats.ffmpeg import StopCheck
 from wanvae_app.formats.frame_writer import FrameShape, OnProgress, feed, first_of, video_command
@@ -42,10 +43,11 @@ def write_output(
     """Write frames to `path` as they come.
 
     `frames` are arrays [n, H, W, C]: uint8 for an output of `frame_bits` 8, uint16 for one of 16, as `to_uint16` of
-    `model.pixels` makes them. C is 3, or 4 with alpha, which is not premultiplied. H and W are even. `rate` is in
-    frames per second. `sound` goes into videos only. `num_frames`, where it is known, limits the file, its process's
-    memory and its computing time. `is_background` gives the process the lowest priority, and half of the cores.
-    `on_progress` gets the number of frames that were handed over so far. After `timeout` seconds it is given up.
+    `model.pixels` makes them. C is 3, or 4 with alpha, which is not premultiplied; formats without alpha show it over a
+    checkerboard. H and W are even. `rate` is in frames per second. `sound` goes into videos only. `num_frames`, where
+    it is known, limits the file, its process's memory and its computing time. `is_background` gives the process the
+    lowest priority, and half of the cores. `on_progress` gets the number of frames that were handed over so far. After
+    `timeout` seconds it is given up.
 
     Raises ValueError if there are no frames, or ones that are too small for the format; OSError, with a sentence, if
     ffmpeg is missing or the file cannot be written; WritingStopped soon after `is_stopped` returned true. No file is
@@ -55,7 +57,7 @@ def write_output(
     assert shape.value_bytes * 8 == output.frame_bits, f"{output.name} takes uint{output.frame_bits} frames"
     output.check_size(shape.height, shape.width)
     if shape.num_channels == 4 and not output.has_alpha:
-        shape, batches = shape._replace(num_channels=3), (batch[..., :3] for batch in batches)
+        shape, batches = shape._replace(num_channels=3), map(over_checkerboard, batches)
     program = "ffmpeg"
     if output.is_video:
         arguments = output.video_with_alpha if shape.num_channels == 4 else output.video
