@@ -11,7 +11,7 @@ from wanvae_app.formats import ffmpeg
 from wanvae_app.formats.ffmpeg import StopCheck
 from wanvae_app.formats.limits import Limits
 from wanvae_app.formats.untrusted_text import MAX_ERROR_LENGTH, printable
-from wanvae_app.formats.video_header import input_command
+from wanvae_app.formats.video_input import input_command
 
 TIMEOUT = 120.0  # seconds for taking the sound out of a file
 BYTES_PER_SECOND = 2**20  # of sound: 8 channels of 32 bits at 32 kHz

@@ -144,7 +144,7 @@ class Exports:
             latent=latent[:, :, :num_latents], chunk=job.chunk, parallel=job.parallel, owner=run.owner,
             name=run.name, fps=run.fps, vae=job.vae, bit_depth=16,
         )  # fmt: skip
-        decoding.address, decoding.on_end = run.address, self._notify
+        decoding.address, decoding.wants_files, decoding.on_end = run.address, False, self._notify
         try:
             num_bytes = 2 * len(run.frames) * run.frames.frame_bytes
             needs = Needs(num_bytes, latent.numel() * latent.element_size())

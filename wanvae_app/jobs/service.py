@@ -234,9 +234,9 @@ class JobService:
         run.frames.finish()
         if verdict == Verdict.FAILED:
             self._end(run, Status.FAILED, f"{reason}.")
-        elif verdict == Verdict.STOP and (not len(run.frames) or run.job.bit_depth == 16):
+        elif verdict == Verdict.STOP and not (len(run.frames) and run.wants_files):
             self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames")
-        elif run.job.bit_depth == 16:
+        elif not run.wants_files:
             self._end(run, Status.FINISHED, "Finished.")
         else:
             run.change(status=Status.WRITING, message="Writing the files to download.")

@@ -9,12 +9,37 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
+from wanvae_app.device import slow_dtype
 from wanvae_app.jobs.service import JobService
+from wanvae_app.model.vae import WanVAE
 
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".npz", ".latent"]
-VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
+VIDEO_TYPES = [
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".mts",
+    ".mpg",
+    ".flv",
+    ".wmv",
+    ".ogv",
+    ".gif",
+]
+PICTURE_TYPES = [
+    ".png",
+    ".jpg",
+    ".webp",
+    ".avif",
+    ".heic",
+]  # the samples' posters are .jpg, so these are no samples
 
 
 def find_samples(folder: Path, configs: Iterable[WanConfig]) -> list[Path]:
@@ -26,7 +51,9 @@ def find_samples(folder: Path, configs: Iterable[WanConfig]) -> list[Path]:
 
 def _fits(path: Path, config: WanConfig) -> bool:
     """Whether a file is a sample for this VAE. The latents were made by the demo VAE: another decodes them to noise."""
-    return path.suffix in VIDEO_TYPES or (path.suffix in LATENT_TYPES and config.latents_mean == _demo_mean())
+    if path.suffix in VIDEO_TYPES:
+        return config.has_encoder and config.has_decoder
+    return path.suffix in LATENT_TYPES and config.has_decoder and config.latents_mean == _demo_mean()
 
 
 @cache
@@ -55,6 +82,17 @@ def gallery_html(samples: list[Path], config: WanConfig) -> str:
             f'<span class="poster">{picture}<em>{kind}</em></span><span class="name">{name}</span></button>'
         )
     return f'<h2>Samples</h2><div class="gallery">{"".join(cards)}</div>'
+
+
+def upload_hint(vae: WanVAE, device: torch.device) -> str:
+    """What may be uploaded, and what a user should know of the VAE and how it runs on a device, as HTML."""
+    hint = (
+        f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}<br>"
+        f"Pictures, also animated: {' '.join(PICTURE_TYPES)}; as a clip: numbered .png or .jpg, or a .zip of them</p>"
+    )
+    slow = slow_dtype(vae.dtype, device)
+    notes = (*vae.notes, *([f"{slow}."] if slow else []))
+    return hint + "".join(f"<p class='hint note'>{html.escape(note)}</p>" for note in notes)
 
 
 def header_html(jobs: JobService) -> str:
