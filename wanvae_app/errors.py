@@ -41,6 +41,11 @@ def tell(error: Exception, name: str) -> str:
     return f"{name} could not be read ({type(error).__name__}); the log says more."
 
 
+def join_sentences(*parts: str) -> str:
+    """Join sentences, each with or without a full stop."""
+    return " ".join(f"{part.removesuffix('.')}." for part in parts)
+
+
 def forget(error: BaseException | None) -> None:
     """Free what the frames of an exception's traceback hold, such as the memory of tensors and the sockets of a process
     group. Does the same for the exceptions that caused it."""

@@ -1,6 +1,7 @@
 // Panel: what is written around the picture: status, progress, numbers, and the runs of this input.
 
 import { Downloads } from "./downloads.js";
+import { Exports } from "./exports.js";
 import { RunsTable } from "./runs_table.js";
 import { compareRuns, describe, formatDecibel, formatNumber, formatSeconds, notes } from "./sentences.js";
 import { Timeline } from "./timeline.js";
@@ -20,12 +21,14 @@ export class Panel {
     this.find = (selector) => root.querySelector(selector);
     this.timeline = new Timeline(this.find(".timeline"));
     this.downloads = new Downloads(root, server);
+    this.exports = new Exports(root, server);
     this.table = new RunsTable(this.find(".runs"), comparison);
   }
 
   clear() {
     this.timeline.clear();
     this.downloads.clear();
+    this.exports.clear();
     for (const cell of this.root.querySelectorAll("[data-stat]")) cell.textContent = "–";
     this.find(".psnr").hidden = true;
     this.#misfit();
@@ -87,6 +90,7 @@ export class Panel {
     );
     this.timeline.add(run.activity, run.elapsed, Math.max(run.ranks, run.peak.length));
     this.downloads.update(run);
+    this.exports.update(run);
     this.#runs(run);
   }
 

@@ -56,6 +56,30 @@ export class Server {
     return this.#ask(`live/${job}/stop`, { method: "POST" });
   }
 
+  /** Return the address of a run's file of a format. */
+  exportAddress(job, format) {
+    return this.address(`live/${job}/exports/${format}/file`);
+  }
+
+  /** Ask for all formats, and how far a run's file of each is. Rejects if there is no such run. */
+  async askExports(job) {
+    const response = await this.#ask(`live/${job}/exports`, { cache: "no-store" });
+    if (!response.ok) throw new Error(response.statusText);
+    return (await response.json()).formats;
+  }
+
+  /** Begin to make a run's file of a format. Returns why that cannot be done, "" if it can. */
+  async startExport(job, format) {
+    const response = await this.#ask(`live/${job}/exports/${format}`, { method: "POST" });
+    return response.ok ? "" : (await response.json()).detail;
+  }
+
+  /** Stop making it. Returns "". */
+  async stopExport(job, format) {
+    await this.#ask(`live/${job}/exports/${format}`, { method: "DELETE" });
+    return "";
+  }
+
   #ask(path, options) {
     return fetch(this.address(path), { ...options, signal: AbortSignal.timeout(ANSWER_TIMEOUT) });
   }

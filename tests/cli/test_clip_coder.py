@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import pytest
+import tifffile
 import torch
 from safetensors.torch import load_file
 from support.clips import latent_file
@@ -32,6 +35,7 @@ from wanvae_app.formats.latents import (
     stored_scaling,
     to_normalised,
 )
+from wanvae_app.model.pixels import to_uint16
 from wanvae_app.parallel.process_group import Group
 
 Code = Callable[..., tuple[int, list[dict[str, Any]]]]
@@ -88,6 +92,24 @@ def test_latents_become_videos_and_a_bad_file_stops_nothing(
     assert found.shape == expected.shape
     assert np.abs(found.mean((1, 2)) - expected.mean((1, 2))).max() < 4  # H.264 of noise
     assert iio.immeta(by_name["a.safetensors"]["output"], plugin="FFMPEG")["fps"] == 10
+
+
+@pytest.mark.parametrize("name", ["png", "tiff"])
+def test_frames_are_written_in_the_format_that_is_named(
+    name: str, tmp_path: Path, code: Code, vae: wanvae_app.LoadedVae
+) -> None:
+    latent_file(tmp_path / "a.safetensors", 2)
+    exit_code, lines = code("decode", tmp_path / "a.safetensors", "--out", tmp_path / "out", "--format", name)
+    assert exit_code == 0 and lines[0]["output"] == str(tmp_path / "out" / f"a-{name}.zip")
+    with zipfile.ZipFile(lines[0]["output"]) as archive:
+        pictures = [io.BytesIO(archive.read(each)) for each in archive.namelist()]
+    if name == "png":
+        expected = vae.decode(some_latent(2), scaling="normalised").numpy()
+        assert np.array_equal(np.stack([iio.imread(each) for each in pictures]), expected)
+    else:
+        exact = vae.decode(some_latent(2), scaling="normalised", output="float")
+        expected = to_uint16(exact).numpy()
+        assert np.array_equal(np.stack([tifffile.imread(each) for each in pictures]), expected)
 
 
 def test_scaling_is_chosen_and_doubt_is_said(

@@ -171,8 +171,8 @@ def test_needs_count_all_that_a_run_writes() -> None:
     config = PRESETS["wan2.1"]
     shape = LatentShape(16, 3, 4, 5)
     frames = 9 * 32 * 40 * 3
-    assert needs_of(InputPlan(shape, 0, 3, 4), config) == (frames + frames // 4, 7)
     values = 16 * 3 * 4 * 5
+    assert needs_of(InputPlan(shape, 0, 3, 4), config) == (frames + frames // 4 + 4 * values, 7)
     assert needs_of(InputPlan(shape, frames, 3, 4), config) == (2 * frames + frames // 4 + 4 * values, 7)
 
 

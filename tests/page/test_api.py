@@ -89,7 +89,7 @@ def test_cancel_frees_the_ranks(app: App, client: Client) -> None:
 
 def test_nothing_else_is_offered(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(endpoints) == ["/run"]
+    assert list(endpoints) == ["/run", "/export"]
     names = [parameter["parameter_name"] for parameter in endpoints["/run"]["parameters"]]
     assert names == [
         "file",
@@ -116,3 +116,17 @@ def test_the_password_covers_the_runs(app: App, client: Client) -> None:
     with pytest.raises(HTTPError):
         urlopen(f"{app.url}/gradio_api/info")
     assert app.health()["state"] in ("ready", "busy")  # for those who run it as a service
+
+
+def test_a_run_is_exported(client: Client) -> None:
+    last, *_ = client.predict(handle_file(SAMPLE), True, 2, "Auto", api_name="/run")
+    job = client.submit(last["job"], "h265", api_name="/export")
+    updates = [state for state, _ in job]
+    state, file = job.result()
+    assert Path(file).name == state["name"] == "Rolling marbles-h265.mp4"
+    assert iio.imread(file, plugin="FFMPEG").shape == (17, 256, 256, 3)
+    assert state["state"] == "finished" and {"decoding", "finished"} <= {each["state"] for each in updates}
+    for arguments, refusal in (((last["job"], "avi"), "no format 'avi'"), (("nobody", "png"), "no such run")):
+        with pytest.raises(Exception, match=refusal) as failure:
+            client.predict(*arguments, api_name="/export")
+        assert "Traceback" not in str(failure.value)

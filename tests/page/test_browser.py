@@ -192,3 +192,22 @@ def test_a_sample_is_not_chosen_while_a_file_is_uploaded(
     network.send("Network.emulateNetworkConditions", {**pace, "uploadThroughput": -1})
     visitor.page.wait_for_selector("#about:has-text('5 x 64 x 64')")
     assert visitor.page.locator("#file tr.file").count() == 1 and visitor.page.locator(".chosen").count() == 0
+
+
+def test_a_clip_is_downloaded_as_another_kind_of_file(visitor: Visitor, tmp_path: Path) -> None:
+    visitor.choose(SAMPLE)
+    visitor.run()
+    visitor.wait("s.settled")
+    page = visitor.page
+    page.click(".export summary")
+    page.select_option(".export select", label="MKV, FFV1, 16 bit")
+    assert "before it is rounded to 8 bits" in page.inner_text(".export .purpose")
+    assert page.inner_text(".export .progress-text") == "The clip is decoded again for it."
+    with page.expect_download() as event:  # as soon as it is there, without another click
+        page.click(".export button")
+        page.wait_for_function("document.querySelector('.export button').textContent === 'Stop'")
+    assert event.value.suggested_filename == "Rolling marbles-ffv1-16.mkv"
+    event.value.save_as(tmp_path / "a.mkv")
+    assert iio.imread(tmp_path / "a.mkv", plugin="FFMPEG").shape == (NUM_FRAMES, 256, 256, 3)
+    page.wait_for_selector(".export a:not([hidden])")
+    assert page.inner_text(".export .progress-text").endswith(" MB.")

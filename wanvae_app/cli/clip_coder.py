@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from wanvae_app.cli.clip_report import Outcome, Reporter
 from wanvae_app.device import device_fault
 from wanvae_app.errors import describe
 from wanvae_app.formats.latents import LatentFormat, write_latent
+from wanvae_app.formats.outputs import find_output
+from wanvae_app.model.pixels import to_uint16
 from wanvae_app.parallel.process_group import GroupLost
 
 MAX_WRITING = 2  # files that are being finished at a time
@@ -104,7 +107,14 @@ class ClipCoder:
         config, options, started = self.vae.config, self.options, time.monotonic()
         num_frames = config.num_frames(clip.latent.shape[2])
         self.before()
-        stream = self.vae.decode_stream(clip.latent, scaling=clip.scaling, chunk=options.chunk)  # type: ignore[arg-type]
+        is_deep = find_output(options.format).frame_bits == 16
+        output: Literal["float", "uint8"] = "float" if is_deep else "uint8"
+        stream = self.vae.decode_stream(
+            clip.latent,
+            scaling=clip.scaling,  # type: ignore[arg-type]
+            output=output,
+            chunk=options.chunk,
+        )
         self.reporter.begin(index, num_frames)
         fps = options.fps or (FPS_2_2 if config.residual else FPS)
         while len(self._writing) >= MAX_WRITING:
@@ -128,8 +138,9 @@ class ClipCoder:
         try:
             with _closing(stream):
                 for frames in stream:
-                    feed.put(frames.cpu().numpy())
-                    self.reporter.advance(index, len(frames))
+                    pixels = to_uint16(frames) if is_deep else frames
+                    feed.put(pixels.cpu().numpy())
+                    self.reporter.advance(index, len(pixels))
             feed.put(None)
         except BaseException:
             feed.fail()

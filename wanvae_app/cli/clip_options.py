@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from wanvae_app.cli.vae_sources import parse_vae
 from wanvae_app.config import DTYPE_NAMES
+from wanvae_app.formats.outputs import OUTPUTS
 
 MAX_CHUNK = 16  # latent frames; more only takes memory
 MAX_FPS = 240.0
@@ -31,11 +32,19 @@ class ClipCommand(NamedTuple):
     scaling_help: str
 
 
+# Results of one input in several formats lie side by side: clip.mp4 and clip-prores.mov.
+VIDEO_FORMATS = {
+    output.name: FileFormat(
+        output.suffix if output.name == "mp4" else f"-{output.name}{output.suffix}", output.label
+    )
+    for output in OUTPUTS
+}
+
 CLIP_COMMANDS = {
     "decode": ClipCommand(
         "decode latents to videos, on all GPUs of this machine",
         (".safetensors", ".latent", ".pt", ".pth", ".npy", ".npz"),
-        {"mp4": FileFormat(".mp4", "H.264, nearly lossless")},
+        VIDEO_FORMATS,
         (AUTO, "normalised", "raw"),
         "how the latents are scaled: normalised (diffusers) or raw (ComfyUI); default: what the file says, else what "
         "its values look like",

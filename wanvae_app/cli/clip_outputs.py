@@ -6,11 +6,14 @@ import contextlib
 import queue
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from wanvae_app.formats.mp4 import write_mp4
+from wanvae_app.formats.output_writer import write_output
+from wanvae_app.formats.outputs import OUTPUTS, OutputFormat
 from wanvae_app.frame_log import FrameLog
 
 MAX_WAITING = 2  # chunks of frames that wait for the file before the next one has to
@@ -82,8 +85,21 @@ def write_as_mp4(frames: Iterable[np.ndarray], num_frames: int, path: Path, rate
     write_mp4(SequentialLog(frames, num_frames), path, rate)
 
 
+def write_as(
+    output: OutputFormat, frames: Iterable[np.ndarray], num_frames: int, path: Path, rate: float
+) -> None:
+    """Write frames, uint8 or uint16 [n, H, W, 3] as the format takes them, as they come.
+
+    Raises as `write_output` does.
+    """
+    write_output(output, frames, path, rate=rate)
+
+
 # Take frames, their number, a path and frames per second; by the names in CLIP_COMMANDS["decode"].formats.
-WRITERS: dict[str, Callable[[Iterable[np.ndarray], int, Path, float], None]] = {"mp4": write_as_mp4}
+WRITERS: dict[str, Callable[[Iterable[np.ndarray], int, Path, float], None]] = {
+    **{output.name: partial(write_as, output) for output in OUTPUTS},
+    "mp4": write_as_mp4,
+}
 
 
 @contextlib.contextmanager

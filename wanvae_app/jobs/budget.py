@@ -55,9 +55,10 @@ def shares_of(run: JobState) -> list[Share]:
 class Budget:
     """Grants disk and memory to runs before their input is read. Thread-safe.
 
-    A run that has not ended takes what it was granted, an ended one what its files and frames take. When there is no
-    room, ended runs are deleted: first those that no page watches, oldest first, then the visitor's own. When only a
-    share is used up, the visitor's or his address's, runs that take part of it go first. Those that are
+    A run that has not ended takes what it was granted. An ended one takes what its files and frames take, and what is
+    still to come of files that are being made; while they are, it is not deleted. When there is no room, ended runs are
+    deleted: first those that no page watches, oldest first, then the visitor's own. When only a share is used up, the
+    visitor's or his address's, runs that take part of it go first. Those that are
     being archived go last.
     """
 
@@ -77,24 +78,47 @@ class Budget:
         Raises ValueError, with the numbers, if no run is going on whose end would help.
         """
         with self._lock:
-            deletable = self._deletable(run, needs)
-            for num_deleted in range(len(deletable) + 1):
-                free = self._free_for(run, without=deletable[:num_deleted])
-                if needs.disk <= free.disk and needs.memory <= free.memory:
-                    for ended in deletable[:num_deleted]:
-                        self.store.delete(ended)
-                    run.needs = needs
-                    return True
+            free = self._make_room(run, needs)
+            if _fits(needs, free):
+                run.needs = needs
+                return True
             if any(not other.ended and other.needs != Needs(0, 0) for other in self.store.runs()):
                 return False
         _refuse_beyond(run.name, needs, free)
         return False
 
+    def grant_file(self, run: JobState, num_bytes: int, reserve: Callable[[], None]) -> None:
+        """Grant disk to a file of an ended run, for which others may be deleted, and call `reserve`, which counts it.
+
+        Raises ValueError, with the numbers, if there is too little.
+        """
+        needs = Needs(num_bytes, 0)
+        with self._lock:
+            free = self._make_room(run, needs)
+            if _fits(needs, free):
+                reserve()
+                return
+        _refuse_beyond(run.name, needs, free)
+
+    def _make_room(self, run: JobState, needs: Needs) -> Needs:
+        """Delete as many ended runs as must go for this one, and return what it may take then.
+
+        If that is still too little, none is deleted.
+        """
+        deletable = self._deletable(run, needs)
+        for num_deleted in range(len(deletable) + 1):
+            free = self._free_for(run, without=deletable[:num_deleted])
+            if _fits(needs, free):
+                for ended in deletable[:num_deleted]:
+                    self.store.delete(ended)
+                break
+        return free
+
     def _deletable(self, run: JobState, needs: Needs) -> list[JobState]:
         """The ended runs that may be deleted for this one, in the order in which they go."""
         now = time.monotonic()
         watched = {other for other in self.store.runs() if now - other.last_seen <= WATCHED_SECONDS}
-        ended = [other for other in self.store.runs() if other.ended and other is not run]
+        ended = [o for o in self.store.runs() if o.ended and o is not run and not o.is_needed]
         ended = [other for other in ended if other.owner == run.owner or other not in watched]
         capacity = self._capacity()
         short = [
@@ -136,9 +160,7 @@ def needs_of(plan: InputPlan, config: WanConfig) -> Needs:
     frames = (
         config.num_frames(shape.num_latents) * shape.height * shape.width * factor**2 * config.out_channels
     )
-    latent = (
-        4 * shape.num_channels * shape.num_latents * shape.height * shape.width if plan.source_bytes else 0
-    )
+    latent = 4 * shape.num_channels * shape.num_latents * shape.height * shape.width
     disk = plan.source_bytes + int((1 + MP4_SHARE) * frames) + latent
     return Needs(disk, plan.memory_bytes + plan.reading_bytes)
 
@@ -154,7 +176,9 @@ def free_disk(folder: Path) -> int:
 def written_bytes(run: JobState) -> int:
     """Bytes of disk that the run takes now."""
     total = run.frames.num_bytes + (run.source.num_bytes if run.source is not None else 0)
-    for path in (run.video_path, run.latent_path):
+    total += sum(export.num_bytes for export in list(run.exports.values()))
+    sound = run.sound.path if run.sound is not None else None
+    for path in (run.video_path, run.latent_path, run.input_path, sound):
         try:
             total += os.stat(path).st_size if path is not None else 0
         except FileNotFoundError:  # it is being deleted
@@ -175,9 +199,14 @@ def _latent_bytes(run: JobState) -> int:
     return 0 if latent is None else latent.numel() * latent.element_size()
 
 
+def _fits(needs: Needs, free: Needs) -> bool:
+    return needs.disk <= free.disk and needs.memory <= free.memory
+
+
 def _used(run: JobState) -> Needs:
     if run.ended:
-        return Needs(written_bytes(run), _latent_bytes(run))
+        to_come = sum(export.num_bytes_to_come for export in list(run.exports.values()))
+        return Needs(written_bytes(run) + to_come, _latent_bytes(run))
     return Needs(max(run.needs.disk, written_bytes(run)), run.needs.memory)
 
 

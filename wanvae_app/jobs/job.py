@@ -55,6 +55,7 @@ class Job:
     chunk: int  # latent frames per chunk, except for the first chunk: it has one
     parallel: bool  # False: rank 0 codes the whole picture, and the other ranks only agree with it
     vae: str = ""  # name of the VAE in every rank's VaeCache
+    bit_depth: int = 8  # of a decoded value: 8, or 16 for files of that many bits
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Job:

@@ -11,13 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from wanvae_app.formats.sound import Sound
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import Job, Phase
 from wanvae_app.jobs.unread_input import InputPlan, UnreadInput
+
+if TYPE_CHECKING:
+    from wanvae_app.jobs.export import Export
 
 
 class Status(StrEnum):
@@ -111,6 +115,9 @@ class JobState:
         self.peak_bytes: list[int] = []  # memory, by rank
         self.video_path: Path | None = None  # of the MP4, once it is written
         self.latent_path: Path | None = None  # of a roundtrip's latent, once it is written
+        self.sound: Sound | None = None  # of a roundtrip's source
+        self.input_path: Path | None = None  # of the raw latent that was decoded, once the run has ended
+        self.exports: dict[str, Export] = {}  # files that were asked for, by format; `Exports` changes it
         self.published: Path | None = None  # folder with links to these files, which programs fetch
         self.path_warning = (
             ""  # why the run did not take the VAE's own path, in a sentence without a full stop
@@ -125,6 +132,7 @@ class JobState:
         self.after = ""  # id of a run that starts first, if both wait
         self.num_runs_before = 0  # in the queue; see `queue_place`
         self.on_stop: Callable[[JobState], None] | None = None  # `stop` calls it
+        self.on_end: Callable[[], None] | None = None  # called when the job has ended
         self._version = 0  # counts calls of `change`
         self._changed = threading.Condition()
 
@@ -142,6 +150,11 @@ class JobState:
     def is_read(self) -> bool:
         """Whether the input is there, so that the run can start."""
         return self.unread is None
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether a file is being made of its frames: the run must not go meanwhile, though it has ended."""
+        return self.job.bit_depth == 16 or any(not e.status.ended for e in list(self.exports.values()))
 
     def queue_place(self) -> int:
         """Return how many runs must end before this one starts; 0 unless it is queued."""

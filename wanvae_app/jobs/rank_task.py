@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from wanvae_app.codec import decode_chunks, encode_chunks
+from wanvae_app.jobs.deep_frames import as_bytes
 from wanvae_app.jobs.job import Job, JobKind, Phase, Step
 from wanvae_app.jobs.job_state import JobState
-from wanvae_app.model.pixels import from_uint8, with_channels
+from wanvae_app.model.pixels import from_uint8, to_uint16, with_channels
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.frame_gather import FrameCollector, FrameSender
 from wanvae_app.parallel.gather import gather, scatter
@@ -110,7 +111,8 @@ class RankTask:
         else:
             frames = next(self._decoder)
             highest = _copy_to_host(frames.amax())
-            self._frame_sink.put(self.vae.to_uint8(frames))
+            is_deep = self.job.bit_depth == 16
+            self._frame_sink.put(as_bytes(to_uint16(frames)) if is_deep else self.vae.to_uint8(frames))
         end = torch.cuda.current_stream().record_event() if self.group.device.type == "cuda" else None
         pending = _PendingStep(step, start, end, self.shard.request_seconds_waited(), highest)
         before, self._pending = self._pending, pending

@@ -87,11 +87,11 @@ class ResultStore:
     def delete_old(self) -> None:
         """Delete ended runs: beyond the newest MAX_UNWATCHED if not watched, beyond the newest MAX_ENDED anyway.
 
-        Those that are being archived stay: their number is limited by the room that they take, see Budget.
+        Those that are being archived or exported stay: their number is limited by the room that they take, see Budget.
         """
         now = time.monotonic()
         with self._lock:
-            ended = [run for run in self._runs.values() if run.ended and not run.is_pinned]
+            ended = [run for run in self._runs.values() if run.ended and not (run.is_pinned or run.is_needed)]
             surplus = [
                 run
                 for place, run in enumerate(reversed(ended), start=1)
@@ -111,6 +111,8 @@ class ResultStore:
     def discard(self, run: JobState) -> None:
         """Free a run's frames and delete its folders."""
         run.close()
+        for export in list(run.exports.values()):
+            export.discard()
         if run.published is not None:
             shutil.rmtree(run.published, ignore_errors=True)
         if run.folder != self.folder:  # it is if the run got no folder of its own
@@ -158,6 +160,9 @@ def load_run(folder: Path) -> JobState | None:
         shutil.rmtree(folder, ignore_errors=True)
         return None
     run.close()
+    for path in folder.iterdir():
+        if path.name not in (RUN_FILE, video, latent):  # what is of use with frames only
+            path.unlink(missing_ok=True)
     run.video_path = folder / video if video else None
     run.latent_path = folder / latent if latent else None
     run.done = {phase: job.shape.num_latents for phase in job.phases}

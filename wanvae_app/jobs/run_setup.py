@@ -29,6 +29,7 @@ def new_state(
     parallel: bool,
     owner: str,
     name: str,
+    bit_depth: int = 8,
 ) -> JobState:
     """Make a run whose size is not known yet. `config` is that of the VAE called `vae`; `chunk` is in latent frames.
 
@@ -37,7 +38,7 @@ def new_state(
     if chunk < 1:
         raise ValueError(f"{chunk} latent frames per chunk is impossible; give 1 or more.")
     shape = LatentShape(config.z_dim, 0, 0, 0)
-    job = Job(id=secrets.token_urlsafe(16), kind=kind, shape=shape, chunk=chunk, parallel=parallel, vae=vae)
+    job = Job(secrets.token_urlsafe(16), kind, shape, chunk, parallel, vae, bit_depth)
     check_halves(job.phases, vae, config)
     return JobState(job, folder=folder, frames=FrameLog(), num_frames=0, owner=owner, name=name)
 
@@ -70,5 +71,9 @@ def set_input(run: JobState, found: ReadInput, folder: Path, vae: WanVAE, num_ra
         shape = shape_of_latent(latent, config)
     set_shape(run, shape, config, num_ranks)
     run.job = replace(run.job, chunk=min(run.job.chunk, shape.num_latents))
-    run.frames.open(*run.size, folder, config.out_channels)
+    height, width = run.size
+    run.frames.open(
+        height, width * (run.job.bit_depth // 8), folder, config.out_channels
+    )  # see deep_frames.py
     run.folder, run.latent, run.source, run.fps = folder, latent, found.source, found.fps
+    run.sound = found.sound

@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from wanvae_app.errors import describe
+from wanvae_app.errors import describe, join_sentences
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.budget import Budget, amount
+from wanvae_app.jobs.exports import Exports
 from wanvae_app.jobs.fair_queue import FairQueue
 from wanvae_app.jobs.follower import get_ready
 from wanvae_app.jobs.job import JobKind
@@ -62,6 +63,7 @@ class JobService:
         self._writer = Writer(self.vaes)
         self._thread: threading.Thread | None = None
         self._budget = Budget(self.store)
+        self.exports = Exports(self, self._budget)
         ends = self._refuse, self._waiting_message
         self._readers = Readers(self._changed, self._queue, self._budget, self.vaes, group.size, *ends)
 
@@ -94,15 +96,19 @@ class JobService:
         name: str = "",
         fps: float = 16.0,
         vae: str = "",
+        bit_depth: int = 8,
     ) -> JobState:
         """Make a run, to be queued with `submit`.
 
         It decodes the raw `latent` [1 C T H W], or encodes and decodes the frames of `source`; give one of both.
-        `chunk` is in latent frames, `fps` goes into the MP4, `vae` is a name as `VaeCache.find` takes it. Raises
-        ValueError if there is no such VAE, or if it cannot take the input.
+        `chunk` is in latent frames, `fps` goes into the MP4, `vae` is a name as `VaeCache.find` takes it. Frames of
+        `bit_depth` 16 are for an Export, and no files are made of them. Raises ValueError if there is no such VAE, or
+        if it cannot take the input.
         """
         kind = JobKind.DECODE if source is None else JobKind.ROUNDTRIP
-        run = self._new_state(kind, vae, chunk=chunk, parallel=parallel, owner=owner, name=name)
+        run = self._new_state(
+            kind, vae, chunk=chunk, parallel=parallel, owner=owner, name=name, bit_depth=bit_depth
+        )
         folder = self.store.folder_or_none()
         try:
             found = ReadInput(latent, source, fps)
@@ -184,6 +190,7 @@ class JobService:
         for run in self.runs():
             run.stop()
         self._readers.close()
+        self.exports.close()
         if self._thread is not None:
             self._thread.join()
         if not self.broken:
@@ -230,7 +237,7 @@ class JobService:
         elif verdict == Verdict.STOP and not (len(run.frames) and run.wants_files):
             self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames")
         elif not run.wants_files:
-            self._end(run, Status.FINISHED, _sentences("Finished"))
+            self._end(run, Status.FINISHED, "Finished.")
         else:
             run.change(status=Status.WRITING, message="Writing the files to download.")
             self._writer.put(run, self._on_written)
@@ -261,7 +268,7 @@ class JobService:
     def _on_written(self, run: JobState, problems: list[str]) -> None:
         save_run(run)
         if len(run.frames) == run.num_frames:
-            self._end(run, Status.FINISHED, _sentences("Finished", *problems))
+            self._end(run, Status.FINISHED, join_sentences("Finished", *problems))
         else:
             self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames", problems)
 
@@ -274,7 +281,7 @@ class JobService:
 
     def _end_stopped(self, run: JobState, when: str, problems: Sequence[str] = ()) -> None:
         reason = f": {run.stop_reason}" if run.stop_reason else ""
-        self._end(run, Status.STOPPED, _sentences(f"Stopped {when}{reason}", *problems))
+        self._end(run, Status.STOPPED, join_sentences(f"Stopped {when}{reason}", *problems))
 
     def _end(self, run: JobState, status: Status, message: str) -> None:
         run.frames.finish()
@@ -283,8 +290,5 @@ class JobService:
         run.change(status=status, message=message, finished=run.finished or time.monotonic())
         log.info("job %s: %s", run.id[:8], run.summary())
         self._readers.wake()
-
-
-def _sentences(*parts: str) -> str:
-    """Join sentences, each with or without a full stop."""
-    return " ".join(f"{part.removesuffix('.')}." for part in parts)
+        if run.on_end is not None:
+            run.on_end()

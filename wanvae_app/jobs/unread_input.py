@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from wanvae_app.formats.sound import Sound
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.latent_shape import LatentShape
 
@@ -27,6 +28,7 @@ class ReadInput(NamedTuple):
     latent: Tensor | None  # raw [1 C T H W]
     source: FrameLog | None  # a video's frames
     fps: float
+    sound: Sound | None = None  # of the video's frames
 
 
 class UnreadInput(Protocol):

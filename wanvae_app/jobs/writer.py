@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from wanvae_app.formats.latents import write_latent
 from wanvae_app.formats.mp4 import write_mp4
+from wanvae_app.jobs.input_file import save_input
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.vae_cache import VaeCache
@@ -60,7 +61,8 @@ class Writer:
         problems = [run.warning] if run.warning else []
         try:
             path = run.folder / f"{run.id[:8]}.mp4"
-            write_mp4(run.frames, path, run.fps)
+            if problem := write_mp4(run.frames, path, run.fps, run.sound):
+                problems.append(problem)
             run.video_path = path
         except Exception as error:  # any: this thread must live on for the next run
             log.exception("job %s: no MP4", run.id[:8])
@@ -74,6 +76,14 @@ class Writer:
         except Exception as error:
             log.exception("job %s: no latent", run.id[:8])
             problems.append(f"The latent could not be written: {_reason(error)}")
+        try:
+            if run.job.kind == JobKind.DECODE and run.latent is not None:
+                path = run.folder / f"{run.id[:8]}-input.safetensors"
+                save_input(run.latent, path)
+                run.input_path = path
+        except Exception as error:
+            log.exception("job %s: its latent is not kept", run.id[:8])
+            problems.append(f"Files of more than 8 bits cannot be made: {_reason(error)}")
         return problems
 
 

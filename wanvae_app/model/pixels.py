@@ -12,6 +12,19 @@ def to_uint8(frames: Tensor) -> Tensor:
     return pixels.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
+def to_uint16(frames: Tensor) -> Tensor:
+    """Convert frames [1 3 T H W] in [-1, 1] to pixels [T H W 3] in 0..65535: (x + 1) * 32767.5, rounded to nearest.
+
+    It computes in float64, where the sum is exact, and frame by frame, which takes less memory.
+    """
+    _, num_channels, num_frames, height, width = frames.shape
+    pixels = torch.empty(num_frames, height, width, num_channels, dtype=torch.uint16, device=frames.device)
+    for frame, out in zip(frames[0].unbind(1), pixels, strict=True):
+        values = frame.permute(1, 2, 0).double().add(1).mul_(32767.5).round_().clamp_(0, 65535)
+        out.copy_(values.to(torch.int32))
+    return pixels
+
+
 def from_uint8(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Convert pixels [T H W C] in 0..255 to frames [1 C T H W] in [-1, 1]."""
     return pixels.to(torch.float32).div(127.5).sub(1).to(dtype).permute(3, 0, 1, 2)[None]

@@ -17,8 +17,10 @@ from starlette.middleware import Middleware
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.formats.latents import LATENT_FORMATS
+from wanvae_app.formats.outputs import OUTPUTS
 from wanvae_app.formats.video_plan import MAX_FRAMES
 from wanvae_app.jobs.service import JobService
+from wanvae_app.page.export_api import ExportHandler
 from wanvae_app.page.file_components import without_empty_files
 from wanvae_app.page.gallery import find_samples, gallery_html, header_html, upload_hint
 from wanvae_app.page.gradio_requests import refuse_content, tell_bad_inputs
@@ -213,6 +215,15 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         )
         api_inputs = [file, parallel, chunk, scaling, vae_name, which, part, order, latent_format]
         trigger.click(handlers.run, api_inputs, outputs, api_name="run", concurrency_limit=None)
+
+        # The API endpoint /export: another file of a run.
+        job = gr.Textbox("", label="Run, as /run calls it", visible=False)
+        name = gr.Textbox("", label=f"Format: {', '.join(output.name for output in OUTPUTS)}", visible=False)
+        exported = [gr.JSON(label="State", visible=False), gr.File(label="File", visible=False)]
+        export = ExportHandler(jobs, history).export
+        gr.Button(visible=False).click(
+            export, [job, name], exported, api_name="export", concurrency_limit=None
+        )
     return page
 
 

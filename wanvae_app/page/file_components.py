@@ -31,6 +31,17 @@ def without_empty_files(file: gr.File) -> gr.File:
     return file
 
 
+def publish_file(run: JobState, path: Path, name: str) -> str:
+    """Link one more file of the run into Gradio's folder, as `publish` does, under this name; return the link's path.
+
+    Raises OSError on a full disk.
+    """
+    folder = _published_folder(run) / secrets.token_urlsafe(8)
+    folder.mkdir(mode=0o700)
+    os.link(path, folder / name)
+    return str(folder / name)
+
+
 def publish(run: JobState, latent: Path | None) -> list[str | None]:
     """Link the run's MP4 and this file of its latent into Gradio's folder, from where a program fetches them.
 
@@ -38,20 +49,25 @@ def publish(run: JobState, latent: Path | None) -> list[str | None]:
     the files otherwise. The links go when the run is deleted. Raises OSError on a full disk.
     """
     files = [run.video_path, latent]
-    if run.published is None and any(files):
-        folder = Path(get_upload_folder()) / f"{PUBLISHED_PREFIX}{secrets.token_urlsafe(24)}"
-        folder.mkdir(mode=0o700, parents=True)
-        run.published = folder
     links: list[str | None] = []
     for path in files:
-        if path is None or run.published is None:
+        if path is None:
             links.append(None)
             continue
-        link = run.published / _download_name(run, path)
+        link = _published_folder(run) / _download_name(run, path)
         if not link.exists():
             os.link(path, link)
         links.append(str(link))
     return links
+
+
+def _published_folder(run: JobState) -> Path:
+    """The folder of the run's links, which is made if there is none."""
+    if run.published is None:
+        folder = Path(get_upload_folder()) / f"{PUBLISHED_PREFIX}{secrets.token_urlsafe(24)}"
+        folder.mkdir(mode=0o700, parents=True)
+        run.published = folder
+    return run.published
 
 
 def _download_name(run: JobState, path: Path) -> str:

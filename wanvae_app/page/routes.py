@@ -15,8 +15,8 @@ health                        JSON: ready, busy or broken; which code path codes
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
-Exact frames, and clips compared, have routes of their own: see compare_routes.py. So has the remote VAE of other
-programs: see remote_routes.py.
+Exact frames, and clips compared, have routes of their own: see compare_routes.py. So have files of other formats, see
+export_routes.py, and the remote VAE of other programs, see remote_routes.py.
 
 A run of an earlier start is opened like a fresh one. A run that does not exist and a run of somebody else both get 404.
 """
@@ -38,6 +38,7 @@ from wanvae_app.page.auth import COOKIE, is_logged_in, log_out, may_use
 from wanvae_app.page.clips import deleted, find_entry
 from wanvae_app.page.compare_routes import make_compare_routes
 from wanvae_app.page.entry import HistoryEntry
+from wanvae_app.page.export_routes import make_export_routes
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
 from wanvae_app.page.latent_download import converted_answer
@@ -64,6 +65,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
         *make_compare_routes(history),
+        *make_export_routes(jobs, history),
         *make_remote_routes(jobs),
     ]
 

@@ -15,7 +15,8 @@ from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
 from wanvae_app.formats.latents import clip_labels, latent_shape, read_clip, to_raw
-from wanvae_app.formats.video import describe_video, is_video, native_fps, read_video
+from wanvae_app.formats.sound import Sound, extract_sound
+from wanvae_app.formats.video import Video, describe_video, is_video, native_fps, read_video
 from wanvae_app.formats.video_plan import VideoPlan, video_plan
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
@@ -30,6 +31,7 @@ from wanvae_app.page.vae_advice import advising
 
 MAX_CHUNK = 16  # latent frames; more only takes memory
 PROGRESS_INTERVAL = 0.1  # seconds between two sentences about how far reading is
+SOUND = "sound.mka"  # in a run's folder
 HASH_BYTES = 2**22  # that are hashed at a time
 
 
@@ -169,7 +171,22 @@ class UploadedVideo:
             stopped=stopped,
         )
         self.run_input.note = video.note
-        return ReadInput(None, video.frames, video.fps)
+        try:
+            return ReadInput(None, video.frames, video.fps, self._read_sound(video, folder, stopped))
+        except BaseException:
+            video.frames.close()
+            raise
+
+    def _read_sound(self, video: Video, folder: Path | None, stopped: Callable[[], bool]) -> Sound | None:
+        """The sound of the frames that were read; None without a folder for it, and of pictures."""
+        if folder is None or video.start is None:
+            return None
+        seconds = len(video.frames) / video.fps
+        try:
+            return extract_sound(self.path, folder / SOUND, video.start, seconds, stopped=stopped)
+        except ValueError as error:  # the pictures can be coded all the same
+            self.run_input.note = f"{video.note} {error}".lstrip()
+            return None
 
 
 class Description(NamedTuple):
