@@ -1,4 +1,4 @@
-"""Exceptions: as a sentence for the page, and freed from what their tracebacks hold."""
+"""Exceptions: as a sentence for the page, and freed from what their tracebacks hold. Counts in such sentences."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def tell(error: Exception, name: str) -> str:
     if isinstance(error, MemoryError):
         return f"{name} needs more memory than the server has left; try again when there is room."
     return f"{name} could not be read ({type(error).__name__}); the log says more."
+
+
+def plural(count: int, noun: str) -> str:
+    """A count and its noun, such as "1 frame" and "2 frames"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def forget(error: BaseException | None) -> None:

@@ -13,6 +13,7 @@ export class Follower {
   #lastWords = ""; // why the server was restarted, if it knows
   #toStop = null; // id of a run to be stopped, until the server has heard of it
   #numActivities = 0; // that have arrived
+  #isFresh = false; // whether the run was started here, and goes on though the server has not said so
   #named = null; // id of a run that the page's address names
   #asking = false;
   #lastAsked = 0; // on performance.now's clock
@@ -65,6 +66,7 @@ export class Follower {
   follow(job) {
     this.job = job;
     this.run = null;
+    this.#isFresh = false;
     this.reading = false;
     this.#numActivities = 0;
     this.session.set(JOB_KEY, job);
@@ -87,6 +89,8 @@ export class Follower {
   hear(message) {
     if (message.job) {
       this.follow(message.job);
+      this.#isFresh = true;
+      this.#enable();
       return;
     }
     this.reading = Boolean(message.reading);
@@ -110,7 +114,8 @@ export class Follower {
   }
 
   #enable() {
-    this.controls.enable({ run: !this.active && !this.lost, stop: this.active && !this.reading });
+    const goesOn = this.job !== null && (this.run === null ? this.#isFresh : !this.#ended);
+    this.controls.enable({ run: !this.active && !this.lost, stop: goesOn && !this.reading });
   }
 
   async #ask() {

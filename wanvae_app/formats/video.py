@@ -13,6 +13,7 @@ import numpy as np
 
 from wanvae_app.config import WanConfig
 from wanvae_app.device import num_cores
+from wanvae_app.errors import plural
 from wanvae_app.formats import ffmpeg
 from wanvae_app.formats.ffmpeg import StopCheck
 from wanvae_app.formats.limits import Limits
@@ -59,7 +60,7 @@ def describe_video(path: Path, config: WanConfig) -> str:
     header = plan.header
     details = [f"{header.size} pixels"]
     if header.fps and header.seconds:
-        details += [f"{header.fps:.4g} frames per second", f"{header.seconds:.1f} s"]
+        details += [f"{header.fps:.4g} frame{'s' * (header.fps != 1)} per second", f"{header.seconds:.1f} s"]
     done = ", ".join([*plan.changes(), "encoded to a latent"])
     return f"Video, {', '.join(details)}: it will be {done}, then decoded again."
 
@@ -111,7 +112,7 @@ def read_video(
     log.finish()
     changes = plan.changes()
     if num_read != len(log):
-        changes.append(f"cut from {num_read} to {len(log)} frames")
+        changes.append(f"cut from {num_read} to {plural(len(log), 'frame')}")
     notes = [f"The video was {' and '.join(changes)}, as the VAE needs."] if changes else []
     if decoder.concealed_damage:
         notes.append("The file is damaged, and parts of its pictures are guessed.")
@@ -152,11 +153,13 @@ class _Decoder:
             status, errors = reader.wait(), reader.error_output()
         if reader.is_hung:
             raise ValueError(
-                f"{self.path.name} cannot be decoded: ffmpeg takes too long after {num_frames} frames."
+                f"{self.path.name} cannot be decoded: ffmpeg takes too long after {plural(num_frames, 'frame')}."
             )
         name = self.path.name
         if data or MISSING_FRAMES.search(errors):  # ffmpeg would go on without them
-            raise ValueError(f"{name} is damaged or cut off after {num_frames} frames; save it again.")
+            raise ValueError(
+                f"{name} is damaged or cut off after {plural(num_frames, 'frame')}; save it again."
+            )
         if status != 0 and "no packets" not in errors:
             raise ValueError(f"{name} cannot be decoded: {printable(reader.last_error(), MAX_ERROR_LENGTH)}.")
         self.concealed_damage = CONCEALED_DAMAGE.search(errors) is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wanvae_app.errors import describe
+from wanvae_app.errors import describe, plural
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.budget import Budget, amount
 from wanvae_app.jobs.fair_queue import FairQueue
@@ -228,7 +228,7 @@ class JobService:
         if verdict == Verdict.FAILED:
             self._end(run, Status.FAILED, f"{reason}.")
         elif verdict == Verdict.STOP and not len(run.frames):
-            self._end_stopped(run, f"after 0 of {run.num_frames} frames")
+            self._end_stopped(run, f"after 0 of {plural(run.num_frames, 'frame')}")
         else:
             run.change(status=Status.WRITING, message="Writing the files to download.")
             self._writer.put(run, self._on_written)
@@ -261,7 +261,7 @@ class JobService:
         if len(run.frames) == run.num_frames:
             self._end(run, Status.FINISHED, _sentences("Finished", *problems))
         else:
-            self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames", problems)
+            self._end_stopped(run, f"after {len(run.frames)} of {plural(run.num_frames, 'frame')}", problems)
 
     def _on_stop(self, run: JobState) -> None:
         """End the run at once if it is queued; the jobs thread ends a running one."""

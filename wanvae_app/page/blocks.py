@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
+from wanvae_app.errors import plural
 from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
@@ -50,6 +51,9 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
     )
     return {
         "theme": theme,
+        "i18n": gr.I18n(
+            en={"common.upload": "Upload"}
+        ),  # Gradio names a button by a key that it has no words for
         "css_paths": [PAGE / name for name in ("page.css", "stage.css", "player.css", "history.css")],
         "head": head(),
         "app_kwargs": {
@@ -105,10 +109,10 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 )
                 with gr.Row(elem_id="actions"):
                     run = gr.Button("Run", variant="primary", elem_id="run", min_width=90)
-                    stop = gr.Button("Stop", elem_id="stop", min_width=90)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=90, interactive=False)
                 parallel = gr.Checkbox(
                     num_ranks > 1,
-                    label=f"Parallel ({num_ranks} rank{'s' * (num_ranks != 1)})",
+                    label=f"Parallel ({plural(num_ranks, 'rank')})",
                     info="Each rank decodes a slab of the picture. Off: rank 0 works alone, to compare.",
                     elem_id="parallel",
                 )
@@ -143,14 +147,17 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(handlers.choose_sample, None, files, **private)
         files.change(handlers.describe, [files, vae], about, concurrency_limit=4, **private)
+        files.upload(None, files, files, js=call_module("file_names.js", "asKept"))
+        vae.change(None, vae, None, js=call_module("vae_facts.js", "show"))
+        vae.input(None, vae, chunk, js=call_module("vae_facts.js", "defaultChunk"))
         vae.change(handlers.choose_vae, [vae, files], [gallery, about], concurrency_limit=4, **private)
         run.click(handlers.start, inputs, player, concurrency_limit=4, trigger_mode="once", **private)
         stop.click(None, js="() => window.wanvae?.stop()")
         # What is chosen is kept in the tab, for a reload.
-        page.load(None, inputs, inputs, js=call_module("choices.js", "restore", vaes.names))
-        gr.on(
-            [each.change for each in inputs], None, inputs, js=call_module("choices.js", "keep", vaes.names)
-        )
+        restore = call_module("choices.js", "restore", vaes.names)
+        page.load(None, inputs, inputs, js=restore)
+        keep = call_module("choices.js", "keep", vaes.names)
+        gr.on([each.change for each in inputs], None, inputs, js=keep)
 
         # The API endpoint /run, for programs. Its components are never shown.
         trigger = gr.Button(visible=False)

@@ -13,7 +13,8 @@ from typing import Any
 
 import gradio as gr
 
-from wanvae_app.errors import tell
+from wanvae_app.errors import plural, tell
+from wanvae_app.formats.latent_origin import Misfit
 from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.auth import address_of, owner_of
@@ -57,21 +58,30 @@ class EventHandlers:
         """Return a line of HTML about each chosen file: what it is for the chosen VAE, or why it is refused."""
         if not files:
             return UPLOAD_HINT
-        if len(files) == 1:
-            return self._describe(files[0], vae)
-        lines = [f"<p>{plural_files(len(files))}</p>"]
+        lines: list[str] = []
+        warned: dict[Misfit, list[str]] = {}  # names of the files that a warning is about
         for file in files[:MAX_DESCRIBED]:
-            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file, vae)}")
+            name = Path(file).name
+            if len(files) > 1:
+                lines.append(f"<p><b>{html.escape(name)}</b></p>")
+            try:
+                description = self._describe(Path(file), vae)
+            except (ValueError, OSError) as error:
+                lines.append(f"<p class='bad'>{html.escape(tell(error, name))}</p>")
+                continue
+            lines.append(description_html(description))
+            if description.misfit.sentence:
+                warned.setdefault(description.misfit, []).append(name)
+        if len(files) > 1:
+            lines.insert(0, f"<p>{plural(len(files), 'file')}</p>")
+        lines += [misfit_html(misfit, names if len(files) > 1 else []) for misfit, names in warned.items()]
         return "".join(lines)
 
-    def _describe(self, file: str, vae: str) -> str:
-        path, vaes = Path(file), self.jobs.vaes
-        try:
-            vae = vaes.find(vae)
-            with advising(path, vaes, vae):
-                return description_html(describe_upload(path, vaes[vae].config))
-        except (ValueError, OSError) as error:
-            return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
+    def _describe(self, path: Path, vae: str) -> Description:
+        vaes = self.jobs.vaes
+        vae = vaes.find(vae)
+        with advising(path, vaes, vae):
+            return describe_upload(path, vaes[vae].config)
 
     def start(
         self,
@@ -100,7 +110,8 @@ class EventHandlers:
             if not entries:
                 yield player_message(error=error.message)  # the player says it, so Gradio need not
                 return
-            gr.Warning(f"{len(entries)} of {plural_files(len(files or ()))} are run: {error.message}")
+            verb = "is" if len(entries) == 1 else "are"
+            gr.Warning(f"{len(entries)} of {plural(len(files or ()), 'file')} {verb} run: {error.message}")
         yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
     def run(
@@ -171,11 +182,16 @@ class EventHandlers:
 
 def description_html(description: Description) -> str:
     """Return the HTML of what an upload is; what is behind it unfolds."""
-    text, why, sentence = map(html.escape, (description.text, description.why, description.misfit.sentence))
+    text, why = html.escape(description.text), html.escape(description.why)
     more = f" <details><summary>why?</summary>{why}</details>" if why else ""
-    tone = " class='warn'" if description.misfit.is_clear else ""
-    warning = f"<p{tone}>{sentence}</p>" if sentence else ""
-    return f"<p>{text}{more}</p>{warning}"
+    return f"<p>{text}{more}</p>"
+
+
+def misfit_html(misfit: Misfit, names: list[str]) -> str:
+    """Return the HTML of a warning about the files of these names; without names, about the only file."""
+    files = f"{', '.join(names)}: " if names else ""
+    tone = " class='warn'" if misfit.is_clear else ""
+    return f"<p{tone}>{html.escape(files + misfit.sentence)}</p>"
 
 
 def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
@@ -186,11 +202,6 @@ def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
         if (remaining := end - time.monotonic()) <= 0:
             break
         version = run.wait(remaining, version)
-
-
-def plural_files(count: int) -> str:
-    """A number of files in words."""
-    return f"{count} file{'s' * (count != 1)}"
 
 
 def player_message(**content: str | list[str]) -> str:

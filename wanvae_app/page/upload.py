@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from wanvae_app.config import WanConfig
+from wanvae_app.errors import plural
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
 from wanvae_app.formats.latents import (
     ScalingGuess,
@@ -128,7 +129,7 @@ class UploadedVideo:
             nonlocal told
             if time.monotonic() - told >= PROGRESS_INTERVAL:
                 told = time.monotonic()
-                on_progress(f"Reading {num_frames} of about {bound} frames.")
+                on_progress(f"Reading {num_frames} of about {plural(bound, 'frame')}.")
 
         self.run_input.digest = file_digest(self.path, stopped)
         video = read_video(
@@ -154,9 +155,10 @@ def describe_upload(path: Path, config: WanConfig) -> Description:
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor
     chosen = choose_scaling(path, z, config, "Auto")
+    frames = plural(config.num_frames(num_latents), "frame")
     return Description(
-        f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
-        f"of {width * factor} x {height * factor}. {chosen.reason} {order}".rstrip(),
+        f"Latent, {num_channels} x {num_latents} x {height} x {width}: {frames} of {width * factor} x "
+        f"{height * factor}. {chosen.reason} {order}".rstrip(),
         chosen.why,
         find_misfit(path, z, config),
     )
