@@ -102,6 +102,22 @@ test("a page without a run asks how the server is", async () => {
   assert.equal(asked.length, 2);
 });
 
+test("a run that a reload finds can be stopped once it is known to go on", async () => {
+  session.set("wanvae-job", "a");
+  follower.resume();
+  await after(() => follower.beat());
+  assert.deepEqual(page.buttons, { run: false, stop: true });
+  await after(() => {
+    follower.resume();
+    follower.beat();
+    assert.deepEqual(page.buttons, { run: false, stop: false }, "it may have ended");
+  });
+  await after(() => {
+    follower.hear({ job: "a" });
+    assert.deepEqual(page.buttons, { run: false, stop: true }, "it has just been started");
+  });
+});
+
 test("a run is asked for until it is settled, with its new activities alone", async () => {
   await after(() => follower.hear({ job: "a" }));
   assert.deepEqual(page.buttons, { run: false, stop: true });
