@@ -6,6 +6,7 @@ const ENDED = ["finished", "stopped", "failed", "gone"];
 const JOB_KEY = "wanvae-job";
 const BOOT_KEY = "wanvae-boot";
 const FRAMES_PER_LATENT = 4;
+const EAGER = 2000; // milliseconds in which a run that is next in line is asked for at every beat, for its first frame
 
 /** Asks the server for a run's state at each `beat` that is due, and shows the answers. */
 export class Follower {
@@ -17,6 +18,7 @@ export class Follower {
   #named = null; // id of a run that the page's address names
   #asking = false;
   #lastAsked = 0; // on performance.now's clock
+  #followed = 0; // when the present run was chosen, on the same clock
 
   /**
    * @param {object} parts
@@ -69,6 +71,7 @@ export class Follower {
     this.#isFresh = false;
     this.reading = false;
     this.#numActivities = 0;
+    this.#followed = performance.now();
     this.session.set(JOB_KEY, job);
     this.onFollow(job);
     this.panel.clear();
@@ -110,7 +113,8 @@ export class Follower {
   #pause() {
     if (this.lost) return 1000;
     if (this.job === null || this.settled) return 4000;
-    return this.run?.state === "queued" ? 500 : 200;
+    if (this.run?.state !== "queued") return 200;
+    return this.run.place === 0 && performance.now() - this.#followed < EAGER ? 0 : 500;
   }
 
   #enable() {

@@ -149,6 +149,16 @@ test("a run that waits opens no stream", async () => {
   assert.deepEqual([page.numOpened, asked.length], [1, 2]);
 });
 
+test("a run that is next in line is asked for at every beat at first", async () => {
+  answer = { ...RUN, state: "queued", place: 0 };
+  await after(() => follower.follow("a"));
+  await beat(100);
+  assert.equal(asked.length, 2);
+  await beat(1900);
+  await beat(100);
+  assert.equal(asked.length, 3);
+});
+
 test("the newest encoded frame of the source is shown", async () => {
   answer = { ...RUN, kind: "roundtrip", phase: "encode", phases: { encode: [3, 5], decode: [0, 5] } };
   await after(() => follower.follow("a"));
