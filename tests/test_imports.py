@@ -19,7 +19,7 @@ LEVELS = (
     ("jobs", "bench"),
     ("api",),
     ("cli",),
-    ("page",),
+    ("page", "notebook"),
     ("app",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}

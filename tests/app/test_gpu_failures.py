@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import re
+import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -46,9 +48,18 @@ def gpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         client = Client(app, folder)
         client.wait_until_ended(client.start(latents=3), START)
         yield client
-        print(f"\n--- the app's log on {request.param} GPUs ---\n{app.log()[-6000:]}")
-    finally:  # on two H200 it took more than 10 s once
+    finally:  # on one H200 and on two it took 30 s once, after which torchrun kills
+        looks = threading.Timer(8, show_threads, [app])
+        looks.start()
         print(f"ended {app.stop(timeout=60):.1f} s after SIGTERM")
+        looks.cancel()
+        print(f"\n--- the app's log on {request.param} GPUs ---\n{app.log()[-12000:]}")
+
+
+def show_threads(app: App) -> None:
+    """Let the ranks print where all their threads are."""
+    for rank in range(app.num_ranks):
+        os.kill(app.rank_pid(rank), signal.SIGUSR1)
 
 
 def skip_unless_there(client: Client, rank: int) -> None:
@@ -94,6 +105,8 @@ def test_ranks_are_restarted_and_nothing_is_lost(gpus: Client, fault: str, rank:
         f"rank {rank}, {fault}: decoded again after {seconds:.1f} s, limit {LIMIT:g} s: {health['last_words']}"
     )
     assert health["state"] == "ready"
+    if not re.fullmatch(FAULTS[fault].format(rank=rank), health["last_words"]):
+        print(gpus.app.log()[-12000:])
     assert re.fullmatch(FAULTS[fault].format(rank=rank), health["last_words"]), health
     gpus.app.wait_log(f"The ranks were restarted: {health['last_words']}.")
     assert seconds < BACK_WITHIN

@@ -84,26 +84,36 @@ def test_as_near_to_float32_as_the_plain_path(family: str, card: str) -> None:
 
 
 def shared_out(group: Group, family: str, card: str) -> list[Tensor]:
-    """Decoded and encoded by all ranks together, and on rank 0 alone in chunks of one and of two latent frames."""
+    """Decoded and encoded by all ranks together, on rank 0 alone, and there by the plain path in float32."""
+    plain = plain_vae(family)
     with run_as(card):
-        vae = by_pointers(plain_vae(family), group.device)
+        vae = by_pointers(plain, group.device)
         shard = Shard.plan(HEIGHT, WIDTH, group.size, group.rank, group.data, group.peer_memory)
         assert shard is not None
         if group.peer_memory is not None:
             group.peer_memory.reserve_tokens(vae.config, (1, HEIGHT, WIDTH), vae.dtype)
         for _ in range(3):  # from the second time on from recordings
             mine = both(vae, 1, shard)
-        return [torch.tensor(shard.dim), *mine, *(both(vae, 1) + both(vae, 2) if group.rank == 0 else [])]
+        alone = both(vae, 1) if group.rank == 0 else []
+    exact = both(plain.to(group.device), 1) if group.rank == 0 else []
+    return [torch.tensor(shard.dim), *mine, *alone, *exact]
 
 
 @pytest.mark.skipif(NUM_GPUS < 2, reason="two GPUs share the picture")
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_two_gpus_differ_no_more_than_chunkings_do(family: str, card: str) -> None:
+def test_two_gpus_are_as_near_to_float32_as_one(family: str, card: str) -> None:
+    """Everywhere in the picture, where it is cut as well: libraries round by the number of pixels they get."""
     needs(card)
     parts = run_group(2, shared_out, family, card, timeout=300, device="cuda")
     dim = int(parts[0][0])
     for index in (1, 2):
         together = torch.cat([part[index] for part in parts], dim)
-        alone, in_twos = parts[0][index + 2], parts[0][index + 4]
-        assert distance(together, alone) <= distance(in_twos, alone) < 0.03
+        alone, exact = parts[0][index + 2], parts[0][index + 4]
+        assert distance(together, alone) < 0.03
+        assert distance(together, exact) < 1.03 * distance(alone, exact)
+        strip = together.shape[dim] // WIDTH if dim == 4 else together.shape[dim] // HEIGHT
+        for ours, one, reference in zip(
+            *(x.split(strip, dim) for x in (together, alone, exact)), strict=True
+        ):
+            assert distance(ours, reference) < 1.1 * distance(one, reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from playwright.sync_api import Browser
-from support.browser import SAMPLE, Rigged
+from support.browser import DENY_STORAGE, SAMPLE, Rigged
 
 
 def test_a_script_that_is_not_there_is_told(rigged: Rigged, browser: Browser) -> None:
@@ -18,15 +18,10 @@ def test_a_script_that_is_not_there_is_told(rigged: Rigged, browser: Browser) ->
         context.close()
 
 
-DENY = """for (const name of ["localStorage", "sessionStorage"]) {
-    Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });
-}"""
-
-
 def test_a_browser_that_denies_storage(rigged: Rigged, browser: Browser) -> None:
     """As in another site's IFrame: everything works, only a reload forgets."""
     context = browser.new_context()
-    context.add_init_script(DENY)
+    context.add_init_script(DENY_STORAGE)
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))

@@ -147,13 +147,15 @@ def test_every_answer_says_what_a_browser_may_do_with_it(server: Server) -> None
             assert scripts is not None and "unsafe-inline" not in scripts[1]
             assert ("'sha256-" in scripts[1]) == (path == "/")
             assert policy.endswith(
-                "frame-ancestors 'self' http://localhost:* https://localhost:* http://127.0.0.1:* https://127.0.0.1:*"
+                "frame-ancestors 'self' http://localhost:* https://localhost:* http://127.0.0.1:* https://127.0.0.1:* "
+                "vscode-webview: vscode-file:"
             )
 
 
 def test_notebooks_of_the_same_machine_may_frame_the_page() -> None:
     assert frame_ancestors("box.lan:7860") == "'self' http://box.lan:* https://box.lan:*"
     assert frame_ancestors("[2001:db8::1]:7860") == "'self'"
+    assert "http://localhost:*" in frame_ancestors("127.0.0.1:7860").split()  # Jupyter's port is 8888
     assert frame_ancestors("[::1]:80") == frame_ancestors("localhost") == frame_ancestors("")
 
 

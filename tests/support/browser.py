@@ -26,6 +26,9 @@ FLAGS = (
 )
 SAMPLE = "Rolling marbles"  # 5 latent frames
 NUM_FRAMES = 17  # of the sample
+DENY_STORAGE = """for (const name of ["localStorage", "sessionStorage"]) {
+    Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });
+}"""
 TIMEOUT = 60_000  # milliseconds; only a failing test waits so long
 
 

@@ -21,11 +21,14 @@ What is raised has the file's text. The file is deleted when its fault happens.
 POST /rig/run?latents=5&chunk=1&parallel=1&video=0&height=8&width=6 starts a run of noise and answers with its id.
 POST /rig/touch?id=ID&frame=0&row=0&column=0 changes one decoded pixel of a run by one step, in one channel.
 
+SIGUSR1 lets a rank print where all its threads are.
+
 RIG_LIMIT in the environment is the watchdog's limit for a step, in seconds.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
@@ -193,6 +196,7 @@ def with_run_route(make_routes: Any) -> Any:
 
 def rig() -> None:
     """Make this rank heed the orders."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     if RANK == "0":
         from wanvae_app.page import blocks
 

@@ -20,9 +20,9 @@ def channel_surprise(z: Tensor, mean: Sequence[float], std: Sequence[float]) -> 
     (z - mean) / std. The densities are Cauchy's: with their heavy tails a few odd channels do not outvote the rest.
     """
     family_mean, family_std = (torch.tensor(values, dtype=torch.float64) for values in (mean, std))
-    flat = z[0].flatten(1).double()  # C, T H W
-    m = (flat.mean(1) - family_mean) / family_std
-    s = flat.std(1, correction=0).clamp_min(1e-6) / family_std
+    flat = z[0].flatten(1).double()  # C, T H W, on any device
+    m = (flat.mean(1).cpu() - family_mean) / family_std
+    s = flat.std(1, correction=0).cpu().clamp_min(1e-6) / family_std
     # A single value has no spread to judge.
     spread = ((s / 0.9).log() / 0.35).square() if flat.shape[1] > 1 else torch.zeros_like(s)
     surprise = (1 + (m / 0.5).square()).log() + (1 + spread).log()

@@ -1,10 +1,12 @@
 // Convolutions of padded frames for every GPU since Ampere, by `mma.sync` and `cp.async`. `mma_conv.py` starts this.
 //
-// A block computes a region of 8 x 16 pixels for BN channels. Of each DEPTH channels it copies 10 x 18 pixels into
-// shared memory, once for all taps; then, tap column by tap column, the weights. A pixel's neighbourhood so crosses the
-// L2 cache once, not nine times. While one column is multiplied, those behind it are on their way.
+// A block computes a region of REGION_ROWS x 16 pixels for BN channels. Of each DEPTH channels it copies the region and
+// the pixels around it into shared memory, once for all taps; and the weights, some columns of taps in a stage. A
+// pixel's neighbourhood so crosses the L2 cache once, not nine times. While one stage is multiplied, those behind it are
+// on their way. The fewer stages, the less often a block's warps wait for each other.
 //
-// A warp computes two rows of 16 pixels. Of a column of three taps it needs four rows of pixels, and it loads each once.
+// A warp computes ROWS rows of 16 pixels. Of a column of three taps it needs ROWS + 2 rows of pixels, and it loads each
+// once.
 //
 // FRAMES, the frames that a block makes together, say which algorithm it is (formulas: `winograd.cu`):
 //   1  KT taps in time, one after another
@@ -16,13 +18,17 @@
 //   FRAMES, KT              see above; KT is 1 or 3
 //   TAPS                    3: 3 x 3 taps. 2: the 2 x 2 taps of a phase of an enlarged picture. 1: the pixel itself
 //   BN                      channels out of a block, a multiple of 8 for each column of warps
+//   ROWS                    rows of pixels of a warp
 //   DEPTH                   channels in per step, 16 or 32
-//   THREADS, BLOCKS, STAGES threads of a block, blocks of a multiprocessor, columns of weights in shared memory
+//   THREADS, BLOCKS         threads of a block, blocks of a multiprocessor
+//   STAGES, STAGE_COLUMNS   stages in shared memory, columns of taps of a stage
 //   RAGGED                  whether C is no multiple of DEPTH
 //   RESIDUAL, PADDED        whether a residual is added; whether the result goes into padded frames
 //   PER_OUTPUT, TIME_FACTOR channels of a shortcut for each channel out, 0 for none; see `shortcut.py`
 
-constexpr int COLUMNS = 18, PIXELS = 10 * COLUMNS;        // of the inputs
+constexpr int WARP_COLUMNS = THREADS / 128, WN = BN / WARP_COLUMNS, NT = WN / 8;
+constexpr int REGION_ROWS = 4 * ROWS;
+constexpr int COLUMNS = 18, PIXELS = (REGION_ROWS + 2) * COLUMNS;  // of the inputs
 constexpr int CHUNKS = DEPTH / 8, ROW_BYTES = DEPTH * 2;  // a pixel's 16-byte chunks in a step
 constexpr bool TWO = FRAMES == 2, FOUR = FRAMES == 4;
 constexpr int PLANES = TWO ? 4 : 1;  // frames that are read together
@@ -31,9 +37,9 @@ constexpr int UNITS = PIXELS * CHUNKS;  // chunks of a frame's inputs
 constexpr int PLANE_BYTES = UNITS * 16, INPUT_BYTES = PLANES * PLANE_BYTES;
 constexpr int MATRIX_BYTES = BN * ROW_BYTES;                // of one tap
 constexpr int COLUMN_BYTES = TAPS * PLANES * MATRIX_BYTES;  // of a column of taps
-constexpr int WARP_COLUMNS = THREADS / 128, WN = BN / WARP_COLUMNS, NT = WN / 8;
+constexpr int STAGE_BYTES = STAGE_COLUMNS * COLUMN_BYTES, PARTS = TAPS / STAGE_COLUMNS;  // of a step
 constexpr int SUMS = TWO ? 4 : FOUR ? 5 : 1;  // with FOUR the last is the product that is being made
-constexpr int AHEAD = STAGES - 1;             // columns of weights on their way
+constexpr int AHEAD = STAGES - 1;             // stages on their way
 constexpr int OFFSET = TAPS == 1;             // of the pixel itself in the inputs
 constexpr float A = 11.f / 16, B = 23.f / 16;  // `winograd.POINTS`
 
@@ -49,9 +55,6 @@ DEV float coefficient(int j, int f) {
     if (j == 5) return f == 3;
     return f == 0 ? 1 : f == 1 ? p : f == 2 ? p * p : p * p * p;
 }
-
-// Returns which of the frames a round reads: F(4, 3) begins with m4 and m5.
-DEV int plane_of(int round) { return FOUR ? (round + 4) % 6 : round; }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 mma_conv_kernel(
@@ -70,16 +73,16 @@ mma_conv_kernel(
     extern __shared__ __align__(128) unsigned char memory[];
     u32 base;
     asm("{\n.reg .u64 p;\ncvta.to.shared.u64 p, %1;\ncvt.u32.u64 %0, p;\n}" : "=r"(base) : "l"(memory));
-    const u32 columns_at = base + 2 * INPUT_BYTES;
-    int* const pixels_at = (int*)(memory + 2 * INPUT_BYTES + STAGES * COLUMN_BYTES);  // [PIXELS]
+    const u32 stages_at = base + 2 * INPUT_BYTES;
+    int* const pixels_at = (int*)(memory + 2 * INPUT_BYTES + STAGES * STAGE_BYTES);  // [PIXELS]
     const int tid = threadIdx.x, lane = tid & 31, warp = __shfl_sync(~0u, tid >> 5, 0);
-    const int warp_y = warp / WARP_COLUMNS * 2, warp_n = warp % WARP_COLUMNS * WN;
+    const int warp_y = warp / WARP_COLUMNS * ROWS, warp_n = warp % WARP_COLUMNS * WN;
     // Neighbouring blocks read the same pixels.
     const int channel_block = blockIdx.x % channel_blocks;
     const int phase = TAPS == 2 ? blockIdx.x / channel_blocks % 4 : 0, dy = phase / 2, dx = phase % 2;
     const int groups = T / FRAMES, region = blockIdx.x / (channel_blocks * (TAPS == 2 ? 4 : 1));
     const int group = region % groups, n0 = channel_block * BN;
-    const int y0 = region / groups / regions_across * 8, x0 = region / groups % regions_across * 16;
+    const int y0 = region / groups / regions_across * REGION_ROWS, x0 = region / groups % regions_across * 16;
     const int stride = W + 2, steps = (C + DEPTH - 1) / DEPTH, all_steps = ROUNDS * steps;
     const long long frame = (long long)(H + 2) * stride * C;
     const int* const planes = slots + group * (FOUR ? 6 : FRAMES);
@@ -90,17 +93,17 @@ mma_conv_kernel(
     }
     __syncthreads();
 
-    // Copies part `part` of TAPS of the inputs of a step.
+    // Copies part `part` of PARTS of the inputs of a step.
     auto copy_inputs = [&](int part, int step) {
         const int round = ROUNDS == 1 ? 0 : step / steps, depth = (step - round * steps) * DEPTH;
         const u32 to = base + (step & 1) * INPUT_BYTES;
         const u16* from[PLANES];
 #pragma unroll
-        for (int j = 0; j < PLANES; ++j) from[j] = frames + planes[plane_of(round) + j] * frame + depth;
+        for (int j = 0; j < PLANES; ++j) from[j] = frames + planes[round + j] * frame + depth;
 #pragma unroll
-        for (int i = 0; i < (UNITS / TAPS + THREADS - 1) / THREADS; ++i) {
-            const int in_part = i * THREADS + tid, unit = part * (UNITS / TAPS) + in_part, pixel = unit / CHUNKS;
-            if (UNITS / TAPS % THREADS && in_part >= UNITS / TAPS) break;
+        for (int i = 0; i < (UNITS / PARTS + THREADS - 1) / THREADS; ++i) {
+            const int in_part = i * THREADS + tid, unit = part * (UNITS / PARTS) + in_part, pixel = unit / CHUNKS;
+            if (UNITS / PARTS % THREADS && in_part >= UNITS / PARTS) break;
             const int c = (place(pixel, unit % CHUNKS) - pixel * ROW_BYTES) >> 1;
             bool valid = pixels_at[pixel] >= 0;
             if (RAGGED) valid = valid && depth + c < C;
@@ -109,111 +112,117 @@ mma_conv_kernel(
                 copy(to + j * PLANE_BYTES + unit * 16, from[j] + (valid ? pixels_at[pixel] + c : 0), valid);
         }
     };
-    // Copies a column of taps, counted through all steps. In memory it lies as it shall lie in shared memory.
+    // Copies a stage of weights, counted through all steps. In memory it lies as it shall lie in shared memory.
     const u16* const my_weights =
-        weights + (long long)(phase * channel_blocks + channel_block) * all_steps * TAPS * (COLUMN_BYTES / 2);
-    auto copy_weights = [&](int column) {
-        const u32 to = columns_at + column % STAGES * COLUMN_BYTES;
-        const u16* from = my_weights + (long long)column * (COLUMN_BYTES / 2);
+        weights + (long long)(phase * channel_blocks + channel_block) * all_steps * PARTS * (STAGE_BYTES / 2);
+    auto copy_weights = [&](int stage) {
+        const u32 to = stages_at + stage % STAGES * STAGE_BYTES;
+        const u16* from = my_weights + (long long)stage * (STAGE_BYTES / 2);
 #pragma unroll
-        for (int i = 0; i < (COLUMN_BYTES / 16 + THREADS - 1) / THREADS; ++i) {
+        for (int i = 0; i < (STAGE_BYTES / 16 + THREADS - 1) / THREADS; ++i) {
             const int unit = i * THREADS + tid;
-            if (COLUMN_BYTES / 16 % THREADS && unit >= COLUMN_BYTES / 16) break;
+            if (STAGE_BYTES / 16 % THREADS && unit >= STAGE_BYTES / 16) break;
             copy(to + unit * 16, from + unit * 8, true);
         }
     };
 
-    float acc[SUMS][2][NT][4];
+    float acc[SUMS][ROWS][NT][4];
 #pragma unroll
     for (int s = 0; s < SUMS; ++s)
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
+        for (int r = 0; r < ROWS; ++r)
 #pragma unroll
             for (int n = 0; n < NT; ++n)
 #pragma unroll
                 for (int i = 0; i < 4; ++i) acc[s][r][n][i] = 0;
-    for (int part = 0; part < TAPS; ++part) copy_inputs(part, 0);
+    for (int part = 0; part < PARTS; ++part) copy_inputs(part, 0);
 #pragma unroll
     for (int i = 0; i < AHEAD; ++i) {
-        if (i < TAPS * all_steps) copy_weights(i);
+        if (i < PARTS * all_steps) copy_weights(i);
         close_group();
     }
     // The rows that this thread names to load fragments of pixels, and of weights.
     const int my_pixel = (warp_y + dy + OFFSET) * COLUMNS + dx + OFFSET + (lane & 15), my_chunk = lane >> 4;
     const int my_row = warp_n + (lane & 7) + (lane >> 4) * 8, my_half = lane >> 3 & 1;
-    for (int step = 0, column = 0; step < all_steps; ++step) {
+    for (int step = 0, stage = 0; step < all_steps; ++step) {
 #pragma unroll 1
-        for (int kw = 0; kw < TAPS; ++kw, ++column) {
-            wait_for_groups<(AHEAD < TAPS ? AHEAD : TAPS) - 1>();
+        for (int part = 0; part < PARTS; ++part, ++stage) {
+            wait_for_groups<(AHEAD < PARTS ? AHEAD : PARTS) - 1>();
             __syncthreads();
-            const u32 pixels = base + (step & 1) * INPUT_BYTES, taps = columns_at + column % STAGES * COLUMN_BYTES;
+            const u32 pixels = base + (step & 1) * INPUT_BYTES, stage_at = stages_at + stage % STAGES * STAGE_BYTES;
 #pragma unroll
-            for (int k = 0; k < DEPTH / 16; ++k) {
-                u32 a[2][PLANES][4];  // two rows of pixels
-                auto load_row = [&](int row) {
-                    u32 (&d)[PLANES][4] = a[row & 1];
-                    const u32 at = pixels + place(my_pixel + kw + row * COLUMNS, my_chunk + 2 * k);
+            for (int column = 0; column < STAGE_COLUMNS; ++column) {
+                const u32 taps = stage_at + column * COLUMN_BYTES;
+                const int kw = part * STAGE_COLUMNS + column;
 #pragma unroll
-                    for (int j = 0; j < PLANES; ++j) load_four(d[j], at + j * PLANE_BYTES);
-                    if (!TWO) return;
+                for (int k = 0; k < DEPTH / 16; ++k) {
+                    u32 a[ROWS][PLANES][4];  // rows of pixels
+                    auto load_row = [&](int row) {
+                        u32 (&d)[PLANES][4] = a[row % ROWS];
+                        const u32 at = pixels + place(my_pixel + kw + row * COLUMNS, my_chunk + 2 * k);
 #pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        const u32 one = d[1 % PLANES][i], two = d[2 % PLANES][i];
-                        d[0][i] = sub(d[0][i], two);
-                        d[3 % PLANES][i] = sub(one, d[3 % PLANES][i]);
-                        d[1 % PLANES][i] = add(one, two);
-                        d[2 % PLANES][i] = sub(two, one);
-                    }
-                };
-                load_row(0);
+                        for (int j = 0; j < PLANES; ++j) load_four(d[j], at + j * PLANE_BYTES);
+                        if (!TWO) return;
 #pragma unroll
-                for (int kh = 0; kh < TAPS; ++kh) {
-                    load_row(kh + 1);
-                    if (k == 0 && kh == 0) {  // behind the first loads, which others may be waiting for
-                        if (AHEAD == 1) {
-                            if (step + 1 < all_steps) copy_inputs(kw, step + 1);
-                        } else if (kw == 0 && step + 1 < all_steps) {
-                            for (int part = 0; part < TAPS; ++part) copy_inputs(part, step + 1);
+                        for (int i = 0; i < 4; ++i) {
+                            const u32 one = d[1 % PLANES][i], two = d[2 % PLANES][i];
+                            d[0][i] = sub(d[0][i], two);
+                            d[3 % PLANES][i] = sub(one, d[3 % PLANES][i]);
+                            d[1 % PLANES][i] = add(one, two);
+                            d[2 % PLANES][i] = sub(two, one);
                         }
-                        if (column + AHEAD < TAPS * all_steps) copy_weights(column + AHEAD);
-                        close_group();
-                    }
+                    };
 #pragma unroll
-                    for (int j = 0; j < PLANES; ++j) {
-                        const u32 at = taps + (kh * PLANES + j) * MATRIX_BYTES;
-                        u32 b[(NT + 1) / 2][4];
+                    for (int row = 0; row < ROWS - 1; ++row) load_row(row);
 #pragma unroll
-                        for (int n = 0; n < NT / 2; ++n) load_four(b[n], at + place(my_row + n * 16, my_half + 2 * k));
-                        if (NT % 2)
-                            load_two(b[NT / 2][0], b[NT / 2][1],
-                                     at + place(warp_n + (lane & 7) + NT / 2 * 16, my_half + 2 * k));
+                    for (int kh = 0; kh < TAPS; ++kh) {
+                        load_row(kh + ROWS - 1);
+                        if (column == 0 && k == 0 && kh == 0) {  // behind loads that others may be waiting for
+                            if (AHEAD == 1) {
+                                if (step + 1 < all_steps) copy_inputs(part, step + 1);
+                            } else if (part == 0 && step + 1 < all_steps) {
+                                for (int i = 0; i < PARTS; ++i) copy_inputs(i, step + 1);
+                            }
+                            if (stage + AHEAD < PARTS * all_steps) copy_weights(stage + AHEAD);
+                            close_group();
+                        }
 #pragma unroll
-                        for (int r = 0; r < 2; ++r)
+                        for (int j = 0; j < PLANES; ++j) {
+                            const u32 at = taps + (kh * PLANES + j) * MATRIX_BYTES;
+                            u32 b[(NT + 1) / 2][4];
 #pragma unroll
-                            for (int n = 0; n < NT; ++n)
-                                multiply_add(acc[TWO ? j : SUMS - 1][r][n], a[(kh + r) & 1][j], b[n / 2][n % 2 * 2],
-                                             b[n / 2][n % 2 * 2 + 1]);
+                            for (int n = 0; n < NT / 2; ++n) load_four(b[n], at + place(my_row + n * 16, my_half + 2 * k));
+                            if (NT % 2)
+                                load_two(b[NT / 2][0], b[NT / 2][1],
+                                         at + place(warp_n + (lane & 7) + NT / 2 * 16, my_half + 2 * k));
+#pragma unroll
+                            for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+                                for (int n = 0; n < NT; ++n)
+                                    multiply_add(acc[TWO ? j : SUMS - 1][r][n], a[(kh + r) % ROWS][j], b[n / 2][n % 2 * 2],
+                                                 b[n / 2][n % 2 * 2 + 1]);
+                        }
                     }
                 }
             }
         }
         if (FOUR && (step + 1) % steps == 0) {  // a product is complete
 #pragma unroll
-            for (int r = 0; r < 2; ++r)
+            for (int r = 0; r < ROWS; ++r)
 #pragma unroll
                 for (int n = 0; n < NT; ++n)
 #pragma unroll
                     for (int i = 0; i < 4; ++i) {
 #pragma unroll
                         for (int f = 0; f < 4; ++f)
-                            acc[f % SUMS][r][n][i] += coefficient(plane_of(step / steps), f) * acc[SUMS - 1][r][n][i];
+                            acc[f % SUMS][r][n][i] += coefficient(step / steps, f) * acc[SUMS - 1][r][n][i];
                         acc[SUMS - 1][r][n][i] = 0;
                     }
         }
     }
     if (TWO)
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
+        for (int r = 0; r < ROWS; ++r)
 #pragma unroll
             for (int n = 0; n < NT; ++n)
 #pragma unroll
@@ -235,10 +244,10 @@ mma_conv_kernel(
     };
     // A frame's residual is loaded before the frame ahead of it is stored: both may lie in the same memory, so the
     // compiler keeps this order.
-    uint2 added[RESIDUAL ? 2 : 1][2][2][(NT + 1) / 2];
+    uint2 added[RESIDUAL ? 2 : 1][ROWS][2][(NT + 1) / 2];
     auto load_residual = [&](int f) {
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
+        for (int r = 0; r < ROWS; ++r)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const u16* from = residual + pixel_of(f, r, h) * N;
@@ -279,7 +288,7 @@ mma_conv_kernel(
         if (RESIDUAL && f + 1 < FRAMES) load_residual(f + 1);
         const int t = group * FRAMES + f;
 #pragma unroll
-        for (int r = 0; r < 2; ++r)
+        for (int r = 0; r < ROWS; ++r)
 #pragma unroll
             for (int h = 0; h < 2; ++h) {
                 const int y = y0 + warp_y + r, x = x0 + h * 8 + (lane >> 2);

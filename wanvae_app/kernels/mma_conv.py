@@ -18,7 +18,6 @@ from wanvae_app.kernels.launch import show
 from wanvae_app.kernels.mma_kernel import (
     PLANES,
     REGION_COLUMNS,
-    REGION_ROWS,
     Block,
     MmaKernel,
     choose_block,
@@ -47,10 +46,7 @@ def pack(weight: Tensor, block: Block, dtype: torch.dtype) -> Tensor:
         return pack_taps(phases.permute(0, 2, 3, 1, 4)[:, :, :, None].to(dtype), block)
     if block.frames == 1:
         return pack_taps(weight.permute(3, 4, 2, 0, 1)[None].to(dtype), block)
-    products = winograd.pack(weight, block.frames).unflatten(0, (3, 3))
-    if block.frames == 4:  # the kernel begins with the last two products
-        products = products.roll(2, 2)
-    return pack_taps(products[None], block)
+    return pack_taps(winograd.pack(weight, block.frames).unflatten(0, (3, 3))[None], block)
 
 
 def pack_taps(taps: Tensor, block: Block) -> Tensor:
@@ -137,7 +133,7 @@ def mma_conv(
         show(kernel)
         return out
     channel_blocks, regions_across = -(-n // block.width), -(-width // REGION_COLUMNS)
-    num_regions = regions_across * -(-height // REGION_ROWS) * (num_frames // block.frames)
+    num_regions = regions_across * -(-height // block.region_rows) * (num_frames // block.frames)
     table = frames.table(slots)
     pointers = (
         data,

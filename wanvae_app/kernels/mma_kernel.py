@@ -1,7 +1,7 @@
 """MmaKernel: `mma_conv.cu` for certain shapes and types and a compute capability, compiled and started.
 
-A block computes a region of 8 x 16 pixels for `width` channels. How large its other parts are is chosen by the shared
-memory that a multiprocessor has.
+A block computes a region of pixels for `width` channels. How large its parts are is chosen by the shared memory that a
+multiprocessor has.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ import torch
 from wanvae_app.kernels import cuda_driver, nvrtc
 from wanvae_app.kernels.capability import pretended_capability, shared_bytes
 
-REGION_ROWS, REGION_COLUMNS = 8, 16  # pixels whose results a block computes
-INPUT_PIXELS = (REGION_ROWS + 2) * (REGION_COLUMNS + 2)
+REGION_COLUMNS = 16  # of pixels whose results a block computes
 PLANES = {1: 1, 2: 4, 4: 1}  # by frames per tile: the frames that are read together
 
 
@@ -31,22 +30,30 @@ class Block(NamedTuple):
     depth: int  # channels in per step: 16 or 32
     threads: int
     blocks: int  # of a multiprocessor at a time
-    stages: int  # columns of taps in shared memory, one of which is multiplied
+    stages: int  # of weights in shared memory, one of which is multiplied
+    stage_columns: int = 1  # columns of taps of a stage
+    rows: int = 2  # of pixels that a warp computes
+
+    @property
+    def region_rows(self) -> int:
+        """Rows of pixels whose results the block computes."""
+        return 4 * self.rows
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes of shared memory: two buffers of inputs, the columns of taps, and the places of the pixels."""
-        planes = PLANES[self.frames]
-        inputs = planes * INPUT_PIXELS * self.depth * 2
+        """Bytes of shared memory: two buffers of inputs, the stages of weights, and the places of the pixels."""
+        planes, pixels = PLANES[self.frames], (self.region_rows + 2) * (REGION_COLUMNS + 2)
+        inputs = planes * pixels * self.depth * 2
         column = self.taps * planes * self.width * self.depth * 2
-        return 2 * inputs + self.stages * column + 4 * INPUT_PIXELS
+        return 2 * inputs + self.stages * self.stage_columns * column + 4 * pixels
 
 
 def choose_block(c: int, n: int, frames: int, taps: int, capability: int) -> Block:
     """Return the block for c channels in and n channels out.
 
-    Of those that fit, it is the one whose blocks compute the fewest channels in vain, with a preference for wide
-    blocks, because a fragment of pixels serves all channels of a warp. The candidates were measured on an H100.
+    Of the candidates for its kind, which were measured on an H200, the first half are for cards with much shared
+    memory. Of those that fit, it is the one that computes the fewest channels in vain, with a preference for wide
+    blocks, because a fragment of pixels serves all channels of a warp.
     """
     shared = shared_bytes(capability)
 
@@ -54,20 +61,26 @@ def choose_block(c: int, n: int, frames: int, taps: int, capability: int) -> Blo
         return block.shared_bytes + 1024 <= shared // block.blocks
 
     if frames == 4:  # 32 channels fill the registers
-        return Block(4, taps, 32, 32, 128, 2, 3)
+        deep, shallow = (Block(4, taps, 32, depth, 128, 2, 2, stage_columns=3) for depth in (32, 16))
+        return deep if fits(deep) else shallow
     if frames == 2:
         for stages in (3, 2):
             if fits(block := Block(2, taps, 32, 16, 128, 2, stages)):
                 return block
         candidates = [Block(2, taps, width, 16, 256, 1, 2) for width in (64, 48, 32)]
-    else:
-        depth = 16 if c <= 16 else 32
+    elif taps == 3:
+        candidates = [Block(1, 3, width, 16, 128, 2, 2, 3, rows=4) for width in (48, 32, 16)]
+    elif taps == 2:
         candidates = [
-            Block(1, taps, width, depth, 128, 2, stages)
-            for width in (96, 80, 64, 48, 32, 16)
-            for stages in (3, 2)
+            Block(1, 2, width, depth, 128, 2, 2, 2, rows)
+            for depth in ((16,) if c <= 16 else (32, 16))
+            for width, rows in ((96, 3), (80, 3), (64, 4), (48, 4), (32, 4), (16, 4))
         ]
-    return min(filter(fits, candidates), key=lambda block: -(-n // block.width) * (block.width + 12))
+    else:
+        candidates = [
+            Block(1, 1, width, 16 if c <= 16 else 32, 128, 2, 3) for width in (96, 80, 64, 48, 32, 16)
+        ]
+    return min(filter(fits, candidates), key=lambda block: -(-n // block.width) * (block.width + 6))
 
 
 class MmaKernel(NamedTuple):
@@ -94,10 +107,12 @@ class MmaKernel(NamedTuple):
             "KT": self.time_taps,
             "TAPS": block.taps,
             "BN": block.width,
+            "ROWS": block.rows,
             "DEPTH": block.depth,
             "THREADS": block.threads,
             "BLOCKS": block.blocks,
             "STAGES": block.stages,
+            "STAGE_COLUMNS": block.stage_columns,
             "RAGGED": int(self.ragged),
             "RESIDUAL": int(self.residual),
             "PADDED": int(self.padded),

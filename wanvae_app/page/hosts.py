@@ -17,6 +17,7 @@ WILDCARDS = ("0.0.0.0", "::", "")  # addresses to listen on that stand for all o
 LOCALHOST = "localhost"
 DEFAULT_PORTS = {"http": 80, "https": 443}
 OWN_SITES = ("same-origin", "none")  # values of Sec-Fetch-Site; "none": the user typed the address
+EDITOR_SCHEMES = ("vscode-webview:", "vscode-file:")  # of a notebook's output in VS Code, and of its window
 FOREIGN_PAGE = (
     "Pages of another address may not use this server: if a proxy shows its page there, start it with --allow-host "
     "and that name."
@@ -91,13 +92,15 @@ class AllowedHosts:
 def frame_ancestors(host: str) -> str:
     """Return who may frame a page of this `Host`, as a policy's sources: the same machine's pages, on any port.
 
-    A notebook is such a page.
+    A notebook is such a page. For a page on loopback VS Code is one as well: its notebooks stand in pages of its own
+    schemes.
     """
     name, _ = split_authority(host) if host else (LOCALHOST, None)
     names = [LOCALHOST, "127.0.0.1"] if _is_loopback(name) else [name]
     # A policy cannot name an IPv6 address.
     sources = [f"{scheme}://{name}:*" for name in names if ":" not in name for scheme in DEFAULT_PORTS]
-    return " ".join(["'self'", *sources])
+    editors = EDITOR_SCHEMES if _is_loopback(name) else ()
+    return " ".join(["'self'", *sources, *editors])
 
 
 def is_own_address(address: str) -> bool:
