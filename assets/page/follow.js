@@ -1,6 +1,6 @@
 // Follow: joins the page to a run, through reloads and restarts of the server.
 
-import { CONNECTION_LOST, describeLost, GONE, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
+import { CONNECTION_LOST, DELETED, describeLost, GONE, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
 
 const ENDED = ["finished", "stopped", "failed", "gone"];
 const JOB_KEY = "wanvae-job";
@@ -100,6 +100,13 @@ export class Follower {
     if (message.reading) this.panel.say({ title: "Reading", text: message.reading });
     if (message.error) this.panel.refuse(message.error);
     this.#enable();
+  }
+
+  /** Take that the visitor has deleted an ended run. What has arrived of it stays on the page. */
+  forget(job) {
+    if (job !== this.job) return;
+    this.session.remove(JOB_KEY);
+    this.panel.say(DELETED);
   }
 
   /** Ask if it is time to, and look after the streams. To be called often. */

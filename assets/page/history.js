@@ -204,6 +204,7 @@ class RunList {
       this.news.textContent = detail;
       return;
     }
+    document.dispatchEvent(new CustomEvent("wanvae-delete", { detail: run.id }));
     const item = this.#items.get(run.id);
     const next = (item?.nextElementSibling ?? item?.previousElementSibling)?.querySelector(".open");
     this.#take(this.#runs.filter((other) => other !== run));

@@ -10,6 +10,10 @@ export const GONE = {
   text: "The run that the page's address names has been deleted, or is another visitor's.",
   tone: "bad",
 };
+export const DELETED = {
+  title: "Deleted",
+  text: "What is on the page can be watched until another run begins.",
+};
 export const LOGGED_OUT = "You have been logged out: reload the page to log in.";
 
 /** @param {number | null} value */

@@ -159,6 +159,15 @@ test("a run that is next in line is asked for at every beat at first", async () 
   assert.equal(asked.length, 3);
 });
 
+test("a run that is deleted is told, and not looked for after a reload", async () => {
+  answer = { ...RUN, state: "finished", settled: true };
+  await after(() => follower.follow("a"));
+  follower.forget("b");
+  assert.deepEqual([page.line.title, session.get("wanvae-job")], ["Waiting", "a"]);
+  follower.forget("a");
+  assert.deepEqual([page.line.title, session.get("wanvae-job")], ["Deleted", null]);
+});
+
 test("the newest encoded frame of the source is shown", async () => {
   answer = { ...RUN, kind: "roundtrip", phase: "encode", phases: { encode: [3, 5], decode: [0, 5] } };
   await after(() => follower.follow("a"));
