@@ -10,6 +10,7 @@ processes.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import logging
 import os
 import shutil
@@ -52,6 +53,7 @@ log = logging.getLogger("wanvae_app")
 
 def main(argv: list[str] | None = None) -> None:
     """Run this rank until the app is stopped. Exits with a sentence if the VAE or a rank is missing."""
+    faulthandler.enable()  # a crash inside a library prints where all threads are
     end_with_parent()
     try:
         options = parse(argv)

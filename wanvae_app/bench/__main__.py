@@ -19,6 +19,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 
@@ -98,7 +99,7 @@ def run_cases(args: argparse.Namespace, group: Group, agreed: Agreement, counts:
             print(f"\n{vae.name}: {summary(group, vae)}\n\n{table_head(headings)}", flush=True)
         chunk = args.chunk or vae.default_chunk
         for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
-            case = Case.parse(text, vae.config)
+            case = Case.parse(text, vae.config, args.latent)
             if paths:
                 with_diffusers = not args.no_diffusers
                 for row in comparison_rows(group, vae, case, paths, args.chunk, args.repeat, with_diffusers):
@@ -138,6 +139,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--vae", help="a checkpoint, or wan2.1 / wan2.2 for random weights of that size")
     parser.add_argument(
         "--case", action="append", help="KIND:HEIGHTxWIDTHxFRAMES; may be given several times"
+    )
+    parser.add_argument(
+        "--latent",
+        type=Path,
+        metavar="FILE",
+        help="decode this latent, mirrored or cut to a case's size (default: smooth noise with a video's statistics)",
     )
     parser.add_argument(
         "--chunk",

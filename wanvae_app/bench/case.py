@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from wanvae_app.codec import chunk_sizes
 from wanvae_app.config import WanConfig
@@ -17,16 +18,17 @@ class Case:
     height: int  # in pixels
     width: int
     num_frames: int
+    latent: Path | None = None  # the file whose latent is decoded; None for a random one
 
     @classmethod
-    def parse(cls, text: str, config: WanConfig) -> Case:
+    def parse(cls, text: str, config: WanConfig, latent: Path | None = None) -> Case:
         """Read a case such as decode:480x832x81. Raises ValueError if this VAE cannot code it."""
         found = re.fullmatch(r"(decode|encode):(\d+)x(\d+)x(\d+)", text)
         if found is None:
             raise ValueError(
                 f"{text!r} is no case; write KIND:HEIGHTxWIDTHxFRAMES, such as decode:480x832x81."
             )
-        case = cls(found[1], int(found[2]), int(found[3]), int(found[4]))
+        case = cls(found[1], int(found[2]), int(found[3]), int(found[4]), latent)
         config.num_latents(case.num_frames)
         if case.height % config.spatial_factor or case.width % config.spatial_factor:
             raise ValueError(f"{text}: height and width must be multiples of {config.spatial_factor}.")

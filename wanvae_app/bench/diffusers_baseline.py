@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from wanvae_app.bench.case import Case
+from wanvae_app.bench.clips import make_latent, make_video
 from wanvae_app.bench.timing import synchronize
 from wanvae_app.formats.checkpoint import external_state_dict
+from wanvae_app.model.pixels import from_uint8
 from wanvae_app.model.vae import WanVAE
 
 
@@ -55,10 +57,10 @@ def _seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) -> float 
     baseline.load_state_dict(external_state_dict(vae, "diffusers"))
     baseline = baseline.to(vae.device, dtype).eval()
     code: Callable[[Tensor], Any] = baseline.decode if case.kind == "decode" else baseline.encode
-    shape = (
-        case.latent_shape(c) if case.kind == "decode" else (1, 3, case.num_frames, case.height, case.width)
-    )
-    x = torch.randn(shape).to(vae.device, dtype)
+    if case.kind == "decode":
+        x = make_latent(case, c).to(vae.device, dtype)
+    else:
+        x = from_uint8(make_video(case).to(vae.device), dtype)
     times = []
     with torch.inference_mode():
         for _ in range(repeat + 1):

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from wanvae_app.bench.case import Case
+from wanvae_app.bench.clips import make_latent, make_video
 from wanvae_app.bench.cost import count_tflop, count_traffic
+from wanvae_app.bench.power import power_log
 from wanvae_app.bench.results import Result
 from wanvae_app.bench.timing import Marks, synchronize
 from wanvae_app.codec import decode_chunks, encode_chunks
@@ -46,13 +48,19 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
     vae.release()
     tidy_up(device)
     reset_peak(device)
-    for _ in range(repeat + 1):
+
+    def run() -> None:
         synchronize(device)
         group.agree([0.0])
         mine = RunReport()
         if shard is not None and code_clip is not None:
             mine = _run(group, case, shard, code_clip)
         runs.append([RunReport(*report) for report in group.agree(mine)])
+
+    run()  # cold
+    with power_log(device) as power:
+        for _ in range(repeat):
+            run()
     peaks = [peak for (peak,) in group.agree([float(peak_bytes(device))])]
     least = 0.0
     if shard is not None:
@@ -66,21 +74,20 @@ def measure(group: Group, vae: WanVAE, case: Case, chunk: int, size: int, repeat
         case, chunk, len(case.sizes(config, chunk)), runs, peaks, least_bytes, count_tflop(config, case)
     )
     result.path, result.path_reason = vae.path.name, vae.path.reason
+    result.watts, result.megahertz = power.mean_watts, power.mean_megahertz
     return result
 
 
 def clip_coder(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[], Iterator[Tensor]]:
-    """A function that codes this rank's part of a clip of noise each time it is called, and yields its chunks.
+    """A function that codes this rank's part of the case's clip each time it is called, and yields its chunks.
 
     Decoded chunks are uint8 pixels [T, h, w, 3], encoded ones latents [1, C, T, h, w].
     """
     config, sizes = vae.config, case.sizes(vae.config, chunk)
-    torch.manual_seed(0)  # the same clip on every rank
     if case.kind == "decode":
-        latents = shard.part(torch.randn(case.latent_shape(config))).to(vae.device, vae.dtype)
+        latents = shard.part(make_latent(case, config)).to(vae.device, vae.dtype)
         return lambda: map(vae.to_uint8, decode_chunks(vae, torch.split(latents, sizes, 2), shard))
-    pixels = torch.randint(0, 256, (case.num_frames, case.height, case.width, 3), dtype=torch.uint8)
-    pixels = shard.part(pixels, config.spatial_factor, shard.dim - 2).to(vae.device)
+    pixels = shard.part(make_video(case), config.spatial_factor, shard.dim - 2).to(vae.device)
     return lambda: encode_chunks(vae, (from_uint8(x, vae.dtype) for x in torch.split(pixels, sizes)), shard)
 
 

@@ -55,6 +55,8 @@ class Result:
     limit_share: float | None = None  # of the time, what its operations take at the rate of a matrix product
     diffusers_seconds: dict[str, float] | None = None  # by dtype, in the same run
     projections: list[Projection] | None = None
+    watts: float | None = None  # that rank 0's GPU draws in the warm runs, the mean; None without `pynvml`
+    megahertz: float | None = None  # of its multiprocessors, the mean
     path: str = ""  # which code codes
     path_reason: str = ""  # why
 

@@ -9,7 +9,7 @@ from wanvae_app.bench.results import Result
 
 TIME_HEADINGS = (
     "work", "ranks", "chunk", "first frames", "all", "cold", "frames/s", "speed-up", "waiting", "peak", "of limit",
-    "diffusers",
+    "power, clock", "diffusers",
 )  # fmt: skip
 RANK_HEADINGS = (
     "work", "ranks", "speed-up", "efficiency", "waiting", "gathering", "idle", "sent/chunk", "of least",
@@ -47,6 +47,7 @@ def time_row(r: Result) -> str:
             f"{r.waited_share:.0%}",
             f"{r.peak_gib:.2f} GiB",
             "" if r.limit_share is None else f"{r.limit_share:.0%}",
+            "" if r.watts is None or r.megahertz is None else f"{r.watts:.0f} W, {r.megahertz:.0f} MHz",
             ", ".join(f"{name} {seconds:.2f} s ({seconds / r.seconds:.1f}x)" for name, seconds in diffusers),
         ]
     )
