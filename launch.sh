@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The Wan VAE in the browser, on all GPUs of this machine. `./launch.sh --help` explains the options.
+# The Wan VAE in the browser, on all GPUs of this machine. `./launch.sh --help` explains the options, and
+# `./launch.sh decode --help` those of the command line.
 set -euo pipefail
-export WANVAE_CALLER="$PWD" # a relative path after --vae starts there
+export WANVAE_CALLER="$PWD" # relative paths start there
 cd "$(dirname "$0")"
 
 die() { echo "launch.sh: $*" >&2; exit 1; }
@@ -72,6 +73,13 @@ case "${1:-}" in
 -h | --help)
     python="$(find_python)"
     exec "$python" -m wanvae_app.cli.launch "$@"
+    ;;
+decode | encode)
+    python="$(find_python)"
+    case " $* " in *" --help "* | *" -h "*) exec "$python" -m wanvae_app.cli.clip_launch "$@" ;; esac
+    "$python" -m wanvae_app.cli.clip_launch "$1" --check-only "${@:2}" # as below
+    install ""
+    exec .venv/bin/python -m wanvae_app.cli.clip_launch "$@"
     ;;
 *)
     python="$(find_python)"

@@ -45,9 +45,9 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.usefixtures("one_thread")
 def test_the_examples_are_true() -> None:
     found = doctest.testmod(loaded_vae)
-    assert found.attempted == 17 and not found.failed
+    assert found.attempted == 19 and not found.failed
     found = doctest.testfile(str(ROOT / "docs" / "library.md"), module_relative=False)
-    assert found.attempted == 10 and not found.failed
+    assert found.attempted == 12 and not found.failed
 
 
 def test_the_import_is_light() -> None:
@@ -103,6 +103,51 @@ def test_streams_are_the_whole_clip_in_chunks(chunk: int) -> None:
     expected = vae.encode(pixels.numpy(), scaling="raw")
     latents = list(vae.encode_stream(pixels, scaling="normalised", chunk=chunk))
     assert distance(to_raw(torch.cat(latents, 2), vae.config, "normalised"), expected) < 1e-12
+
+
+@pytest.mark.parametrize("lengths", [[1] * 13, [5, 3, 5], [13]])
+def test_frames_can_be_encoded_as_they_come(lengths: list[int]) -> None:
+    """Parts of any length give the latents of the whole video, and no more is taken than a chunk needs."""
+    vae, taken = tiny(), 0
+    video = torch.randint(0, 256, (13, 32, 24, 3), dtype=torch.uint8)
+
+    def parts() -> Iterator[Any]:
+        nonlocal taken
+        for part in video.split(lengths):
+            taken += len(part)
+            yield part[0].numpy() if len(part) == 1 else part
+
+    stream = vae.encode_stream(parts(), scaling="raw", chunk=2)
+    latents = [next(stream)]
+    assert taken == lengths[0]
+    latents += stream
+    assert [latent.shape[2] for latent in latents] == [1, 2, 1]
+    assert distance(torch.cat(latents, 2), vae.encode(video, scaling="raw")) < 1e-12
+    floats = (part / 127.5 - 1 for part in video.double().permute(3, 0, 1, 2).unbind(1))
+    assert distance(torch.cat(list(vae.encode_stream(floats, scaling="raw")), 2), torch.cat(latents, 2)) < 0.1
+
+
+def test_frames_that_fill_no_latent_frame_are_left_out() -> None:
+    vae = tiny()
+    video = torch.randint(0, 256, (8, 32, 24, 3), dtype=torch.uint8)
+    with pytest.warns(UserWarning, match="The last 3 of 8 frames are not encoded") as warned:
+        latents = list(vae.encode_stream(iter(video), scaling="raw", chunk=2))
+    assert warned[0].filename == __file__
+    assert distance(torch.cat(latents, 2), vae.encode(video[:5], scaling="raw")) < 1e-12
+
+
+def test_a_broken_iterator_ends_the_stream() -> None:
+    vae = tiny()
+    for parts, sentence in (
+        ([], "no frames"),
+        ([BYTES[0, :30]], "multiples of 8"),
+        (["frame"], "not str"),
+        (5 * [BYTES[0]] + [BYTES[0, :16]], "change from 24x32 of torch.uint8 to 24x16"),
+        ((BYTES[1 // index] for index in (1, 1, 0)), "by zero"),
+    ):
+        with pytest.raises((ValueError, ZeroDivisionError), match=sentence):
+            list(vae.encode_stream(parts, scaling="raw"))  # type: ignore[arg-type]
+    assert vae.encode(BYTES, scaling="raw").shape[2] == 2
 
 
 def test_results_can_be_written_to_and_streams_be_left() -> None:

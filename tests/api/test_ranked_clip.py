@@ -46,6 +46,8 @@ def code(group: Group) -> Any:
     pixels = vae.decode(given(wide), scaling="raw")
     results += [pixels, vae.encode(given(pixels), scaling="normalised")]
     results.append(vae.encode(given(results[0]), scaling="raw", chunk=2))
+    parts = list(vae.encode_stream(iter(pixels) if first else None, scaling="raw", chunk=1))
+    results.append(torch.cat(parts, 2) if first else torch.empty(0))
     ends = [refused(given(tall[:, :3]))]
     count = 0
     for _ in vae.decode_stream(given(tall), scaling="raw", chunk=1):
@@ -65,6 +67,7 @@ def code(group: Group) -> Any:
     vae.model.decode = decode  # type: ignore[method-assign]
     results.append(vae.decode(given(tall), scaling="normalised", output="float"))
     ends.append("" if group.size == 1 else crossed(vae, tall))
+    ends.append("" if group.size == 1 else broken(vae))
     return results, count, ends
 
 
@@ -80,6 +83,17 @@ def crossed(vae: wanvae_app.LoadedVae, latent: Tensor) -> str:
     return ""
 
 
+def broken(vae: wanvae_app.LoadedVae) -> str:
+    """Rank 0's frames end with an error."""
+    frame = torch.zeros(16, 16, 3, dtype=torch.uint8)
+    try:
+        for _ in vae.encode_stream((frame[: 16 // n] for n in (1, 1, 1, 0)), scaling="raw"):
+            assert vae.rank == 0
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
 def test_ranks_equal_one_rank_and_end_alike() -> None:
     expected, _, _ = code(Group(0, 1, torch.device("cpu")))
     found = run_group(2, code)
@@ -90,10 +104,11 @@ def test_ranks_equal_one_rank_and_end_alike() -> None:
     assert count == 2
     _, other_count, other_ends = found[1]
     assert other_count == 0 and ends == other_ends
-    refusal, failure, crossing = ends
+    refusal, failure, crossing, breaking = ends
     assert refusal.startswith("ValueError: A latent of shape [1, 3, 3, 5, 2]")
     assert failure == "RuntimeError: Rank 1 failed at chunk 2: RuntimeError: a rigged fault"
     assert crossing.startswith("The ranks make different calls: rank 0 decodes, and rank 1 encodes")
+    assert breaking.startswith("Rank 0 failed at chunk 2: ZeroDivisionError")
     for ours in found[1][0]:
         assert not ours.numel()
 

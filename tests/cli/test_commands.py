@@ -26,7 +26,7 @@ def test_an_unknown_command_is_refused_in_a_sentence(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as refusal:
         commands.main(["sing"])
     assert refusal.value.code == 2
-    assert capsys.readouterr().err == "wanvae: 'sing' is no command; choose serve.\n"
+    assert capsys.readouterr().err == "wanvae: 'sing' is no command; choose serve, decode, encode.\n"
 
 
 def test_serve_is_the_launcher(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

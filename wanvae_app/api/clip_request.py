@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -29,25 +30,24 @@ class ClipRequest:
 
     phase: Phase
     num_channels: int  # of the latent, as the other sizes are
-    num_latents: int
+    num_latents: int | None  # latent frames; None for as many as come
     height: int
     width: int
     chunk: int  # latent frames per chunk, after the first chunk
     result: Result  # which frames, or which latents
 
     @property
-    def chunks(self) -> list[int]:
-        """Number of latent frames in each chunk."""
-        return chunk_sizes(self.num_latents, self.chunk)
+    def longest_chunk(self) -> int:
+        """Latent frames of the longest chunk."""
+        return self.chunk if self.num_latents is None else max(chunk_sizes(self.num_latents, self.chunk))
 
-    def input_shapes(self, config: WanConfig) -> list[tuple[int, ...]]:
-        """B C T H W of each chunk of the whole input: of raw latents, or of frames."""
+    def input_shape(self, num_latents: int, is_first: bool, config: WanConfig) -> tuple[int, ...]:
+        """B C T H W of a chunk of the whole input that holds so many latent frames: of raw latents, or of frames."""
         if self.phase == "decode":
-            return [(1, self.num_channels, length, self.height, self.width) for length in self.chunks]
+            return (1, self.num_channels, num_latents, self.height, self.width)
         factor = config.spatial_factor
-        first, *others = self.chunks
-        lengths = [config.num_frames(first), *(config.temporal_factor * length for length in others)]
-        return [(1, 3, length, self.height * factor, self.width * factor) for length in lengths]
+        length = config.num_frames(num_latents) if is_first else config.temporal_factor * num_latents
+        return (1, 3, length, self.height * factor, self.width * factor)
 
     def input_scale(self, config: WanConfig) -> int:
         """Rows of the input per latent row."""
@@ -59,10 +59,20 @@ class ClipRequest:
 
 
 class PreparedClip(NamedTuple):
-    """A request, and the whole clip as the VAE takes it."""
+    """A request, and its input as the VAE takes it."""
 
     request: ClipRequest
-    clip: Tensor  # raw latents, or frames in [-1, 1], B C T H W
+    chunks: Iterator[Tensor]  # raw latents, frames in [-1, 1] or uint8 frames, B C T H W
+
+
+def cut(clip: Tensor, request: ClipRequest, config: WanConfig) -> Iterator[Tensor]:
+    """Yield the chunks of a whole clip [B C T H W]."""
+    assert request.num_latents is not None
+    start = 0
+    for size in chunk_sizes(request.num_latents, request.chunk):
+        length = request.input_shape(size, start == 0, config)[2]
+        yield clip[:, :, start : start + length]
+        start += length
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -104,7 +114,7 @@ def prepare_latent(
         )
     _, channels, num_latents, height, width = z.shape
     request = ClipRequest("decode", channels, num_latents, height, width, min(chunk, num_latents), output)
-    return PreparedClip(request, to_raw(z, config, scaling))
+    return PreparedClip(request, cut(to_raw(z, config, scaling), request, config))
 
 
 def prepare_video(
@@ -117,6 +127,18 @@ def prepare_video(
     """
     _check_choice("scaling", scaling, SCALINGS)
     _check_chunk(chunk)
+    frames = as_frames(video)
+    if frames.is_floating_point():
+        _warn_of_range(frames)
+    request = _encoding_request(frames, scaling, chunk, config)
+    return PreparedClip(request, cut(frames, request, config))
+
+
+def as_frames(video: object) -> Tensor:
+    """Return a video, a tensor or an array as `prepare_video` takes it, as a tensor [1 3 T H W].
+
+    Raises ValueError for another shape, type or range.
+    """
     x = video
     if isinstance(video, np.ndarray):
         try:
@@ -135,6 +157,11 @@ def prepare_video(
         frames = x.permute(3, 0, 1, 2)[None]
     else:
         frames = _check_float_video(x.detach())
+    return frames
+
+
+def _encoding_request(frames: Tensor, scaling: Scaling, chunk: int, config: WanConfig) -> ClipRequest:
+    """Return the request for frames [1 3 T H W]. Raises ValueError for sides or a length that cannot be encoded."""
     _, _, num_frames, height, width = frames.shape
     factor = config.spatial_factor
     if height % factor or width % factor or not height or not width:
@@ -143,7 +170,7 @@ def prepare_video(
         )
     num_latents = config.num_latents(num_frames)
     sizes = (config.z_dim, num_latents, height // factor, width // factor)
-    return PreparedClip(ClipRequest("encode", *sizes, min(chunk, num_latents), scaling), frames)
+    return ClipRequest("encode", *sizes, min(chunk, num_latents), scaling)
 
 
 def as_model_input(chunk: Tensor, dtype: torch.dtype) -> Tensor:
@@ -171,10 +198,15 @@ def _check_float_video(x: Tensor) -> Tensor:
         raise ValueError(
             f"The video's values lie between {lowest:.4g} and {highest:.4g}; floats must be in [-1, 1] (or give uint8)."
         )
+    return frames
+
+
+def _warn_of_range(frames: Tensor) -> None:
+    """Warn of floats in [0, 1] where -1 is black."""
+    lowest, highest = (float(value) for value in frames.aminmax())
     if lowest >= 0 and highest > 0:
         warnings.warn(
             f"The video's values lie between {lowest:.4g} and {highest:.4g}, where -1 is black: if 0 is black in it, "
             "multiply by 2 and subtract 1.",
             stacklevel=CALLER + 1,
         )
-    return frames

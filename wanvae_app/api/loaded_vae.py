@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from wanvae_app.api.clip_request import (
     prepare_latent,
     prepare_video,
 )
+from wanvae_app.api.frame_parts import Part, prepare_frames
 from wanvae_app.api.ranked_clip import RankedClip, on_device
 from wanvae_app.api.ranks import Ranks, shared_ranks
 from wanvae_app.assets import DEMO_VAE
@@ -171,16 +172,32 @@ class LoadedVae:
         return self._join(stream, 2, (1, self.config.z_dim, 0, 0, 0), dtype)
 
     def encode_stream(
-        self, video: Tensor | np.ndarray | None, *, scaling: Scaling, chunk: int | None = None
+        self,
+        video: Tensor | np.ndarray | Iterable[Part] | None,
+        *,
+        scaling: Scaling,
+        chunk: int | None = None,
     ) -> Iterator[Tensor]:
         """Encode as `encode` does, and yield the latent frames of each chunk as soon as they are there.
+
+        Takes frames as they come, too: an iterator of frames, uint8 [H W 3] or floats [3 H W], or of several at a time,
+        shaped like a video. No more of them than a chunk needs is taken ahead. Frames at the end that do not fill a
+        latent frame are left out, with a warning. An exception in the iterator ends the stream: with one rank it is
+        raised as it is, with several as a RuntimeError on all of them.
 
         >>> import torch, wanvae_app
         >>> vae = wanvae_app.load_vae(dtype="fp32", device="cpu")
         >>> video = torch.zeros(1, 3, 9, 32, 48)
         >>> [latent.shape[2] for latent in vae.encode_stream(video, scaling="raw", chunk=2)]
         [1, 2]
+        >>> frames = (torch.zeros(32, 48, 3, dtype=torch.uint8) for _ in range(9))
+        >>> [latent.shape[2] for latent in vae.encode_stream(frames, scaling="raw", chunk=1)]
+        [1, 1, 1]
         """
+        if isinstance(video, Iterable) and not isinstance(video, (Tensor, np.ndarray, str, bytes)):
+            parts, size = video, self.model.default_chunk if chunk is None else chunk
+            prepared = self._start("encode", lambda: prepare_frames(parts, scaling, size, self.config))
+            return prepared.results
         return self._start_encoding(video, scaling, chunk).results
 
     def _start_decoding(
@@ -206,15 +223,16 @@ class LoadedVae:
             self.group.post({"refusal": str(error)})
             self.group.agree([0.0])
             raise
-        request = prepared.request
-        length = request.num_latents if phase == "encode" else self.config.num_frames(request.num_latents)
+        length = prepared.request.num_latents or 0
+        if phase == "decode":
+            length = self.config.num_frames(length)
         return _Stream(length, self._lead(prepared))
 
     def _lead(self, prepared: PreparedClip) -> Iterator[Tensor]:
         """Rank 0: tell the other ranks what is coded, and yield its results."""
         self._ranks.check_idle()
         self.group.post({"vae": self.model.name, **asdict(prepared.request)})
-        yield from self._run(prepared.request, prepared.clip, why_not="")
+        yield from self._run(prepared.request, prepared.chunks, why_not="")
 
     def _follow(self, phase: Phase) -> Iterator[Tensor]:
         """The other ranks: take part in what rank 0 codes; yield nothing. Raises ValueError for what it refused."""
@@ -228,7 +246,7 @@ class LoadedVae:
         why_not = "" if is_same else f"rank {self.group.rank} {phase}s with {self.model.name}"
         yield from self._run(request, None, why_not)
 
-    def _run(self, request: ClipRequest, clip: Tensor | None, why_not: str) -> Iterator[Tensor]:
+    def _run(self, request: ClipRequest, chunks: Iterator[Tensor] | None, why_not: str) -> Iterator[Tensor]:
         """Code on all ranks, unless one says why it cannot."""
         if why := next(filter(None, self.group.share(why_not)), ""):
             raise ValueError(
@@ -236,7 +254,7 @@ class LoadedVae:
             )
         self._ranks.is_coding = True
         try:
-            yield from RankedClip(self.group, self.model, request, clip).run()
+            yield from RankedClip(self.group, self.model, request, chunks).run()
         finally:
             self._ranks.is_coding = False
 
@@ -254,7 +272,7 @@ class LoadedVae:
 class _Stream(NamedTuple):
     """Results to come."""
 
-    length: int  # frames or latent frames of all results together; 0 on ranks other than 0
+    length: int  # frames or latent frames of all results; 0 on ranks other than 0, and where it is not known
     results: Iterator[Tensor]
 
 

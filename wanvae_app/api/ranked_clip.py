@@ -6,8 +6,9 @@ on all of them, and so does rank 0 when it has seen enough.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import cast
 
@@ -32,15 +33,21 @@ log = logging.getLogger(__name__)
 
 
 class RankedClip:
-    """One rank's part in one clip. `clip` is the whole input on rank 0, None on the others."""
+    """One rank's part in one clip. `chunks` are those of the whole input on rank 0, None on the others."""
 
-    def __init__(self, group: Group, vae: WanVAE, request: ClipRequest, clip: Tensor | None) -> None:
-        self.group, self.vae, self.request, self.clip = group, vae, request, clip
+    def __init__(
+        self, group: Group, vae: WanVAE, request: ClipRequest, chunks: Iterator[Tensor] | None
+    ) -> None:
+        self.group, self.vae, self.request = group, vae, request
+        self.chunks = chunks
+        self.next_input: Tensor | None = None  # the next chunk of the whole input, on rank 0
+        self.next_length = 0  # its latent frames, on all ranks; 0 after the last chunk
         height, width = request.height, request.width
         # None for a rank that owns no part of the picture: it only agrees with the others.
         self.shard = Shard.plan(height, width, group.size, group.rank, group.data, group.peer_memory)
         rows = 1 if request.result == "uint8" else 3  # of T H W 3, or of B C T H W
         self.result_dim = rows + (self.shard is not None and self.shard.columns)
+        self.result: Tensor | None = None  # of the last chunk, on rank 0, until it is yielded
         self.results: Generator[Tensor] | None = None
         if self.shard is not None:
             code = decode_chunks if request.phase == "decode" else encode_chunks
@@ -60,34 +67,58 @@ class RankedClip:
 
     def _chunks(self) -> Iterator[Tensor]:
         self._make_ready()
-        failed = False
+        verdict = Verdict.GO
         try:
-            for index in range(len(self.request.chunks)):
-                if self._agree(Verdict.FAILED if failed else Verdict.GO) != Verdict.GO:
-                    break
-                try:
-                    result = self._code_next(index)
-                except Exception as error:
-                    if self.group.size == 1:
-                        self.vae.release()
-                        raise
-                    failed, result = True, None
-                    self._fail(index, error)
+            for index in itertools.count():
+                if verdict == Verdict.GO and not self._try(index, self._read_next):
+                    verdict = Verdict.FAILED
+                if self._agree(verdict) != Verdict.GO or not self.next_length:
+                    return
+                if not self._try(index, self._code_next):
+                    verdict = Verdict.FAILED
+                result, self.result = self.result, None
                 if result is not None:
                     yield result
-            else:
-                self._agree(Verdict.FAILED if failed else Verdict.GO)
+                    del result
         except GeneratorExit:  # on rank 0 only: the others yield nothing
             self._agree(Verdict.STOP)
             raise
         finally:
             if self.results is not None:
                 self.results.close()  # frees the clip's memory: this object and the generator hold each other
-            self.clip = None
+            self.chunks = self.next_input = None
+
+    def _try(self, index: int, step: Callable[[int], None]) -> bool:
+        """Take a step of a chunk; return whether it succeeded. The other ranks hear of it if it did not."""
+        try:
+            step(index)
+        except Exception as error:
+            if self.group.size == 1:
+                self.vae.release()
+                raise
+            self._fail(index, error)
+            return False
+        return True
+
+    def _read_next(self, index: int) -> None:
+        """Rank 0: take the next chunk of the input."""
+        if self.chunks is None:
+            return
+        self.next_input = next(self.chunks, None)
+        self.next_length = 0
+        if self.next_input is not None:
+            length = self.next_input.shape[2]
+            is_encoded = self.request.phase == "encode" and index > 0
+            self.next_length = length // self.vae.config.temporal_factor if is_encoded else length
 
     def _agree(self, verdict: Verdict) -> Verdict:
-        """Return the verdict that all ranks follow. Raises RuntimeError, on all ranks, with why one has failed."""
-        agreed = Verdict(int(max(value for (value,) in self.group.agree([float(verdict)]))))
+        """Return the verdict that all ranks follow, and take the next chunk's length from rank 0.
+
+        Raises RuntimeError, on all ranks, with why one has failed.
+        """
+        reports = self.group.agree([float(verdict), float(self.next_length)])
+        agreed = Verdict(int(max(value for value, _ in reports)))
+        self.next_length = int(reports[0][1])
         if agreed != Verdict.FAILED:
             return agreed
         reason = self.group.failure_reason()
@@ -99,13 +130,13 @@ class RankedClip:
             tidy_up(self.group.device)
         raise RuntimeError(reason)
 
-    def _code_next(self, index: int) -> Tensor | None:
-        """Code the next chunk; return its whole result on rank 0, None on the others."""
+    def _code_next(self, index: int) -> None:
+        """Code the next chunk; its whole result is `result` on rank 0."""
         request, shard, config = self.request, self.shard, self.vae.config
         if shard is None or self.results is None:
-            return None
+            return
         where = f"{request.phase[:-1]}ing chunk {index + 1}"
-        with on_device(self.group.device), self._watched(where, request.chunks[index]):
+        with on_device(self.group.device), self._watched(where, self.next_length):
             part = self._finish(next(self.results))
             scale = request.output_scale(config)
             shape = list(part.shape)
@@ -113,7 +144,7 @@ class RankedClip:
             whole = gather_on_device(self.group, shard, part, tuple(shape), self.result_dim, scale)
         if self.group.broken:  # exchanges that were aborted return as if the tensors had arrived
             raise RuntimeError("the connection to another rank was aborted")
-        return whole
+        self.result = whole
 
     def _finish(self, result: Tensor) -> Tensor:
         """Make of a chunk's frames or raw latents B C T H W what was asked for."""
@@ -139,15 +170,16 @@ class RankedClip:
 
     def _input_parts(self, shard: Shard) -> Iterator[Tensor]:
         """Yield this rank's part of each chunk of the input, in the VAE's dtype."""
-        config, start = self.vae.config, 0
-        scale = self.request.input_scale(config)
-        for shape in self.request.input_shapes(config):
-            whole = None
-            if self.clip is not None:
-                whole = self.clip[:, :, start : start + shape[2]].to(self.group.device)
-                whole = as_model_input(whole, self.vae.dtype)
-            start += shape[2]
-            yield scatter(self.group, shard, whole, shape, self.vae.dtype, shard.dim, scale)
+        request, config, is_first = self.request, self.vae.config, True
+        while True:
+            whole, self.next_input = self.next_input, None
+            if whole is not None:
+                whole = as_model_input(whole.to(self.group.device), self.vae.dtype)
+            shape = request.input_shape(self.next_length, is_first, config)
+            is_first = False
+            yield scatter(
+                self.group, shard, whole, shape, self.vae.dtype, shard.dim, request.input_scale(config)
+            )
 
     def _make_ready(self) -> None:
         """Take the path for whose memory all ranks have room."""
@@ -157,9 +189,10 @@ class RankedClip:
         if shard is None:
             vae.release()
         else:
-            shapes = self.request.input_shapes(vae.config)
-            mine = shard.part_shape(shapes[0], self.request.input_scale(vae.config))
-            longest = max(shape[2] for shape in shapes)
+            first = self.request.input_shape(1, True, vae.config)
+            mine = shard.part_shape(first, self.request.input_scale(vae.config))
+            is_picture = self.request.num_latents == 1
+            longest = self.request.input_shape(self.request.longest_chunk, is_picture, vae.config)[2]
             fits = vae.keeps_memory_for(self.request.phase, mine, shard, longest)
         reason = "" if fits else self._memory_refusal(vae.path)
         if not group.holds_on_all_ranks(not reason):
@@ -191,7 +224,8 @@ class RankedClip:
         if self.shard is None:
             return ""
         request, vae, group = self.request, self.vae, self.group
-        sizes = (request.num_latents, request.height, request.width, request.chunk)
+        num_latents = request.num_latents or 1 + 2 * request.chunk  # later chunks need no more memory
+        sizes = (num_latents, request.height, request.width, request.chunk)
         clip = Clip(vae.config, *sizes, vae.dtype, group.device, path)
         return refusal(clip, (request.phase,), group.size, group.rank, free_bytes(group.device))
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from wanvae_app import __version__
-from wanvae_app.cli import launch
+from wanvae_app.cli import clip_launch, launch
+from wanvae_app.cli.clip_options import CLIP_COMMANDS
 from wanvae_app.cli.interrupts import end_on_interrupt
 
 PROG = "wanvae"
@@ -25,7 +27,12 @@ class Command(NamedTuple):
     run: Callable[[list[str], str], None]  # takes its arguments, and what the user called
 
 
-COMMANDS = {"serve": Command("serve the page, on all GPUs of this machine", launch.main)}
+COMMANDS = {
+    "serve": Command("serve the page, on all GPUs of this machine", launch.main),
+    **{
+        name: Command(facts.summary, partial(clip_launch.main, name)) for name, facts in CLIP_COMMANDS.items()
+    },
+}
 
 
 def usage() -> str:

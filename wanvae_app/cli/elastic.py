@@ -14,6 +14,7 @@ import tempfile
 
 from torch.distributed.elastic.agent.server import api as agent
 from torch.distributed.elastic.multiprocessing import api as processes
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
     RendezvousInfo,
@@ -53,13 +54,15 @@ def make_rendezvous(params: RendezvousParameters) -> RendezvousHandler:
 
 
 def run_torchrun() -> None:
-    """Run torchrun with this process's arguments. Exits with 128 + the number of the signal that ended it, as shells
-    do."""
+    """Run torchrun with this process's arguments.
+
+    Exits with 128 + the number of the signal that ended it, as shells do, or as the first rank that failed.
+    """
     signal.signal(
         signal.SIGINT, signal.default_int_handler
     )  # the folder of logs must be deleted from here on
     for module in (agent, processes):
-        logging.getLogger(module.__name__).setLevel(logging.ERROR)
+        logging.getLogger(module.__name__).setLevel(logging.CRITICAL)
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         sys.argv[1:1] = ["--signals-to-handle", "SIGTERM,SIGINT,SIGQUIT"]
     rendezvous_handler_registry.register(RENDEZVOUS, make_rendezvous)
@@ -71,5 +74,20 @@ def run_torchrun() -> None:
         sys.exit(128 + end.sigval)
     except KeyboardInterrupt:  # before torch listens to signals
         sys.exit(INTERRUPTED)
+    except ChildFailedError as error:
+        sys.exit(report_failure({rank: failure.exitcode for rank, failure in error.failures.items()}))
     except ValueError as error:  # the store's address or port
         sys.exit(str(error))
+
+
+def report_failure(exit_codes: dict[int, int]) -> int:
+    """Say which ranks were killed, and by which signal, by their exit codes; return the exit code for all.
+
+    Ranks that failed otherwise have said why. Those that got SIGTERM were ended by torchrun.
+    """
+    killed = {rank: -code for rank, code in exit_codes.items() if code < 0 and -code != signal.SIGTERM}
+    for rank, number in killed.items():
+        hint = " Perhaps the system's memory ran out." if number == signal.SIGKILL else ""
+        print(f"Rank {rank} was killed by {signal.Signals(number).name}.{hint}", file=sys.stderr)
+    failed = [code for code in exit_codes.values() if 0 < code < 128]
+    return 1 if killed or not failed else failed[0]

@@ -44,7 +44,10 @@ def parse(argv: list[str], prog: str = LAUNCH_SH) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Decode Wan latents on all GPUs of this machine and watch the frames in the browser.",
-        epilog="./launch.sh --test [PYTEST OPTIONS] runs the tests instead." if prog == LAUNCH_SH else None,
+        epilog="./launch.sh decode --help and encode --help: files instead of a page. ./launch.sh --test [PYTEST "
+        "OPTIONS] runs the tests."
+        if prog == LAUNCH_SH
+        else None,
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", type=int, metavar="N", help="use N GPUs (default: all there are)")

@@ -1,4 +1,4 @@
-"""Latent files: read in every common format, checked before their values are read, written normalised.
+"""Latent files: read in every common format, checked before their values are read, and written.
 
 Raw latents are what the encoder returns. Normalised ones, which diffusers pipelines hand out, have the mean of the
 VAE's family subtracted and are divided by its standard deviation, per channel.
@@ -98,17 +98,18 @@ def to_normalised(z: Tensor, config: WanConfig) -> Tensor:
     return (z - mean) / std
 
 
-def write_latent(z: Tensor, path: Path, config: WanConfig) -> None:
-    """Write a raw latent [1, C, T, H, W], normalised, as the float32 tensor "latent" of a safetensors file.
+def write_latent(z: Tensor, path: Path, config: WanConfig, scaling: str = "normalised") -> None:
+    """Write a raw latent [1, C, T, H, W], normalised or "raw", as the float32 tensor "latent" of a safetensors file.
 
     The file's metadata states the scaling, and for which statistics. Raises OSError if the file cannot be written.
     """
-    tensor = to_normalised(z.detach().float().cpu(), config).contiguous()
+    tensor = z.detach().float().cpu()
+    tensor = (tensor if scaling == "raw" else to_normalised(tensor, config)).contiguous()
     try:
         save_file(
             {"latent": tensor},
             path,
-            {"scaling": "normalised", "format": "pt", "statistics": fingerprint(config)},
+            {"scaling": scaling, "format": "pt", "statistics": fingerprint(config)},
         )
     except SafetensorError as error:
         raise OSError(first_line(error)) from error

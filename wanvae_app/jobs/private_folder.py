@@ -31,17 +31,22 @@ TORCHRUN_LOGS = "torchelastic_"  # prefix of folders that torchrun makes and nev
 _locks: list[int] = []  # file descriptors; the locks last as long as this process
 
 
-def private_folder(pid: int, keep: bool, logs: Path | None = None) -> Path:
+def private_folder(pid: int, keep: bool, logs: Path | None = None, home: Path | None = None) -> Path:
     """Return a temporary folder for the app of the process `pid`, which only this user can enter.
+
+    It lies in the system's temporary folder, or hidden in `home`.
 
     This process holds the folder's lock until it ends. A keeper holds it as long as `pid` lives, and then deletes the
     folder, and torchrun's `logs` with it. If `keep`, the content stays, as after a restart of the ranks; else the
     folder is empty. Folders of apps that are gone are deleted. If others could write to the folder, one with a random
     name is returned instead. Raises OSError if none can be made.
     """
-    home = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir())  # most that it holds are uploads
+    prefix = f"{'.' if home is not None else ''}wanvae-{os.getuid()}-"
+    if home is None:
+        home = Path(
+            os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()
+        )  # most that it holds are uploads
     home.mkdir(parents=True, exist_ok=True)
-    prefix = f"wanvae-{os.getuid()}-"
     path = home / f"{prefix}{pid}-{_instance(pid)}"
     for other in home.glob(f"{prefix}*-*"):
         if other != path:

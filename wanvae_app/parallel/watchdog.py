@@ -155,7 +155,8 @@ class Watchdog:
         dead = self.dead_ranks(reaped=False)
         reason = f"rank {dead[0]} died" if dead else reason
         if self.store.compare_set(LAST_WORDS, "", reason) == reason.encode():
-            log.error("%s; the ranks are being restarted", reason)
+            is_last = os.environ.get("TORCHELASTIC_MAX_RESTARTS") == "0"
+            log.error("%s; %s", reason, "all ranks end" if is_last else "the ranks are being restarted")
 
     def close(self) -> None:
         """End the thread."""
