@@ -76,7 +76,8 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         give_up(error)
     if group.rank == 0:
-        for warning in (*warnings, *agreed.warnings):
+        notes = [note for name in vaes.names for note in vaes[name].notes]
+        for warning in (*warnings, *agreed.warnings, *notes):
             log.warning("%s", warning)
         log.info("%s", summary(group, vaes.first))
         serve(group, vaes, options)

@@ -30,10 +30,14 @@ def warm_up(vae: WanVAE) -> None:
     begun, config = time.perf_counter(), vae.config
     height, width = 480 // config.spatial_factor, 832 // config.spatial_factor
     try:
-        latents = torch.randn(1, config.z_dim, 4, height, width, device=vae.device)
-        frames = torch.cat(list(decode_chunks(vae, latents.split([1, 1, 2], 2))), 2)
-        for _ in encode_chunks(vae, frames.split([1, 4, 8], 2)):
-            torch.cuda.synchronize(vae.device)
+        if config.has_decoder:
+            latents = torch.randn(1, config.z_dim, 4, height, width, device=vae.device)
+            for _ in decode_chunks(vae, latents.split([1, 1, 2], 2)):
+                torch.cuda.synchronize(vae.device)
+        if config.has_encoder:
+            frames = torch.rand(1, config.in_channels, 13, 480, 832, device=vae.device)
+            for _ in encode_chunks(vae, frames.split([1, 4, 8], 2)):
+                torch.cuda.synchronize(vae.device)
     except Exception as error:  # whatever a compiler raises: a run will raise it again, and report it
         log.warning("warming up failed: %s", error)
     else:
@@ -50,7 +54,7 @@ def chunk_sizes(num_latents: int, chunk: int) -> list[int]:
 
 
 def decode_chunks(vae: WanVAE, latents: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:
-    """Decode chunks of raw latents [B z T H W], this rank's part, to frames [B 3 T' H' W'] in [-1, 1], of vae.dtype.
+    """Decode chunks of raw latents [B z T H W], this rank's part, to frames [B C T' H' W'] in [-1, 1], of vae.dtype.
 
     Takes a chunk of latents when its frames are asked for. Any chunking gives the same frames.
     """
@@ -58,7 +62,7 @@ def decode_chunks(vae: WanVAE, latents: Iterable[Tensor], shard: Shard = WHOLE) 
 
 
 def encode_chunks(vae: WanVAE, frames: Iterable[Tensor], shard: Shard = WHOLE) -> Iterator[Tensor]:
-    """Encode chunks of frames [B 3 T H W] in [-1, 1], this rank's part, to raw latents [B z T' H' W'], the mean.
+    """Encode chunks of frames [B C T H W] in [-1, 1], this rank's part, to raw latents [B z T' H' W'], the mean.
 
     The first chunk has 1 + 4 k frames, the others have 4 k. Takes a chunk of frames when its latents are asked for.
     """

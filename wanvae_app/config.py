@@ -35,7 +35,8 @@ STD_2_2 = (
 class WanConfig:
     """One member of the Wan VAE family.
 
-    The widths of the levels are `base_dim * m` for m in `dim_mult`. The decoder goes through them backwards.
+    The widths of the levels are `base_dim * m` for m in `dim_mult`. The decoder goes through them backwards. A pruned
+    VAE states its widths one by one instead.
     """
 
     base_dim: int = 96
@@ -49,16 +50,48 @@ class WanConfig:
     output_patch: int = 1  # the same after the decoder; larger than patch_size in decoders that upscale
     latents_mean: tuple[float, ...] = MEAN_2_1
     latents_std: tuple[float, ...] = STD_2_1
+    in_channels: int = 3  # of a pixel that is encoded: red, green, blue, and perhaps alpha
+    out_channels: int = 3  # of a decoded pixel
+    has_encoder: bool = True
+    has_decoder: bool = True
+    # Widths that are no multiples of a base width; empty otherwise.
+    encoder_widths: tuple[int, ...] = ()
+    decoder_widths: tuple[int, ...] = ()
+    upsampled_widths: tuple[int, ...] = ()
 
     @property
     def encoder_dims(self) -> tuple[int, ...]:
         """The encoder's width before its first level, then after each level."""
-        return tuple(self.base_dim * m for m in (1, *self.dim_mult))
+        return self.encoder_widths or tuple(self.base_dim * m for m in (1, *self.dim_mult))
 
     @property
     def decoder_dims(self) -> tuple[int, ...]:
         """The decoder's width before its first level, then after each level."""
-        return tuple(self.decoder_base_dim * m for m in (self.dim_mult[-1], *reversed(self.dim_mult)))
+        return self.decoder_widths or tuple(
+            self.decoder_base_dim * m for m in (self.dim_mult[-1], *reversed(self.dim_mult))
+        )
+
+    @property
+    def upsampled_dims(self) -> tuple[int, ...]:
+        """The decoder's width after each upsampling step."""
+        # Wan 2.1 halves the width in the upsampling convolution, 2.2 in the next level's first block.
+        return self.upsampled_widths or tuple(
+            width if self.residual else width // 2 for width in self.decoder_dims[1:-1]
+        )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of all layers that the VAE has, except what encoder and decoder take in and put out."""
+        encoder = self.encoder_dims if self.has_encoder else ()
+        decoder = (*self.decoder_dims, *self.upsampled_dims) if self.has_decoder else ()
+        return (*encoder, *decoder)
+
+    @property
+    def lack(self) -> str:
+        """What a VAE without encoder or decoder cannot do, in a clause; "" for a whole one."""
+        if not self.has_encoder:
+            return "has no encoder: it decodes latents, and takes no video"
+        return "" if self.has_decoder else "has no decoder: it encodes videos, and shows no frames"
 
     @property
     def spatial_factor(self) -> int:

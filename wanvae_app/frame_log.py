@@ -12,24 +12,30 @@ from pathlib import Path
 
 import numpy as np
 
+from wanvae_app.alpha import over_checkerboard
+
 MAX_KEPT = 2**30  # bytes of one clip's frames in memory, where they cannot be written to a file
 
 
 class FrameLog:
-    """Append-only log of one clip's frames, uint8 RGB [H, W, 3].
+    """Append-only log of one clip's frames, uint8 [H, W, C]. C is 3 for RGB, or 4 with alpha.
 
     The frames lie in a file of `folder`. Memory stays flat for a long clip, and the file is unlinked as soon as
     it is open: nothing of it remains when the process dies. Without a folder, or once the file cannot be written,
     new frames are kept in memory, MAX_KEPT bytes at most. `warning` says why the file cannot be written.
 
-    The log of a clip whose size is not known yet has height and width 0. `open` sets the size before the first frame.
+    The log of a clip whose size is not known yet has height and width 0. `open` sets the size, and the channels, before
+    the first frame.
 
     Thread-safe for one writer and many readers.
     """
 
-    def __init__(self, height: int = 0, width: int = 0, folder: Path | None = None) -> None:
+    def __init__(
+        self, height: int = 0, width: int = 0, folder: Path | None = None, channels: int = 3
+    ) -> None:
         self.height = 0
         self.width = 0
+        self.channels = channels
         self.times: list[float] = []  # time.monotonic() at which each frame was appended
         self.finished = False  # no frame will follow
         self.closed = False  # the frames are deleted
@@ -40,14 +46,15 @@ class FrameLog:
         self._num_filed = 0  # frames in the file; all later ones are in _kept
         self._kept: list[np.ndarray] = []
         if height or width:
-            self.open(height, width, folder)
+            self.open(height, width, folder, channels)
 
-    def open(self, height: int, width: int, folder: Path | None) -> None:
+    def open(self, height: int, width: int, folder: Path | None, channels: int = 3) -> None:
         """Set the size, and the folder of the file, or None for frames in memory. Call it before the first frame."""
         assert height > 0 and width > 0 and not self.times and not self.finished, (height, width)
         assert self._fd is None, "the log is open"
         self.height = height
         self.width = width
+        self.channels = channels
         if folder is not None:
             try:
                 with tempfile.TemporaryFile(dir=folder, prefix="frames-") as file:
@@ -58,7 +65,11 @@ class FrameLog:
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame."""
-        return self.height * self.width * 3
+        return self.height * self.width * self.channels
+
+    @property
+    def _frame_shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, self.channels
 
     @property
     def num_bytes(self) -> int:
@@ -69,11 +80,11 @@ class FrameLog:
         return len(self.times)
 
     def append(self, frames: np.ndarray) -> None:
-        """Add a copy of `frames`, uint8 [n, H, W, 3]. Only one thread may append, and not after `finish`.
+        """Add a copy of `frames`, uint8 [n, H, W, C]. Only one thread may append, and not after `finish`.
 
         Raises OSError, with a sentence, if they fit neither into the file nor into MAX_KEPT bytes of memory.
         """
-        assert frames.dtype == np.uint8 and frames.shape[1:] == (self.height, self.width, 3), frames.shape
+        assert frames.dtype == np.uint8 and frames.shape[1:] == self._frame_shape, frames.shape
         assert not self.finished, "the log is finished"
         num_filed = self._write(np.ascontiguousarray(frames))
         if (len(self._kept) + len(frames) - num_filed) * self.frame_bytes > MAX_KEPT:
@@ -90,7 +101,7 @@ class FrameLog:
         self._notify()
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Return a copy of frames start to stop (exclusive), uint8 [stop - start, H, W, 3].
+        """Return a copy of frames start to stop (exclusive), uint8 [stop - start, H, W, C].
 
         Raises IndexError for frames that do not exist yet, ValueError after `close`.
         """
@@ -103,7 +114,7 @@ class FrameLog:
             kept = self._kept[max(start - num_filed, 0) : max(stop - num_filed, 0)]
             # Read from a duplicate: it outlives a `close` by another thread, and the lock is free meanwhile.
             fd = os.dup(self._fd) if self._fd is not None and start < num_filed else None
-        frames = np.empty((stop - start, self.height, self.width, 3), np.uint8)
+        frames = np.empty((stop - start, *self._frame_shape), np.uint8)
         num_read = 0
         if fd is not None:
             num_read = min(stop, num_filed) - start
@@ -114,6 +125,10 @@ class FrameLog:
         for i, frame in enumerate(kept):
             frames[num_read + i] = frame
         return frames
+
+    def read_seen(self, start: int, stop: int) -> np.ndarray:
+        """Return frames as `read` does, in RGB: those with alpha over a checkerboard, as a page shows them."""
+        return over_checkerboard(self.read(start, stop))
 
     @contextmanager
     def listener(self, notify: Callable[[], None]) -> Iterator[None]:

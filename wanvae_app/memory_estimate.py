@@ -117,7 +117,7 @@ def activation_bytes(clip: Clip, phase: str, size: int = 1, rank: int = 0) -> in
     with torch.device("meta"):
         vae = build_vae(config, clip.device, clip.dtype, path=clip.path).to(clip.dtype).requires_grad_(False)
     encodes = phase == "encode"
-    channels, scale = (3, config.spatial_factor) if encodes else (config.z_dim, 1)
+    channels, scale = (config.in_channels, config.spatial_factor) if encodes else (config.z_dim, 1)
     counter, state = AllocationCounter(vae.parameters()), vae.new_state(shard)
     # Three chunks show the peak: later ones do the same as the third, or are shorter.
     chunks = [1, *[min(clip.chunk, clip.num_latents - 1)] * min(2, clip.num_latents - 1)]
@@ -217,6 +217,9 @@ def _surely_fits(clip: Clip, free: int, interleaved: bool) -> bool:
     config = clip.config
     num_frames = config.temporal_factor * min(clip.chunk, clip.num_latents)
     num_pixels = num_frames * clip.height * clip.width * config.output_factor**2
-    channels_per_pixel = max(config.base_dim, config.decoder_base_dim) // config.patch_size**2
+    # A level further from the pixels has a quarter of them. Encoder and decoder have a width on both sides of a level.
+    sides = (config.encoder_dims[1:], config.decoder_dims[:0:-1])
+    widest = max(width / (1 << 2 * level) for widths in sides for level, width in enumerate(widths))
+    channels_per_pixel = math.ceil(widest / config.patch_size**2)
     largest = num_pixels * channels_per_pixel * clip.dtype.itemsize
     return MAX_ACTIVATIONS * largest * (1 + interleaved) < free / 2

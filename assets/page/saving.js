@@ -56,7 +56,8 @@ export class Saving {
         keep(picture, `${this.#name(a)}-minus-${this.#name(b)}-frame${frame + 1}.png`);
       } else {
         const clip = this.comparison[what];
-        keep(await this.#fetch(this.#address(clip, frame)), `${this.#name(clip)}-frame${frame + 1}.png`);
+        const picture = await this.#fetch(this.#address(clip, frame, true));
+        keep(picture, `${this.#name(clip)}-frame${frame + 1}.png`);
       }
     } catch (error) {
       this.comparison.report(`The picture could not be saved: ${error.message}`);
@@ -68,9 +69,9 @@ export class Saving {
     this.menu.querySelector("summary").focus();
   }
 
-  #address(clip, frame) {
+  #address(clip, frame, withAlpha = false) {
     const { id, isSource } = parseClip(clip);
-    return this.server.exactAddress(id, isSource, frame);
+    return this.server.exactAddress(id, isSource, frame, withAlpha);
   }
 
   #name(clip) {

@@ -23,8 +23,9 @@ export class Server {
   }
 
   /** Return the address of a clip's exact frame; a clip is a run, or a run's source. */
-  exactAddress(job, isSource, frame) {
-    return this.address(`live/${job}/frame/${frame}.png${isSource ? "?source=1" : ""}`);
+  exactAddress(job, isSource, frame, withAlpha = false) {
+    const query = [...(isSource ? ["source=1"] : []), ...(withAlpha ? ["alpha=1"] : [])].join("&");
+    return this.address(`live/${job}/frame/${frame}.png${query ? `?${query}` : ""}`);
   }
 
   /** Ask how clips differ, by a path below compare/. Returns the Response, whatever its status. */

@@ -51,7 +51,24 @@ def videos() -> dict[str, bytes]:
         lambda value, file: value.save(file, "gif", save_all=True, append_images=frames), frames[0]
     )
     clip = Path(__file__).parents[2] / "assets" / "samples" / "Fish pond.mp4"
-    return {"gif": gif, "mp4": clip.read_bytes()[:4000], "webm": b"\x1a\x45\xdf\xa3" + bytes(range(256))}
+    avif = as_bytes(
+        lambda value, file: value.save(file, "avif", save_all=True, append_images=frames), frames[0]
+    )
+    return {
+        "gif": gif,
+        "mp4": clip.read_bytes()[:4000],
+        "webm": b"\x1a\x45\xdf\xa3" + bytes(range(256)),
+        "ts": b"".join(b"G" + bytes(range(187)) for _ in range(9)),
+        "avif": avif,
+    }
+
+
+@pytest.fixture(scope="module")
+def reading_process(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The process that reads what is no video; its start takes longer on a busy machine than an example may."""
+    path = tmp_path_factory.mktemp("first") / "letter.pt"
+    path.write_text("Dear Sir or Madam")
+    one_sentence(lambda: describe_upload(path, WAN))
 
 
 # Headers are at the beginning of a file, and of an archive at the end.
@@ -96,7 +113,8 @@ def test_checkpoints_edited(kind: str, file: Path, edits: list[tuple[str, int, b
     try_checkpoint(file, edited(checkpoints()[kind], edits))
 
 
-@pytest.mark.parametrize("kind", ["gif", "mp4", "webm"])
+@pytest.mark.parametrize("kind", ["gif", "mp4", "webm", "ts", "avif"])
+@pytest.mark.usefixtures("reading_process")
 @fuzz(10)
 @given(edits=edits)
 def test_videos_edited(kind: str, file: Path, edits: list[tuple[str, int, bytes]]) -> None:

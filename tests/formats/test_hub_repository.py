@@ -70,6 +70,14 @@ REPOSITORIES: dict[str, dict[str, int]] = {
         "audio_vae/model_audio_vae.safetensors": 100 * MB,
         "transformer_with_vae.safetensors": 30 * GB,
     },
+    "somebody/pieces": {
+        "vae/config.json": 700,
+        "vae/diffusion_pytorch_model.safetensors.index.json": 30_000,
+        "vae/diffusion_pytorch_model-00001-of-00002.safetensors": 900 * MB,
+        "vae/diffusion_pytorch_model-00002-of-00002.safetensors": 100 * MB,
+        "vae/diffusion_pytorch_model.fp16-00001-of-00001.safetensors": 500 * MB,
+    },
+    "somebody/quantised": {"wan_vae.gguf": 200 * MB, "wan_model_q4.gguf": 2 * GB},
     "somebody/My-VAE": {"model.safetensors": 254 * MB, "model.pth": 254 * MB},
     "somebody/chat": {"model.safetensors": 2 * GB},
 }  # fmt: skip
@@ -88,7 +96,10 @@ CHOSEN = {
     "Comfy-Org/Wan_2.1_ComfyUI_repackaged:split_files/vae/": "split_files/vae/wan_2.1_vae.safetensors",
     "Comfy-Org/Qwen-Image_ComfyUI": "split_files/vae/qwen_image_vae.safetensors",
     "somebody/tidy": "vae/diffusion_pytorch_model.safetensors",
+    "somebody/pieces": "vae/diffusion_pytorch_model-00001-of-00002.safetensors",
+    "somebody/quantised": "wan_vae.gguf",
     "somebody/My-VAE": "model.safetensors",
+    "somebody/My-VAE:model.pth:ema": "model.pth",
 }
 
 
@@ -126,6 +137,11 @@ def test_several_are_named_with_how_to_choose() -> None:
 def test_what_is_no_repository() -> None:
     for text in ("models/vae.pth", "vae.safetensors", "/models/vae", "a/b/c", "models/vae.pth:x", "C:/vae"):
         assert parse_hub_source(text) is None, text
+
+
+def test_a_part_of_a_file_can_be_named() -> None:
+    assert parse_hub_source("a/b:x/vae.PTH:state.ema") == HubSource("a/b", "x/vae.PTH", "state.ema")
+    assert parse_hub_source("a/b:x/vae.pth") == HubSource("a/b", "x/vae.pth", "")
 
 
 def test_names_on_the_page() -> None:
@@ -177,12 +193,19 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 
 def test_the_vae_alone_is_fetched(hub: Hub) -> None:
-    assert find_weights_file("Wan-AI/Wan2.1-T2V-1.3B").name == "Wan2.1_VAE.pth"
+    assert find_weights_file("Wan-AI/Wan2.1-T2V-1.3B").path.name == "Wan2.1_VAE.pth"
     assert hub.fetched == ["Wan2.1_VAE.pth"]
     hub.fetched.clear()
-    file = find_weights_file("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+    file = find_weights_file("Wan-AI/Wan2.1-T2V-1.3B-Diffusers").path
     assert hub.fetched == ["vae/config.json", "vae/diffusion_pytorch_model.safetensors"]
     assert file.with_name("config.json").is_file(), "the latents' mean and std"
+
+
+def test_all_pieces_are_fetched(hub: Hub) -> None:
+    file = find_weights_file("somebody/pieces")
+    pieces = [f"diffusion_pytorch_model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    assert hub.fetched == ["vae/config.json", *(f"vae/{piece}" for piece in pieces)]
+    assert file.path.name == pieces[0] and file.path.with_name(pieces[1]).is_file()
 
 
 def test_what_was_fetched_is_found_without_a_network(hub: Hub) -> None:

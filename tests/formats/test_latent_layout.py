@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from support.simulated_latents import CHANNELS, COLOURS, Scene, simulate
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
-from wanvae_app.formats.latent_layout import find_layout
-from wanvae_app.formats.latents import read_clip, to_raw
+from wanvae_app.formats.latent_file import ClipChoice
+from wanvae_app.formats.latent_layout import CHANNELS_FIRST, DOUBTFUL, FRAMES_FIRST, as_clip, find_layout
+from wanvae_app.formats.latents import clip_labels, read_clip, to_raw
 from wanvae_app.page.upload import describe_upload
 
 WAN = PRESETS["wan2.1"]
@@ -61,8 +65,61 @@ def test_noise_is_read_as_usual_and_the_doubt_is_said(tmp_path: Path) -> None:
     assert torch.equal(found, z) and "though its values fit both" in order
 
 
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_simulated_clips_of_as_many_frames_as_channels(channels: str) -> None:
+    """Frames that correlate by 0.7 are told from channels, whatever the channels have in common."""
+    random = np.random.default_rng(6)
+    for contrast, colours, scaling in product((0.1, 0.9), COLOURS, ("normalised", "raw")):
+        z = simulate(Scene(contrast, colours, channels, (16, 6, 8), 0.7), WAN, random)
+        z = torch.from_numpy(
+            z if scaling == "normalised" else to_raw(torch.from_numpy(z), WAN, "normalised").numpy()
+        )
+        layout = find_layout(tuple(z.shape), WAN)
+        assert layout is not None
+        for stored in (z, z.transpose(1, 2)):
+            found, _ = as_clip(stored, layout)
+            assert torch.equal(found, z), (contrast, colours, scaling)
+
+
+def test_frames_that_have_nothing_in_common_are_not_exchanged() -> None:
+    """A slide show is read as usual, perhaps with doubt; only its exchanged order may be read with doubt, too."""
+    random = np.random.default_rng(7)
+    for colours, channels in product(COLOURS, CHANNELS):
+        z = torch.from_numpy(simulate(Scene(0.9, colours, channels, (16, 6, 8), 0.0), WAN, random))
+        layout = find_layout(tuple(z.shape), WAN)
+        assert layout is not None
+        assert torch.equal(as_clip(z, layout)[0], z)
+        found, order = as_clip(z.transpose(1, 2), layout)
+        assert torch.equal(found, z) or order == DOUBTFUL
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 5, 4, 6), (3, 5, 16, 4, 6), (3, 16, 16, 4, 6), (3, 1, 16, 4, 6)])
+def test_batches_in_either_order(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    clips = [moving(shape[2] if shape[1] == 16 else shape[1], seed=seed) for seed in range(3)]
+    clips = [z[..., :4, :6].contiguous() for z in clips]
+    stored = torch.cat(clips)
+    torch.save(stored if shape[1] == 16 else stored.transpose(1, 2).contiguous(), tmp_path / "z.pt")
+    labels, others = clip_labels(tmp_path / "z.pt", WAN)
+    assert labels == ["tensor[0]", "tensor[1]", "tensor[2]"] and not others
+    for label, z in zip(labels, clips, strict=True):
+        assert torch.equal(read_clip(tmp_path / "z.pt", WAN, ClipChoice(label)).values, z)
+
+
+def test_an_order_that_is_chosen(tmp_path: Path) -> None:
+    z = moving(16, likeness=0)
+    torch.save(z, tmp_path / "z.pt")
+    for order, expected in ((CHANNELS_FIRST, z), (FRAMES_FIRST, z.transpose(1, 2))):
+        found = read_clip(tmp_path / "z.pt", WAN, ClipChoice(order=order))
+        assert torch.equal(found.values, expected) and found.order.endswith("as you chose.")
+        assert found.is_order_certain
+    long = moving(48)
+    torch.save(long.transpose(1, 2), tmp_path / "long.pt")  # refused unless somebody says so
+    assert torch.equal(read_clip(tmp_path / "long.pt", WAN, ClipChoice(order=FRAMES_FIRST)).values, long)
+
+
 def test_another_familys_latent_is_not_read_as_frames() -> None:
     assert find_layout((1, 48, 16, 4, 5), WAN) is None
-    assert find_layout((2, 3, 16, 4, 5), WAN) is None
+    several = find_layout((2, 3, 16, 4, 5), WAN)
+    assert several is not None and several.is_frames_first and several.num_clips == 2
     picture = find_layout((1, 16, 4, 5), WAN)
     assert picture is not None and not picture.is_frames_first

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import collections
+import datetime
 import json
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +48,20 @@ def large_comfy(z: Tensor, path: Path) -> None:
     save_file({"latent_tensor": z.contiguous(), "latent_format_version_0": torch.tensor([])}, path, metadata)
 
 
+# What people save beside a tensor, and what is no code.
+HARMLESS = {
+    "path": Path("/a/b"),
+    "step": np.float64(3),
+    "seed": np.int64(7),
+    "flag": np.bool_(True),
+    "args": argparse.Namespace(lr=1e-3, out=Path("x")),
+    "when": datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC),
+    "names": {"a", "b"},
+    "frozen": frozenset([1]),
+    "plain": types.SimpleNamespace(a=1),
+}
+
+
 WRITERS: dict[str, Callable[[Tensor, Path], None]] = {
     "plain.safetensors": lambda z, path: save_file({"anything": z}, path),
     "with others.safetensors": lambda z, path: save_file(
@@ -66,6 +83,17 @@ WRITERS: dict[str, Callable[[Tensor, Path], None]] = {
     "fortran.npy": lambda z, path: np.save(path, np.asfortranarray(z.numpy())),
     "big endian.npy": lambda z, path: np.save(path, z.numpy().astype(">f4")),
     "arrays.npz": lambda z, path: np.savez(path, latent=z.numpy(), noise=z.numpy() + 1, steps=np.arange(3)),
+    "compressed.npz": lambda z, path: np.savez_compressed(
+        path, latents=z.numpy(), step=np.int64(3), frames=np.zeros((9, 400, 400, 3), np.uint8)
+    ),
+    "compressed fortran.npz": lambda z, path: np.savez_compressed(path, np.asfortranarray(z.numpy())),
+    "harmless.pt": lambda z, path: torch.save({"latents": z, **HARMLESS}, path),
+    "harmless, protocol 4.pt": lambda z, path: torch.save(
+        {"latents": z, **HARMLESS}, path, pickle_protocol=4
+    ),
+    "harmless, legacy.pt": lambda z, path: save_legacy([HARMLESS, {"out": (z, HARMLESS)}], path),
+    "clean beside noise.pt": lambda z, path: torch.save({"noise": z + 1, "x": z, "mask": z > 0}, path),
+    "denoised.safetensors": lambda z, path: save_file({"denoised": z, "a": z + 1, "latents": z - 1}, path),
     "no suffix": torch.save,
     "mislabelled.npy": lambda z, path: save_file({"latent": z}, path),
     "mislabelled.mp4": torch.save,

@@ -159,5 +159,6 @@ def test_rates(tick: str, starts: list[int], duration: int, expected: float | No
         listing.add(line)
     for start in starts:
         listing.add(f"0, {start:10}, {start:10}, {duration:8}, {100:8}, 0x0123abcd, F=0x0")
-    assert listing.is_there and listing.size == (64, 48)
-    assert listing.rate() == (None if expected is None else pytest.approx(expected))
+    stream = listing.streams[0]
+    assert stream.size == (64, 48)
+    assert stream.pace().rate == (None if expected is None else pytest.approx(expected))

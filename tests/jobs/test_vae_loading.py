@@ -20,6 +20,7 @@ from support.tiny import some_latent, some_video, tiny_checkpoint
 from wanvae_app.codec import chunk_sizes, decode_chunks
 from wanvae_app.formats.checkpoint import load_vae
 from wanvae_app.formats.latents import read_latent
+from wanvae_app.formats.weights_file import WeightsFile
 from wanvae_app.jobs import vae_cache, vae_loading, worker
 from wanvae_app.jobs.follower import follow
 from wanvae_app.jobs.job import Step
@@ -122,13 +123,13 @@ def test_every_run_is_decoded_by_its_vae_on_all_ranks(sources: dict[str, str]) -
 def fail_once_on_rank_1(group: Group, vaes: VaeCache) -> None:
     original = vae_cache.load_vae
 
-    def load(path: Path, *args: Any, **kwargs: Any) -> Any:
+    def load(file: WeightsFile, *args: Any, **kwargs: Any) -> Any:
         assert group.watchdog is not None
-        assert group.watchdog._working and group.watchdog._where == f"loading {path.stem}"
-        if group.rank == 1 and path.stem == "wide":
+        assert group.watchdog._working and group.watchdog._where == f"loading {file.path.stem}"
+        if group.rank == 1 and file.path.stem == "wide":
             vae_cache.load_vae = original
             raise torch.OutOfMemoryError("no memory for weights")
-        return original(path, *args, **kwargs)
+        return original(file, *args, **kwargs)
 
     vae_cache.load_vae = load
     if group.rank == 1:

@@ -153,3 +153,11 @@ def test_a_terminal_reads_sentences(capsys: pytest.CaptureFixture[str]) -> None:
     notebook.watch(iter([clip(5)]), 5)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "0 of 5 frames" and lines[-1].startswith("5 of 5 frames")
+
+
+def test_frames_with_alpha_are_shown(shown: Shown) -> None:
+    frames = torch.cat((clip(3), torch.full((3, 32, 48, 1), 100, dtype=torch.uint8)), 3)
+    assert torch.equal(notebook.watch(iter([frames]), 3), frames)
+    assert "data:image/jpeg" in shown[-1]
+    notebook.play(frames)
+    assert "data:video/mp4" in shown[-1] and shown.text == "a video of 3 frames, 48x32"

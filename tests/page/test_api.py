@@ -13,6 +13,7 @@ import imageio.v3 as iio
 import pytest
 from gradio_client import Client, handle_file
 from support.app_runner import App, running_app, wait_for
+from support.video_files import pattern
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "assets" / "samples" / "Rolling marbles.safetensors"
@@ -40,6 +41,7 @@ def test_a_run_is_streamed(client: Client) -> None:
     assert counts == sorted(counts) and counts[-1] == last["num_frames"] == 17
     assert any(0 < count < 17 for count in counts), "no update came while frames were being made"
     assert last["state"] == "finished" and last["ranks"] == 2 and last["elapsed"] > 0 and last["rate"] > 0
+    assert Path(video).name == "Rolling marbles.mp4"
     assert iio.imread(video, plugin="FFMPEG").shape == (17, 256, 256, 3)
     assert latent is None
 
@@ -49,6 +51,13 @@ def test_runs_of_one_input_are_compared(client: Client) -> None:
         last, *_ = client.predict(handle_file(SAMPLE), parallel, 2, "Normalised", api_name="/run")
     assert last["comparison"]["max_abs"] <= 1 and last["comparison"]["speedup"] > 0
     assert [row["parallel"] for row in last["rows"]][-2:] == [True, False]
+
+
+def test_some_frames_of_a_video(client: Client, tmp_path: Path) -> None:
+    path = pattern(tmp_path / "a.mp4", "-c:v", "libx264", size="32x32", frames=20)
+    last, video, _ = client.predict(handle_file(path), True, 1, frames="3-20/2", api_name="/run")
+    assert last["num_frames"] == 9 and "Frames 3 to 20 are taken, one of every 2." in last["note"]
+    assert iio.imread(video, plugin="FFMPEG").shape == (9, 32, 32, 3)
 
 
 def test_a_wrong_file_is_an_error_in_one_sentence(client: Client, tmp_path: Path) -> None:
@@ -82,7 +91,17 @@ def test_nothing_else_is_offered(client: Client) -> None:
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert list(endpoints) == ["/run"]
     names = [parameter["parameter_name"] for parameter in endpoints["/run"]["parameters"]]
-    assert names == ["file", "parallel", "chunk", "scaling", "vae"]
+    assert names == [
+        "file",
+        "parallel",
+        "chunk",
+        "scaling",
+        "vae",
+        "frames",
+        "part",
+        "order",
+        "latent_format",
+    ]
 
 
 def test_the_password_covers_the_runs(app: App, client: Client) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 from PIL import Image
+from safetensors.torch import load_file
 from support.browser import NUM_FRAMES, SAMPLE, Rigged, Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,7 +143,12 @@ def test_a_video_there_and_back(rigged: Rigged, visitor: Visitor, tmp_path: Path
         visitor.page.wait_for_function("document.querySelector('canvas').width === 200")
         assert visitor.state["mode"] == mode
     # The latent that was downloaded is a latent to upload.
-    visitor.upload(visitor.download(".latent-file", tmp_path))
+    normalised = visitor.download(".latent-file", tmp_path)
+    visitor.page.select_option(".latent-format", "ComfyUI raw")
+    raw = visitor.download(".latent-file", tmp_path)
+    assert (normalised.name, raw.name) == ("mine-latent.safetensors", "mine-latent-raw.latent")
+    assert load_file(raw)["latent_tensor"].shape == load_file(normalised)["latent"].shape
+    visitor.upload(normalised)
     assert "17 frames of 200" in visitor.page.inner_text("#about")
 
 

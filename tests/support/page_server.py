@@ -18,6 +18,7 @@ from support.tiny import some_latent, tiny_vae
 from wanvae_app.jobs.archive import Archive
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
+from wanvae_app.model.vae import WanVAE
 from wanvae_app.page.entry import HistoryEntry, RunInput
 from wanvae_app.page.frame_stream import RECORD_HEADER
 from wanvae_app.page.history import History
@@ -35,11 +36,11 @@ class Server:
     nobody may fetch; it holds HIDDEN.
     """
 
-    def __init__(self, folder: Path, archive: Archive | None = None) -> None:
+    def __init__(self, folder: Path, archive: Archive | None = None, vae: WanVAE | None = None) -> None:
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from wanvae_app.page.blocks import build_page, launch_arguments
 
-        self.jobs = JobService(Group(0, 1, torch.device("cpu")), tiny_vae(), folder / "runs")
+        self.jobs = JobService(Group(0, 1, torch.device("cpu")), vae or tiny_vae(), folder / "runs")
         self.history = History(self.jobs, archive=archive)
         self.page = build_page(self.jobs, self.history)
         arguments = launch_arguments(self.jobs, self.history)
@@ -89,9 +90,11 @@ class Server:
 
 
 @contextmanager
-def running_server(folder: Path, archive: Archive | None = None) -> Iterator[Server]:
+def running_server(
+    folder: Path, archive: Archive | None = None, vae: WanVAE | None = None
+) -> Iterator[Server]:
     """Start a server, and close it at the end."""
-    server = Server(folder, archive)
+    server = Server(folder, archive, vae)
     try:
         yield server
     finally:

@@ -13,22 +13,29 @@ from support.tiny import tiny_vae
 from wanvae_app.jobs.follower import follow
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.jobs.service import JobService
+from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.process_group import Group
 
 
 def on_ranks(
-    size: int, scene: Callable[[JobService], Any], prepare: Callable[[Group], None] | None = None
+    size: int,
+    scene: Callable[[JobService], Any],
+    prepare: Callable[[Group], None] | None = None,
+    make_vae: Callable[[torch.dtype], WanVAE] = tiny_vae,
 ) -> Any:
     """Return what scene(jobs) returns on rank 0, while the other ranks follow. `prepare` runs before, on all ranks."""
-    return run_group(size, _run_rank, scene, prepare)[0]
+    return run_group(size, _run_rank, scene, prepare, make_vae)[0]
 
 
 def _run_rank(
-    group: Group, scene: Callable[[JobService], Any], prepare: Callable[[Group], None] | None
+    group: Group,
+    scene: Callable[[JobService], Any],
+    prepare: Callable[[Group], None] | None,
+    make_vae: Callable[[torch.dtype], WanVAE],
 ) -> Any:
     if prepare is not None:
         prepare(group)
-    vae = tiny_vae(torch.float64)
+    vae = make_vae(torch.float64)
     if group.rank > 0:
         return follow(group, vae)
     jobs = JobService(group, vae)
@@ -58,5 +65,5 @@ def wait_until_ended(run: JobState, timeout: float = 30) -> JobState:
 
 
 def frames_of(run: JobState) -> np.ndarray:
-    """Return all frames of a run, uint8 [T H W 3]."""
+    """Return all frames of a run, uint8 [T H W C]."""
     return run.frames.read(0, len(run.frames))

@@ -24,6 +24,13 @@ def tiny_vae(dtype: torch.dtype = torch.float32) -> WanVAE:
     return vae.to(dtype).requires_grad_(False).eval()
 
 
+def tiny_vae_with_alpha(dtype: torch.dtype = torch.float32) -> WanVAE:
+    """A Wan 2.1 VAE of width 4 whose pixels have four channels, the same at every call."""
+    torch.manual_seed(8)
+    config = replace(PRESETS["wan2.1"], base_dim=4, decoder_base_dim=4, in_channels=4, out_channels=4)
+    return WanVAE(config).to(dtype).requires_grad_(False).eval()
+
+
 def tiny_checkpoint(path: Path, width: int = 4, preset: str = "wan2.1") -> Path:
     """Write random weights of a VAE of this width, the same for the same width."""
     torch.manual_seed(width)

@@ -47,7 +47,7 @@ class ClipRequest:
             return (1, self.num_channels, num_latents, self.height, self.width)
         factor = config.spatial_factor
         length = config.num_frames(num_latents) if is_first else config.temporal_factor * num_latents
-        return (1, 3, length, self.height * factor, self.width * factor)
+        return (1, config.in_channels, length, self.height * factor, self.width * factor)
 
     def input_scale(self, config: WanConfig) -> int:
         """Rows of the input per latent row."""
@@ -90,6 +90,7 @@ def prepare_latent(
     other scaling. Raises ValueError for another shape, for values
     that are not finite, and for an unknown scaling or output.
     """
+    _check_has(config.has_decoder, config)
     _check_choice("scaling", scaling, SCALINGS)
     _check_choice("output", output, OUTPUTS)
     _check_chunk(chunk)
@@ -122,20 +123,23 @@ def prepare_video(
 ) -> PreparedClip:
     """Check a video that is to be encoded: uint8 [T H W 3], or floats in [-1, 1] [1 3 T H W] or [3 T H W].
 
+    A VAE that encodes alpha takes four channels as well, and three as opaque.
+
     Raises ValueError for another shape, type or range, for sides that the VAE cannot encode, for a number of frames
-    other than 1 + 4 k, and for an unknown scaling.
+    other than 1 + 4 k, for an unknown scaling, and for a VAE without an encoder.
     """
+    _check_has(config.has_encoder, config)
     _check_choice("scaling", scaling, SCALINGS)
     _check_chunk(chunk)
-    frames = as_frames(video)
+    frames = as_frames(video, config.in_channels)
     if frames.is_floating_point():
         _warn_of_range(frames)
     request = _encoding_request(frames, scaling, chunk, config)
     return PreparedClip(request, cut(frames, request, config))
 
 
-def as_frames(video: object) -> Tensor:
-    """Return a video, a tensor or an array as `prepare_video` takes it, as a tensor [1 3 T H W].
+def as_frames(video: object, num_channels: int) -> Tensor:
+    """Return a video, a tensor or an array as `prepare_video` takes it, as a tensor [1 C T H W].
 
     Raises ValueError for another shape, type or range.
     """
@@ -152,16 +156,19 @@ def as_frames(video: object) -> Tensor:
     if not isinstance(x, Tensor):
         raise ValueError(f"A video is a tensor or an array, not {type(video).__name__}.")
     if x.dtype == torch.uint8:
-        if x.dim() != 4 or x.shape[3] != 3:
+        if x.dim() != 4 or x.shape[3] not in (3, num_channels):
             raise ValueError(f"A video of uint8 has the shape [T, H, W, 3], not {list(x.shape)}.")
         frames = x.permute(3, 0, 1, 2)[None]
     else:
-        frames = _check_float_video(x.detach())
+        frames = _check_float_video(x.detach(), num_channels)
+    if frames.shape[1] < num_channels:
+        opaque = 255 if frames.dtype == torch.uint8 else 1
+        frames = torch.cat((frames, torch.full_like(frames[:, :1], opaque)), 1)
     return frames
 
 
 def _encoding_request(frames: Tensor, scaling: Scaling, chunk: int, config: WanConfig) -> ClipRequest:
-    """Return the request for frames [1 3 T H W]. Raises ValueError for sides or a length that cannot be encoded."""
+    """Return the request for frames [1 C T H W]. Raises ValueError for sides or a length that cannot be encoded."""
     _, _, num_frames, height, width = frames.shape
     factor = config.spatial_factor
     if height % factor or width % factor or not height or not width:
@@ -174,7 +181,7 @@ def _encoding_request(frames: Tensor, scaling: Scaling, chunk: int, config: WanC
 
 
 def as_model_input(chunk: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert a chunk of a clip to the VAE's dtype; uint8 frames [1 3 T H W] become numbers in [-1, 1]."""
+    """Convert a chunk of a clip to the VAE's dtype; uint8 frames [1 C T H W] become numbers in [-1, 1]."""
     if chunk.dtype != torch.uint8:
         return chunk.to(dtype)
     return from_uint8(chunk[0].permute(1, 2, 3, 0), dtype)
@@ -185,10 +192,22 @@ def _check_chunk(chunk: int) -> None:
         raise ValueError(f"chunk={chunk!r} is impossible; give 1 or more latent frames per chunk.")
 
 
-def _check_float_video(x: Tensor) -> Tensor:
-    """Return floats [1 3 T H W] in [-1, 1]. Raises ValueError for anything else."""
+def _check_has(half: bool, config: WanConfig) -> None:
+    """Raise ValueError, with what the VAE can do, unless it has the half that is needed, encoder or decoder."""
+    if not half:
+        raise ValueError(f"This VAE {config.lack}.")
+
+
+def _check_float_video(x: Tensor, num_channels: int) -> Tensor:
+    """Return floats [1 C T H W] in [-1, 1]; C is 3 or `num_channels`. Raises ValueError for anything else."""
     frames = x[None] if x.dim() == 4 else x
-    if not x.is_floating_point() or frames.dim() != 5 or tuple(frames.shape[:2]) != (1, 3) or not x.numel():
+    sizes = [(1, 3), (1, num_channels)]
+    if (
+        not x.is_floating_point()
+        or frames.dim() != 5
+        or tuple(frames.shape[:2]) not in sizes
+        or not x.numel()
+    ):
         raise ValueError(
             f"A video of {x.dtype} and shape {list(x.shape)} cannot be encoded: give uint8 [T, H, W, 3], or floats "
             "in [-1, 1] of shape [1, 3, T, H, W]."

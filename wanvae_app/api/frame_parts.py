@@ -31,12 +31,13 @@ def prepare_frames(parts: Iterable[Part], scaling: Scaling, chunk: int, config: 
     """
     remaining = iter(parts)
     for part in remaining:
-        first = as_frames(_with_time(part))
+        first = as_frames(_with_time(part), config.in_channels)
         frame = first[:, :, :1]
         if frame.dtype == torch.uint8:
             frame = frame[0].permute(1, 2, 3, 0)
         request = replace(prepare_video(frame, scaling, chunk, config).request, num_latents=None, chunk=chunk)
-        checked = chain([first], (_like(as_frames(_with_time(part)), first) for part in remaining))
+        later = (as_frames(_with_time(part), config.in_channels) for part in remaining)
+        checked = chain([first], (_like(part, first) for part in later))
         return PreparedClip(request, _chunks(checked, chunk, config.temporal_factor))
     raise ValueError("The video has no frames.")
 

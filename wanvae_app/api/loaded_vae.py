@@ -64,6 +64,8 @@ def load_vae(
         if group.device.type == "cuda" and agreed.dtype.itemsize >= 4:
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         vae = open_vaes(group, {str(source): str(source)}, agreed.dtype, agreed.path).first
+        for note in vae.notes if group.rank == 0 else ():
+            log.warning("%s", note)
         if group.size > 1:
             get_ready(group, vae)
     return LoadedVae(vae, ranks)
@@ -73,10 +75,10 @@ class LoadedVae:
     """A Wan VAE that codes clips on all ranks of this program. `load_vae` makes it.
 
     Latents have the shape [1 C T H W], with C = `config.z_dim`. Frames are uint8 [T H W 3], or floats in [-1, 1] of
-    shape [1 3 T H W]. T latent frames hold 4 T - 3 frames, and a latent pixel is 8 pixels wide and high in Wan 2.1, 16
-    in 2.2. A latent is "raw", as the encoder makes it and ComfyUI keeps it, or "normalised" by the statistics in
-    `config`, as diffusers' pipelines hand it out. There is no default: a latent of the other kind decodes to wrong
-    colours.
+    shape [1 3 T H W]; those of a VAE with alpha have four channels. T latent frames hold 4 T - 3 frames, and a latent
+    pixel is 8 pixels wide and high in Wan 2.1, 16 in 2.2. A latent is "raw", as the encoder makes it and ComfyUI keeps
+    it, or "normalised" by the statistics in `config`, as diffusers' pipelines hand it out. There is no default: a
+    latent of the other kind decodes to wrong colours.
 
     Results lie on `device`. Under torchrun all ranks make the same calls, in the same order. Rank 0 has the input and
     gets the result. What other ranks give is not read, and may be None; they get a result without frames, and their
@@ -132,8 +134,8 @@ class LoadedVae:
         """
         stream = self._start_decoding(latent, scaling, output, chunk)
         if output == "uint8":
-            return self._join(stream, 0, (0, 0, 0, 3), torch.uint8)
-        return self._join(stream, 2, (1, 3, 0, 0, 0), self.dtype)
+            return self._join(stream, 0, (0, 0, 0, self.config.out_channels), torch.uint8)
+        return self._join(stream, 2, (1, self.config.out_channels, 0, 0, 0), self.dtype)
 
     def decode_stream(
         self, latent: Tensor | None, *, scaling: Scaling, output: Output = "uint8", chunk: int | None = None

@@ -45,7 +45,7 @@ class RankedClip:
         height, width = request.height, request.width
         # None for a rank that owns no part of the picture: it only agrees with the others.
         self.shard = Shard.plan(height, width, group.size, group.rank, group.data, group.peer_memory)
-        rows = 1 if request.result == "uint8" else 3  # of T H W 3, or of B C T H W
+        rows = 1 if request.result == "uint8" else 3  # of T H W C, or of B C T H W
         self.result_dim = rows + (self.shard is not None and self.shard.columns)
         self.result: Tensor | None = None  # of the last chunk, on rank 0, until it is yielded
         self.results: Generator[Tensor] | None = None

@@ -98,7 +98,10 @@ def run_cases(args: argparse.Namespace, group: Group, agreed: Agreement, counts:
         if prints_tables:
             print(f"\n{vae.name}: {summary(group, vae)}\n\n{table_head(headings)}", flush=True)
         chunk = args.chunk or vae.default_chunk
-        for text in args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES):
+        cases = args.case or (GPU_CASES.get(source, GPU_CASES["wan2.1"]) if gpu else CPU_CASES)
+        if vae.config.lack and not args.case:
+            cases = [text for text in cases if text.startswith("decode") == vae.config.has_decoder]
+        for text in cases:
             case = Case.parse(text, vae.config, args.latent)
             if paths:
                 with_diffusers = not args.no_diffusers

@@ -29,6 +29,8 @@ class Case:
                 f"{text!r} is no case; write KIND:HEIGHTxWIDTHxFRAMES, such as decode:480x832x81."
             )
         case = cls(found[1], int(found[2]), int(found[3]), int(found[4]), latent)
+        if not (config.has_decoder if case.kind == "decode" else config.has_encoder):
+            raise ValueError(f"{text}: this VAE {config.lack}.")
         config.num_latents(case.num_frames)
         if case.height % config.spatial_factor or case.width % config.spatial_factor:
             raise ValueError(f"{text}: height and width must be multiples of {config.spatial_factor}.")

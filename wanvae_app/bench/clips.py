@@ -33,9 +33,9 @@ def make_latent(case: Case, config: WanConfig) -> Tensor:
     return to_raw(smooth_noise(shape[1:])[None], config, "normalised")
 
 
-def make_video(case: Case) -> Tensor:
-    """Return the frames [T, H, W, 3] that a case encodes, uint8 on the CPU: smooth noise around grey."""
-    noise = smooth_noise((3, case.num_frames, case.height, case.width))
+def make_video(case: Case, num_channels: int = 3) -> Tensor:
+    """Return the frames [T, H, W, C] that a case encodes, uint8 on the CPU: smooth noise around grey."""
+    noise = smooth_noise((num_channels, case.num_frames, case.height, case.width))
     return (noise * 48 + 128).clamp(0, 255).round().byte().movedim(0, 3).contiguous()
 
 

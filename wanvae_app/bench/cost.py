@@ -73,7 +73,7 @@ def _code_chunk(vae: WanVAE, case: Case, size: int, state: ClipState) -> None:
         _, channels, _, height, width = case.latent_shape(config)
         scale = 1
     else:
-        channels, height, width, scale = 3, case.height, case.width, config.spatial_factor
+        channels, height, width, scale = config.in_channels, case.height, case.width, config.spatial_factor
     x = torch.empty(1, size, height, width, channels, dtype=vae.dtype, device="meta").movedim(-1, 1)
     if shard.num_ranks > 1:
         x = shard.part(x, scale)

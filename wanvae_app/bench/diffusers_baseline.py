@@ -23,7 +23,9 @@ def diffusers_seconds(vae: WanVAE, case: Case, repeat: int) -> dict[str, float] 
 
     None if diffusers is not installed, or has no such VAE.
     """
-    if vae.config.output_patch != vae.config.patch_size:
+    config = vae.config
+    is_pruned = config.encoder_widths or config.decoder_widths or config.upsampled_widths
+    if config.output_patch != config.patch_size or is_pruned or config.lack or config.out_channels != 3:
         return None
     # Nobody decodes in float32 on a GPU. On a CPU it is the dtype that diffusers chooses by itself.
     dtypes = (vae.dtype,) if vae.device.type == "cuda" else (vae.dtype, torch.float32)
@@ -60,7 +62,7 @@ def _seconds(vae: WanVAE, case: Case, dtype: torch.dtype, repeat: int) -> float 
     if case.kind == "decode":
         x = make_latent(case, c).to(vae.device, dtype)
     else:
-        x = from_uint8(make_video(case).to(vae.device), dtype)
+        x = from_uint8(make_video(case, c.in_channels).to(vae.device), dtype)
     times = []
     with torch.inference_mode():
         for _ in range(repeat + 1):

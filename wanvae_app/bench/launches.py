@@ -163,7 +163,7 @@ class _NoMessages:
 
 def note_launches(vae: FastVAE, scene: Scene, compilations: Compilations) -> None:
     """Code three chunks of a clip as `scene` says, and note their launches. The VAE is on the device "meta"."""
-    config, dtype = vae.config, vae.quant_conv.weight.dtype
+    config, dtype = vae.config, vae.dtype
     factor = config.spatial_factor if scene.phase == "encode" else config.output_factor
     height, width = (length // factor for length in scene.size)  # of the latent
     encodes, shard = scene.phase == "encode", _shard(height, width, scene.part)

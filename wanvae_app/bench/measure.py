@@ -87,7 +87,8 @@ def clip_coder(vae: WanVAE, case: Case, chunk: int, shard: Shard) -> Callable[[]
     if case.kind == "decode":
         latents = shard.part(make_latent(case, config)).to(vae.device, vae.dtype)
         return lambda: map(vae.to_uint8, decode_chunks(vae, torch.split(latents, sizes, 2), shard))
-    pixels = shard.part(make_video(case), config.spatial_factor, shard.dim - 2).to(vae.device)
+    pixels = make_video(case, config.in_channels)
+    pixels = shard.part(pixels, config.spatial_factor, shard.dim - 2).to(vae.device)
     return lambda: encode_chunks(vae, (from_uint8(x, vae.dtype) for x in torch.split(pixels, sizes)), shard)
 
 

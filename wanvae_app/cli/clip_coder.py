@@ -20,7 +20,7 @@ from wanvae_app.cli.clip_outputs import WRITERS, FeedEnded, FrameFeed, whole_or_
 from wanvae_app.cli.clip_report import Outcome, Reporter
 from wanvae_app.device import device_fault
 from wanvae_app.errors import describe
-from wanvae_app.formats.latents import write_latent
+from wanvae_app.formats.latents import LatentFormat, write_latent
 from wanvae_app.parallel.process_group import GroupLost
 
 MAX_WRITING = 2  # files that are being finished at a time
@@ -147,7 +147,7 @@ class ClipCoder:
                 self.reporter.advance(index, z.shape[2] * factor)
                 latents.append(z.cpu())
         with whole_or_nothing(file.result, self.folder / str(index)) as path:
-            write_latent(torch.cat(latents, 2), path, config, self.options.scaling)
+            write_latent(torch.cat(latents, 2), path, config, LatentFormat(self.options.scaling))
         self._finish(index, num_frames, started, clip.notes)
 
     def _finish(self, index: int, num_frames: int, started: float, notes: list[str]) -> None:

@@ -41,8 +41,8 @@ def add_shared_options(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         type=parse_vae,
         action="append",
-        help="weights: a file, a diffusers folder or a Hugging Face id, also as ID:PATH (default: the demo VAE); may "
-        "be repeated, and as NAME=SOURCE it has that name on the page",
+        help="weights: a file, a diffusers folder or a Hugging Face id, also as ID:PATH (default: the demo VAE); "
+        "FILE:PART is one of several VAEs in a file; may be repeated, and as NAME=SOURCE it has that name on the page",
     )
     parser.add_argument(
         "--dtype",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 MAX_NAME = 40  # characters
 NAME = re.compile(rf"\w[\w .+()-]{{0,{MAX_NAME - 1}}}")
 NOT_IN_NAMES = re.compile(r"[^\w.+()-]+")
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 # Names of files and folders that are the same for every VAE.
 USUAL_NAMES = ("diffusion_pytorch_model", "vae")
 
@@ -19,7 +19,7 @@ class VaeSource(NamedTuple):
     """One VAE of the command line."""
 
     name: str  # on the page; empty: `named` takes it from the source
-    source: str  # a file, a diffusers folder or a Hugging Face id, perhaps with :PATH
+    source: str  # a file, a diffusers folder or a Hugging Face id, perhaps with :PATH or :PART
 
     @property
     def option(self) -> str:

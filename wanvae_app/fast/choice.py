@@ -146,11 +146,5 @@ def _why_plain(config: WanConfig, device: torch.device, dtype: torch.dtype) -> s
         return "no GPU"
     if why := why_no_kernels_take(dtype):
         return why
-    odd = [width for width in _widths(config) if width % WIDTH_MULTIPLE]
+    odd = [width for width in config.widths if width % WIDTH_MULTIPLE]
     return f"a layer has {odd[0]} channels, and kernels take multiples of {WIDTH_MULTIPLE}" if odd else ""
-
-
-def _widths(config: WanConfig) -> tuple[int, ...]:
-    """Return the channels of all layers, except what encoder and decoder take in and put out."""
-    upsampled = () if config.residual else tuple(width // 2 for width in config.decoder_dims[1:-1])
-    return (*config.encoder_dims, *config.decoder_dims, *upsampled)

@@ -154,7 +154,7 @@ class FastVAE(WanVAE):
 
     def _key(self, phase: str, shape: Sequence[int], shard: Shard) -> tuple[Any, ...]:
         """Return what is equal for clips that can use one coder."""
-        weight = self.quant_conv.weight
+        weight = self.first_weight
         weights = weight.dtype, weight.data_ptr()
         at_once = self._clips_path.frames_at_once
         return phase, shard.dim, shard.bounds, shard.rank, tuple(shape), weights, at_once

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -15,11 +14,15 @@ from torch import Tensor
 
 from wanvae_app.config import WanConfig
 from wanvae_app.fast.choice import build_vae
-from wanvae_app.formats.key_maps import FIRST_DECODER_WEIGHT, Naming, external_name, recognise
+from wanvae_app.formats.checkpoint_config import check_sizes, recognise
+from wanvae_app.formats.checkpoint_parts import VaeTensors, select_vae
+from wanvae_app.formats.gguf_file import gguf_tensors, is_gguf
+from wanvae_app.formats.key_maps import Naming, external_name
+from wanvae_app.formats.latent_statistics import with_statistics
 from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
-from wanvae_app.formats.weights_file import find_weights_file
+from wanvae_app.formats.weights_file import WeightsFile, all_pieces, find_weights_file
 from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.vae import WanVAE
 
@@ -27,12 +30,20 @@ from wanvae_app.model.vae import WanVAE
 # does not depend on the scale of its input, and a power of two keeps the weights exact.
 FP16_SCALE = 2.0**-6
 
-MAX_CONFIG = 2**20  # bytes of a config.json
-MAX_TENSORS = 2000  # of a VAE; Wan 2.2's has 196
+Source = str | Path | WeightsFile  # a text or path is as `find_weights_file` takes it
+
+
+class _Checkpoint(NamedTuple):
+    """A VAE's file, as its headers describe it."""
+
+    path: Path
+    config: WanConfig
+    tensors: dict[str, LazyTensor]  # under the VAE's names
+    notes: tuple[str, ...]
 
 
 def load_vae(
-    source: str | Path,
+    source: Source,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     path: CodePath | None = None,
@@ -42,17 +53,19 @@ def load_vae(
     """The VAE in `source`: a file, a diffusers folder, or a Hugging Face id such as Wan-AI/Wan2.1-VAE.
 
     Reads the official .pth, and the files of ComfyUI, LightX2V and diffusers, which it tells apart by their tensors.
+    A file may hold an encoder or a decoder alone. `notes` of the VAE say which of several was chosen.
     `path` is the code path that ranks agreed on; see `build_vae`. The VAE is in evaluation mode, without gradients, in
     channels-last layout. `on_tensor` is called after each tensor that is read. Raises ValueError, with one sentence,
     for a source that is none of these.
     """
     device = torch.device(device)
-    file, config, tensors = _open(source)
-    vae = _build(file, config, dtype, device, path)
+    checkpoint = _open(source)
+    vae = _build(checkpoint, dtype, device, path)
+    file = checkpoint.path
     load_dtype = loading_dtype(dtype)
     weights = {}
-    for name, tensor in tensors.items():
-        weight = _read_weight(name, tensor, config, file).to(device, load_dtype)
+    for name, tensor in checkpoint.tensors.items():
+        weight = _read_weight(name, tensor, checkpoint.config, file).to(device, load_dtype)
         # NaN and infinity show in the extremes; isfinite(weight).all() takes twenty times as long.
         if not all(extreme.isfinite() for extreme in weight.aminmax()):
             raise ValueError(
@@ -74,7 +87,7 @@ def loading_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def describe_vae(
-    source: str | Path,
+    source: Source,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     path: CodePath | None = None,
@@ -83,12 +96,11 @@ def describe_vae(
 
     Raises ValueError, with one sentence, if load_vae would refuse the source for its headers.
     """
-    file, config, _ = _open(source)
-    vae = _build(file, config, dtype, torch.device(device), path)
+    vae = _build(_open(source), dtype, torch.device(device), path)
     return vae.requires_grad_(False).eval().to(dtype)
 
 
-def check(source: str | Path) -> None:
+def check(source: Source) -> None:
     """Raise ValueError, with one sentence, if load_vae would refuse `source` for its headers. Reads no weights."""
     _open(source)
 
@@ -116,24 +128,30 @@ def rescale(vae: WanVAE, scale: float) -> None:
             parameter.mul_(scale)
 
 
-def _open(source: str | Path) -> tuple[Path, WanConfig, dict[str, LazyTensor]]:
-    """The file of a source, the VAE's configuration, and the file's tensors under the VAE's names."""
-    path = find_weights_file(str(source))
-    tensors = _list_tensors(path)
+def _open(source: Source) -> _Checkpoint:
+    """Read the headers of a source's file, or of its pieces."""
+    file = source if isinstance(source, WeightsFile) else find_weights_file(str(source))
+    path = file.path
+    tensors, notes = _list_tensors(file)
     naming, config = recognise({name: tensor.shape for name, tensor in tensors.items()})
-    _check_sizes(config, path)
-    config = _with_statistics(config, path.parent / "config.json")
+    check_sizes(config, path.name)
+    config = with_statistics(config, path.parent / "config.json")
     with torch.device("meta"):
         vae = WanVAE(config)
-    return path, config, _match_names(vae, tensors, naming, path)
+    if config.lack:
+        notes = (*notes, f"{path.name} {config.lack}.")
+    return _Checkpoint(path, config, _match_names(vae, tensors, naming, path), notes)
 
 
 def _build(
-    file: Path, config: WanConfig, dtype: torch.dtype, device: torch.device, path: CodePath | None
+    checkpoint: _Checkpoint, dtype: torch.dtype, device: torch.device, path: CodePath | None
 ) -> WanVAE:
     """The VAE of a file on "meta", made for `dtype`, `device` and a code path."""
+    config = checkpoint.config
     with torch.device("meta"):
-        return build_vae(config, device, dtype, _display_name(file, config), path)
+        vae = build_vae(config, device, dtype, _display_name(checkpoint.path, config), path)
+    vae.notes = checkpoint.notes
+    return vae
 
 
 def _read_weight(name: str, tensor: LazyTensor, config: WanConfig, path: Path) -> Tensor:
@@ -153,64 +171,17 @@ def _read_weight(name: str, tensor: LazyTensor, config: WanConfig, path: Path) -
     return weight
 
 
-def _list_tensors(path: Path) -> dict[str, LazyTensor]:
-    """The VAE's tensors in a safetensors or PyTorch file, by name, without the prefix that all the names share."""
-    try:
-        found = lazy_tensors(path)
-    except TypeError as error:
-        raise ValueError(f"{path.name} is not a .safetensors or .pth file, by its content.") from error
-    # A file may hold the VAE as part of a model or a dictionary: vae.decoder..., state_dict.model.decoder...
-    endings = tuple(FIRST_DECODER_WEIGHT.values())
-    first = min((name for name in found if name.endswith(endings)), key=len, default="")
-    prefix = first.rpartition("decoder.")[0]
-    tensors = {name.removeprefix(prefix): part for name, part in found.items() if name.startswith(prefix)}
-    if len(tensors) > MAX_TENSORS:
-        raise ValueError(
-            f"{path.name} is not a Wan VAE: it holds {len(tensors)} tensors, where these have some hundred."
-        )
-    return tensors
-
-
-def _check_sizes(config: WanConfig, path: Path) -> None:
-    """Raise ValueError for sizes that no VAE has: lying shapes could ask for a model of a million layers."""
-    dims = (*config.encoder_dims, *config.decoder_dims)
-    impossible = {
-        "levels": not 1 <= len(config.dim_mult) <= 6,
-        "resampling steps": len(config.temporal_downsample) != len(config.dim_mult) - 1,
-        "blocks per level": not 1 <= config.num_res_blocks <= 8,
-        "channels": not all(1 <= dim <= 8192 for dim in dims),
-        "latent channels": not 1 <= config.z_dim <= 1024,
-        "pixels per patch": not (1 <= config.patch_size <= 4 and 1 <= config.output_patch <= 8),
-    }
-    for what, is_impossible in impossible.items():
-        if is_impossible:
-            raise ValueError(f"{path.name} is no whole Wan VAE: its number of {what} is one that none has.")
-
-
-def _with_statistics(config: WanConfig, path: Path) -> WanConfig:
-    """The configuration with the latents' mean and std from a diffusers config.json, if there is one at `path`."""
-    if not path.is_file():
-        return config
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError(f"it has more than {MAX_CONFIG} bytes")
-        known = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not readable JSON: {first_line(error)}.") from error
-    if not isinstance(known, dict):
-        raise ValueError(f"{path} is not the configuration of a VAE: it holds no names.")
-    mean, std = known.get("latents_mean"), known.get("latents_std")
-    if not mean or not std:
-        return config
-    for values, what, above in ((mean, "means", -math.inf), (std, "standard deviations", 0.0)):
-        if not isinstance(values, list) or len(values) != config.z_dim:
-            given = len(values) if isinstance(values, list) else "no list of"
+def _list_tensors(file: WeightsFile) -> VaeTensors:
+    """The VAE's tensors in a safetensors, PyTorch or GGUF file, or in all of its pieces."""
+    found: dict[str, LazyTensor] = {}
+    for path in all_pieces(file.path):
+        try:
+            found |= gguf_tensors(path) if is_gguf(path) else lazy_tensors(path)
+        except TypeError as error:
             raise ValueError(
-                f"{path} has {given} latent {what} for weights with {config.z_dim} latent channels."
-            )
-        if not all(type(value) in (int, float) and above < value < 1e6 for value in values):
-            raise ValueError(f"{path} has latent {what} that are not possible numbers.")
-    return replace(config, latents_mean=tuple(mean), latents_std=tuple(std))
+                f"{path.name} is not a .safetensors, .pth or .gguf file, by its content."
+            ) from error
+    return select_vae(found, file)
 
 
 def _match_names(
@@ -243,8 +214,14 @@ def _match_names(
 
 
 def family_and_width(config: WanConfig) -> str:
-    """What kind of VAE this is, such as "Wan 2.1 VAE, width 96"."""
-    return f"{'Wan 2.2' if config.residual else 'Wan 2.1'} VAE, width {config.base_dim}"
+    """What kind of VAE this is, such as "Wan 2.1 VAE, width 96" or "Wan 2.1 decoder, width 96, upscaling 2x"."""
+    part = (
+        "VAE" if config.has_encoder and config.has_decoder else "encoder" if config.has_encoder else "decoder"
+    )
+    width = config.encoder_dims[0] if config.has_encoder else config.decoder_dims[-1]
+    upscaling = config.output_factor // config.spatial_factor if config.has_decoder else 1
+    extras = ", with alpha" * (config.out_channels == 4) + f", upscaling {upscaling}x" * (upscaling > 1)
+    return f"{'Wan 2.2' if config.residual else 'Wan 2.1'} {part}, width {width}{extras}"
 
 
 def _display_name(path: Path, config: WanConfig) -> str:

@@ -40,11 +40,13 @@ class Ffmpeg:
         self._reader = threading.Thread(target=self._lines.extend, args=(process.stderr,), daemon=True)
         self._reader.start()
 
-    def read(self, num_bytes: int, is_stopped: StopCheck | None = None) -> bytes:
+    def read(
+        self, num_bytes: int, is_stopped: StopCheck | None = None, silence: float | None = None
+    ) -> bytes:
         """`num_bytes` bytes of its output, fewer only at the end.
 
-        Ends, and `is_hung` is true, after SILENCE_TIMEOUT seconds without a byte. Raises ReadingStopped as soon as
-        `is_stopped` returns true, which any thread may cause.
+        Ends, and `is_hung` is true, after `silence` seconds without a byte (None: SILENCE_TIMEOUT). Raises
+        ReadingStopped as soon as `is_stopped` returns true, which any thread may cause.
         """
         pipe = self.process.stdout
         assert pipe is not None
@@ -52,11 +54,12 @@ class Ffmpeg:
         poll.register(pipe, select.POLLIN)
         parts: list[bytes] = []
         last_byte = time.monotonic()
+        timeout = SILENCE_TIMEOUT if silence is None else silence
         while num_bytes:
             if is_stopped is not None and is_stopped():
                 raise ReadingStopped("The reading was stopped.")
             if not poll.poll(POLL_INTERVAL * 1000):
-                if time.monotonic() - last_byte < SILENCE_TIMEOUT:
+                if time.monotonic() - last_byte < timeout:
                     continue
                 self.give_up()
                 break

@@ -22,13 +22,19 @@ def write_frames(
     *,
     limits: Limits | None = None,
     timeout: float = ffmpeg.FILE_TIMEOUT,
+    keeps_alpha: bool = False,
 ) -> None:
     """Write all frames that the log has now to `path`. `arguments` are those of ffmpeg between input and output.
+
+    Frames with alpha are written as they are seen, unless the file `keeps_alpha`.
 
     No file is left after an error. Raises OSError, with a sentence, if ffmpeg is missing or cannot write the file;
     ValueError if the log is closed meanwhile.
     """
-    command = ffmpeg.command("-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24")
+    read, pixels = (
+        (frames.read, "rgba") if keeps_alpha and frames.channels == 4 else (frames.read_seen, "rgb24")
+    )
+    command = ffmpeg.command("-loglevel", "error", "-y", "-f", "rawvideo", "-pix_fmt", pixels)
     command += ["-s", f"{frames.width}x{frames.height}", "-framerate", f"{fps:g}", "-i", "pipe:0"]
     command += [*arguments, str(path)]
     is_written = False
@@ -42,7 +48,7 @@ def write_frames(
             with contextlib.suppress(BrokenPipeError), pipe:
                 for start in range(0, len(frames), FRAMES_PER_WRITE):
                     stop = min(start + FRAMES_PER_WRITE, len(frames))
-                    _write_all(pipe, frames.read(start, stop).data.cast("B"))
+                    _write_all(pipe, read(start, stop).data.cast("B"))
             if writer.wait() != 0:
                 raise OSError(f"ffmpeg could not write {path.name}: {writer.last_error()}")
             is_written = True

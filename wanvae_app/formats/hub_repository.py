@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")  # the first is preferred
+from wanvae_app.formats.pieces import pieces_of, without_number
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")  # the first is preferred
 REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?::(.+))?")  # OWNER/NAME, or OWNER/NAME:PATH
 MAX_VAE_BYTES = 4 * 2**30  # Wan 2.2's in fp32 has 2.8e9; transformers have more
 DIFFUSERS_FILE = "diffusion_pytorch_model"
-VARIANT = re.compile(r"\.(fp16|bf16|fp32|non_ema|ema)$")
+VARIANT = re.compile(r"\.(fp32|ema|bf16|fp16|non_ema)$")
+VARIANTS = ("", "fp32", "ema", "bf16", "fp16", "non_ema")  # the first is preferred
+PART = re.compile(rf"(.+(?:{'|'.join(map(re.escape, SUFFIXES))})):(.+)", re.IGNORECASE)  # PATH:PART
 NO_WAN_VAE = ("audio", "lora")  # in the names of files that are another thing beside "vae"
 MAX_NAMED = 6  # files in a sentence
 
@@ -28,40 +32,55 @@ class HubSource(NamedTuple):
 
     repository: str  # OWNER/NAME
     path: str  # of a file or folder in it; empty: the VAE is chosen by its name
+    part: str = ""  # of the file, as in `WeightsFile`
 
 
 def parse_hub_source(source: str) -> HubSource | None:
-    """Read OWNER/NAME or OWNER/NAME:PATH; None for another text, such as the path of a file."""
+    """Read OWNER/NAME, OWNER/NAME:PATH or OWNER/NAME:PATH:PART; None for another text, such as the path of a file."""
     found = REPOSITORY.fullmatch(source)
     if found is None or PurePosixPath(found[1]).suffix in SUFFIXES:
         return None
-    return HubSource(found[1], (found[2] or "").strip("/"))
+    path = (found[2] or "").strip("/")
+    parted = PART.fullmatch(path)
+    return HubSource(found[1], *parted.groups()) if parted else HubSource(found[1], path)
 
 
 def without_copies(paths: Sequence[str]) -> list[str]:
     """Leave out the paths of what holds the same weights as another.
 
-    These are a .pth beside a .safetensors, a variant in half precision beside the whole, and a diffusers folder that is
-    called as a file is. All paths end in one of SUFFIXES, in any case.
+    These are a .pth beside a .safetensors, a variant in half precision beside the whole, pieces beside the whole, all
+    pieces but the first, and a diffusers folder that is called as a file is. All paths end in one of SUFFIXES, in any
+    case.
     """
-    by_preference = sorted(paths, key=lambda path: SUFFIXES.index(PurePosixPath(path).suffix.lower()))
     first: dict[str, str] = {}
-    for path in by_preference:
-        first.setdefault(str(PurePosixPath(path).with_suffix("")).lower(), path)
+    for path in sorted(paths, key=_preference):
+        first.setdefault(VARIANT.sub("", _stem(path)), path)
     stems = {PurePosixPath(stem).name for stem in first}
     return [
         path
         for stem, path in first.items()
-        if VARIANT.sub("", stem) == stem or VARIANT.sub("", stem) not in first
         if not PurePosixPath(stem).name.startswith(DIFFUSERS_FILE)
         or PurePosixPath(stem).parent.name not in stems
     ]
 
 
+def _stem(path: str) -> str:
+    """A path in lower case, without suffix and a piece's number."""
+    return str(PurePosixPath(without_number(path)).with_suffix("")).lower()
+
+
+def _preference(path: str) -> tuple[int, int, bool, str]:
+    """A key that sorts copies of the same weights, the best first: by variant, by format, in one piece or several."""
+    variant = VARIANT.search(_stem(path))
+    order = VARIANTS.index(variant[1] if variant else "")
+    return order, SUFFIXES.index(PurePosixPath(path).suffix.lower()), without_number(path) != path, path
+
+
 def fetch_vae(source: HubSource) -> Path:
     """Download the VAE's file, and its config.json if it is a diffusers folder's; return where the file is.
 
-    Without a network, files that were downloaded before are found again. Raises ValueError, with one sentence.
+    Of a VAE in pieces, all are downloaded, and the first is returned. Without a network, files that were downloaded
+    before are found again. Raises ValueError, with one sentence.
     """
     from huggingface_hub import HfApi, hf_hub_download  # slow to import
     from huggingface_hub.hf_api import RepoFile
@@ -88,7 +107,10 @@ def fetch_vae(source: HubSource) -> Path:
     try:
         if PurePosixPath(chosen).stem.startswith(DIFFUSERS_FILE) and beside in (file.path for file in files):
             hf_hub_download(repository, beside)
-        return Path(hf_hub_download(repository, chosen))
+        pieces = [
+            str(PurePosixPath(chosen).with_name(name)) for name in pieces_of(PurePosixPath(chosen).name)
+        ]
+        return [Path(hf_hub_download(repository, piece)) for piece in pieces][0]
     except Exception as error:
         raise _not_had(f"{repository}:{chosen}", error) from error
 
@@ -98,7 +120,7 @@ def choose_vae(source: HubSource, files: Iterable[HubFile]) -> str:
 
     A name is compared without regard to case. Raises ValueError, in one sentence, if none or several fit.
     """
-    repository, wanted = source
+    repository, wanted, _ = source
     weights = [file for file in files if PurePosixPath(file.path).suffix.lower() in SUFFIXES]
     if wanted:
         found = _named(wanted, [file.path for file in weights])

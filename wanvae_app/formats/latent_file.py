@@ -17,26 +17,42 @@ from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
 from wanvae_app.errors import plural
-from wanvae_app.formats.latent_layout import LatentLayout, LatentShape, as_clip, find_layout
+from wanvae_app.formats.latent_layout import LatentShape, as_clip
+from wanvae_app.formats.latent_parts import UNNAMED, LatentPart, LatentParts, find_parts
 from wanvae_app.formats.lazy_tensor import LazyTensor
 from wanvae_app.formats.tensor_file import lazy_tensors
 from wanvae_app.formats.untrusted_text import first_line, printable
 
 ACCEPTED = "a latent (.safetensors, .latent, .pt, .pth, .npy, .npz) or a video (.mp4, .mov, .webm, .gif)"
-# Preferred where several tensors of a file could be the latent.
-USUAL_NAMES = ("latent", "latent_tensor", "latents", "samples", "z")
-UNNAMED = "tensor"  # how a file's only tensor is listed, if it has no name
 MAX_VALUES = 2**28  # 1 GiB in float32; 1,001 frames of 1080p are 2**27
 MAX_NUM_LATENTS = 1024  # latent frames; 4,093 frames
 MAX_LATENT_SIDE = 512  # latent rows or columns; 4,096 pixels (8,192 with patches)
 MAX_ABS = 1000.0  # of a value; those of Wan's models are within 20 or so
 
 SCALINGS = ("normalised", "raw")
+COMFYUI_MARK = "latent_format_version_0"  # a tensor without values: the latent has no factor 0.18215
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 
 
+class ClipChoice(NamedTuple):
+    """Which latent of a file is read, and how, where the file leaves that open."""
+
+    part: str = ""  # a label as `clip_labels` gives it; empty: the only clip
+    order: str = ""  # of the dimensions, one of ORDERS; empty: judged by shape and values
+
+
+NO_CHOICE = ClipChoice()
+
+
+class ClipLabels(NamedTuple):
+    """The latents of a file by their labels: `clips`, decoded unless another is asked for, and `others`."""
+
+    clips: list[str]
+    others: list[str]
+
+
 class ParsedLatent(NamedTuple):
-    """The latent of a file, float32 [1, C, T, H, W], and how its dimensions were read if that needs a word, else ""."""
+    """A latent, float32 [1, C, T, H, W], and how its dimensions were read if that needs a word, else ""."""
 
     values: Tensor
     order: str
@@ -52,14 +68,16 @@ def parse_latent(path: Path, config: WanConfig) -> Tensor:
     return parse_clip(path, config).values
 
 
-def parse_clip(path: Path, config: WanConfig) -> ParsedLatent:
-    """Read what parse_latent does, and say in which order its dimensions were."""
-    tensor, name, layout = _find_latent(path, config)
-    shape = layout.shape
+def parse_clip(path: Path, config: WanConfig, choice: ClipChoice = NO_CHOICE) -> ParsedLatent:
+    """Read what parse_latent does, or another latent of the file, and say in which order its dimensions were."""
+    tensor, part = _find_part(path, config, choice)
+    shape = part.layout.shape
     try:
-        z, order = as_clip(tensor.read().float(), layout)
+        values = tensor.read()
+        clip = values[part.place] if part.layout.num_clips > 1 else values
+        z, order = as_clip(clip.float(), part.layout, choice.order)
     except (SafetensorError, RuntimeError, ValueError, MemoryError, OSError) as error:
-        raise ValueError(f"{path.name}: {printable(name)} cannot be read: {first_line(error)}.") from error
+        raise ValueError(f"{path.name}: {part.label} cannot be read: {first_line(error)}.") from error
     low, high = map(float, z.aminmax())  # without a copy; NaN and infinity show in the extremes
     if not (math.isfinite(low) and math.isfinite(high)):
         raise _not_finite(z, shape, path)
@@ -71,21 +89,82 @@ def parse_clip(path: Path, config: WanConfig) -> ParsedLatent:
     return ParsedLatent(z, order)
 
 
-def latent_shape(path: Path, config: WanConfig) -> LatentShape:
+def latent_shape(path: Path, config: WanConfig, choice: ClipChoice = NO_CHOICE) -> LatentShape:
     """The shape of a file's latent, by its header alone. Raises ValueError as parse_latent does."""
-    return _find_latent(path, config)[2].shape
+    return _find_part(path, config, choice)[1].layout.shape
 
 
-def _find_latent(path: Path, config: WanConfig) -> tuple[LazyTensor, str, LatentLayout]:
-    """The tensor of a file that is its latent, unread, with its name and its layout."""
+def clip_labels(path: Path, config: WanConfig, order: str = "") -> ClipLabels:
+    """The latents of a file, by its header alone. Raises ValueError as parse_latent does, but not for several."""
+    _, parts = _find_parts(path, config, order)
+    return ClipLabels([part.label for part in parts.clips], [part.label for part in parts.others])
+
+
+def _find_parts(path: Path, config: WanConfig, order: str) -> tuple[dict[str, LazyTensor], LatentParts]:
+    """A file's tensors, unread, and which of them are latents; one at least is."""
     try:
         tensors = lazy_tensors(path)
     except TypeError as error:
         raise ValueError(f"{path.name} is not {ACCEPTED}, by its content.") from error
     if not tensors:
         raise ValueError(f"{path.name} holds no tensor; a latent [1, {config.z_dim}, T, H, W] is needed.")
-    name, layout = _choose_latent(tensors, config, path)
-    return tensors[name], name, layout
+    try:
+        parts = find_parts(tensors, config, order)
+    except ValueError as error:
+        raise ValueError(f"{path.name} {error}.") from error
+    if not parts.clips:
+        raise ValueError(f"{path.name}: {_describe_mismatch(tensors, config)}.")
+    return tensors, parts
+
+
+def _find_part(path: Path, config: WanConfig, choice: ClipChoice) -> tuple[LazyTensor, LatentPart]:
+    """The tensor that is chosen, unread, and the part of it. Raises ValueError for what cannot be a latent."""
+    tensors, (clips, others) = _find_parts(path, config, choice.order)
+    if choice.part:
+        part = next((part for part in (*clips, *others) if part.label == choice.part), None)
+        if part is None:
+            known = ", ".join(part.label for part in (*clips, *others)[:4])
+            raise ValueError(f"{path.name} has no latent {printable(choice.part)}; it has {known}.")
+    elif len(clips) > 1:
+        raise _several(clips, path)
+    else:
+        part = clips[0]
+    tensor = tensors[part.name]
+    _check_size(tensor, part, path)
+    return tensor, part
+
+
+def _several(clips: list[LatentPart], path: Path) -> ValueError:
+    """The ValueError for a file with several clips, none of which is chosen."""
+    if all(part.name == clips[0].name for part in clips):
+        return ValueError(
+            f"{path.name}: it holds a batch of {len(clips)}; save one clip per file, such as latent[0:1], or name one, "
+            f"such as {clips[0].label}."
+        )
+    return ValueError(
+        f"{path.name} holds {len(clips)} latents ({', '.join(part.label for part in clips[:4])}); save one per file, "
+        "or name one."
+    )
+
+
+def _check_size(tensor: LazyTensor, part: LatentPart, path: Path) -> None:
+    """Raise ValueError unless a tensor has floating point numbers, some, and not too many."""
+    shape = part.layout.shape
+    if 0 in tensor.shape:
+        raise ValueError(
+            f"{path.name}: a latent of shape {list(shape)} is empty; every dimension must be 1 or more."
+        )
+    side = max(shape.height, shape.width)
+    if math.prod(tensor.shape) > MAX_VALUES or shape.num_latents > MAX_NUM_LATENTS or side > MAX_LATENT_SIDE:
+        raise ValueError(
+            f"{path.name}: a latent of shape {list(tensor.shape)} is too large; at most {MAX_NUM_LATENTS} latent "
+            f"frames, {MAX_LATENT_SIDE} rows and columns and {MAX_VALUES} values are taken."
+        )
+    if not tensor.is_floating_point:
+        raise ValueError(
+            f"{path.name} holds numbers of type {tensor.dtype}; a latent has floating point numbers, "
+            "as latent.float() makes them."
+        )
 
 
 def _not_finite(z: Tensor, shape: LatentShape, path: Path) -> ValueError:
@@ -100,52 +179,28 @@ def _not_finite(z: Tensor, shape: LatentShape, path: Path) -> ValueError:
     )
 
 
-def stored_facts(path: Path) -> tuple[str | None, str | None]:
-    """The scaling and the fingerprint of statistics that a safetensors file states, as `write_latent` does.
+class StoredFacts(NamedTuple):
+    """What a file states of its latent; None if it does not."""
 
-    None stands for what it does not state.
-    """
+    scaling: str | None = None  # "normalised" or "raw"
+    statistics: str | None = None  # see `latent_origin.fingerprint`
+    is_comfyui: bool = False  # whether ComfyUI wrote it, or another program in its format
+
+
+def stored_facts(path: Path) -> StoredFacts:
+    """The scaling and the fingerprint of statistics that a safetensors file states, as `write_latent` does."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
+            is_comfyui = COMFYUI_MARK in file.keys()  # noqa: SIM118 - it is no dictionary
     except (SafetensorError, OSError):
-        return None, None
+        return StoredFacts()
     scaling, statistics = metadata.get("scaling"), metadata.get("statistics", "")
-    return scaling if scaling in SCALINGS else None, statistics if FINGERPRINT.fullmatch(statistics) else None
-
-
-def _choose_latent(tensors: dict[str, LazyTensor], config: WanConfig, path: Path) -> tuple[str, LatentLayout]:
-    """Name and layout of the one tensor that can be the latent. Raises ValueError, which says what there is instead."""
-    layouts = {
-        name: layout for name, tensor in tensors.items() if (layout := find_layout(tensor.shape, config))
-    }
-    if not layouts:
-        raise ValueError(f"{path.name}: {_describe_mismatch(tensors, config)}.")
-    by_usual_name = ([name for name in layouts if name.rpartition(".")[2] == usual] for usual in USUAL_NAMES)
-    candidates = next(filter(None, by_usual_name), list(layouts))
-    if len(candidates) > 1:
-        raise ValueError(
-            f"{path.name} holds {len(candidates)} latents ({', '.join(map(printable, candidates[:4]))}); "
-            "save one per file."
-        )
-    name = candidates[0]
-    shape = layouts[name].shape
-    if 0 in shape:
-        raise ValueError(
-            f"{path.name}: a latent of shape {list(shape)} is empty; every dimension must be 1 or more."
-        )
-    side = max(shape.height, shape.width)
-    if math.prod(shape) > MAX_VALUES or shape.num_latents > MAX_NUM_LATENTS or side > MAX_LATENT_SIDE:
-        raise ValueError(
-            f"{path.name}: a latent of shape {list(shape)} is too large; at most {MAX_NUM_LATENTS} latent frames, "
-            f"{MAX_LATENT_SIDE} rows and columns and {MAX_VALUES} values are taken."
-        )
-    if not tensors[name].is_floating_point:
-        raise ValueError(
-            f"{path.name} holds numbers of type {tensors[name].dtype}; a latent has floating point numbers, "
-            "as latent.float() makes them."
-        )
-    return name, layouts[name]
+    return StoredFacts(
+        scaling if scaling in SCALINGS else None,
+        statistics if FINGERPRINT.fullmatch(statistics) else None,
+        is_comfyui,
+    )
 
 
 def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str:
@@ -153,13 +208,11 @@ def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str
     name, tensor = max(tensors.items(), key=lambda item: math.prod(item[1].shape))
     shape, channels = tensor.shape, config.z_dim
     subject = (
-        f"its tensor{'' if name == UNNAMED else f' {printable(name)}'} has"
+        f"its tensor{'' if name in UNNAMED else f' {printable(name)}'} has"
         if len(tensors) == 1
         else f"the largest of its {len(tensors)} tensors has"
     )
     states_shape = f"{subject} shape {printable(str(list(shape)))}"
-    if len(shape) == 5 and shape[1] == channels:
-        return f"it holds a batch of {shape[0]}; save one clip per file, such as latent[0:1]"
     if len(shape) >= 4 and shape[-3] == channels:
         return (
             f"{states_shape}: that may be {plural(shape[-4], 'frame')} before {channels} channels, or another VAE's "

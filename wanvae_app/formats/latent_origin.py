@@ -17,7 +17,7 @@ from torch import Tensor
 from wanvae_app.assets import DEMO_VAE, SAMPLES
 from wanvae_app.config import PRESETS, WanConfig
 from wanvae_app.formats import reading_process
-from wanvae_app.formats.channel_surprise import CLEAR_EVIDENCE, channel_surprise
+from wanvae_app.formats.channel_evidence import CLEAR_EVIDENCE, log_evidence
 
 OFFICIAL = "./launch.sh --vae Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
@@ -79,10 +79,10 @@ def _looks_official(z: Tensor, config: WanConfig) -> bool:
         return False
     channels = config.z_dim
     others = [
-        channel_surprise(z, config.latents_mean, config.latents_std),
-        channel_surprise(z, [0.0] * channels, [1.0] * channels),
+        log_evidence(z, config.latents_mean, config.latents_std),
+        log_evidence(z, [0.0] * channels, [1.0] * channels),
     ]
-    return channel_surprise(z, official.latents_mean, official.latents_std) < min(others) - CLEAR_EVIDENCE
+    return log_evidence(z, official.latents_mean, official.latents_std) > max(others) + CLEAR_EVIDENCE
 
 
 def _is_sample(path: Path) -> bool:

@@ -20,7 +20,17 @@ from wanvae_app.formats.frame_writer import write_frames
 from wanvae_app.formats.limits import Limits
 from wanvae_app.frame_log import FrameLog
 
-ENCODER = ["-c:v", "ffv1", "-level", "3", "-slices", "4", "-g", "1", "-pix_fmt", "bgr0"]
+ENCODER = ["-c:v", "ffv1", "-level", "3", "-slices", "4", "-g", "1"]
+PIXELS = {3: "bgr0", 4: "bgra"}  # of FFV1, by channels
+# A picture as ffmpeg pipes it, by channels: the encoder, its pixels, and the header, which states the size.
+PIPED = {
+    3: ("ppm", "rgb24", "P6\n{width} {height}\n255\n"),
+    4: (
+        "pam",
+        "rgba",
+        "P7\nWIDTH {width}\nHEIGHT {height}\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n",
+    ),
+}
 MAX_THREADS = 4
 TIMEOUT = 3600.0  # seconds for a file: its process has the lowest priority
 CPU_SECONDS = 120  # for a small file
@@ -39,26 +49,29 @@ def write_lossless(frames: FrameLog, path: Path) -> str:
     """
     written = GROWTH * frames.num_bytes + OVERHEAD
     limits = _limits(frames.num_bytes, frames.frame_bytes, written)
-    arguments = [*ENCODER, "-threads", _threads(), "-f", "matroska"]
-    write_frames(frames, path, 1, arguments, limits=limits, timeout=TIMEOUT)
+    arguments = [*ENCODER, "-pix_fmt", PIXELS[frames.channels], "-threads", _threads(), "-f", "matroska"]
+    write_frames(frames, path, 1, arguments, limits=limits, timeout=TIMEOUT, keeps_alpha=True)
     return _digest(path)
 
 
-def read_lossless(path: Path, digest: str, height: int, width: int, num_frames: int) -> Iterator[np.ndarray]:
-    """Yield the frames that `write_lossless` wrote, one by one, uint8 [H, W, 3]; the process is a limited one.
+def read_lossless(
+    path: Path, digest: str, height: int, width: int, num_frames: int, channels: int = 3
+) -> Iterator[np.ndarray]:
+    """Yield the frames that `write_lossless` wrote, one by one, uint8 [H, W, C]; the process is a limited one.
 
     Raises ValueError, with a sentence without a path, if the file is not the one of this digest, or does not hold
     `num_frames` frames of this size; OSError if the file or ffmpeg is missing.
     """
     if _digest(path) != digest:
         raise ValueError("the file of the frames is damaged")
-    header = b"P6\n%d %d\n255\n" % (width, height)  # of a PPM, which states the size of each frame
-    num_bytes = height * width * 3
+    encoder, pixels, text = PIPED[channels]
+    header = text.format(width=width, height=height).encode()
+    num_bytes = height * width * channels
     command = ffmpeg.command("-loglevel", "error", "-nostdin", "-xerror")
     command += ["-protocol_whitelist", "file", "-f", "matroska", "-threads", _threads(), "-c:v", "ffv1"]
     max_pixels = (height + PADDING) * (width + PADDING)
     command += ["-max_pixels", str(max_pixels), "-i", f"file:{path}", "-map", "0:v:0"]
-    command += ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "pipe:1"]
+    command += ["-fps_mode", "passthrough", "-f", "image2pipe", "-c:v", encoder, "-pix_fmt", pixels, "pipe:1"]
     limits = _limits(num_bytes * num_frames, num_bytes, 0)
     num_read = 0
     with ffmpeg.running(command, stdout=subprocess.PIPE, limits=limits, timeout=TIMEOUT) as reader:
@@ -66,7 +79,7 @@ def read_lossless(path: Path, digest: str, height: int, width: int, num_frames: 
             if len(data) < len(header) + num_bytes:
                 break
             num_read += 1
-            yield np.frombuffer(data, np.uint8, offset=len(header)).reshape(height, width, 3)
+            yield np.frombuffer(data, np.uint8, offset=len(header)).reshape(height, width, channels)
         is_whole = not data and num_read == num_frames and reader.wait() == 0
         if not is_whole:
             raise ValueError(f"the file holds no {num_frames} frames of {width}x{height}")

@@ -7,6 +7,7 @@ from typing import IO, Any, TypeVar
 
 from wanvae_app.formats.torch_globals import (
     CALLABLES,
+    HARMLESS,
     MAX_KEY,
     Global,
     find_global,
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 def unpickle(file: IO[bytes]) -> Any:
     """The next pickle in a file: dicts, lists, tuples, numbers, text, and a View for each tensor.
+
+    Objects of classes that are HARMLESS become None.
 
     Takes time and memory in proportion to the pickle's length. A pickle can refer to one value many times, so a few
     bytes can state a tree of any size. Nothing but text and numbers is therefore hashed, compared, copied or printed.
@@ -96,8 +99,23 @@ def unpickle(file: IO[bytes]) -> Any:
                 if len(arguments) > MAX_ARGUMENTS:
                     raise ValueError(f"its pickle calls with {len(arguments)} arguments")
                 stack.append(CALLABLES[_expect(stack.pop(), Global).name](*arguments))
-            case "BUILD":  # the attributes of an OrderedDict or a Parameter
+            case "NEWOBJ":
+                stack.pop()  # its arguments
+                name = _expect(stack.pop(), Global).name
+                if name not in HARMLESS:
+                    raise object_refusal(name.replace(" ", "."))
+                stack.append(None)
+            case "BUILD":  # the attributes of an OrderedDict, a Parameter, or something harmless
                 stack.pop()
+            case "EMPTY_SET":
+                stack.append(None)
+            case "ADDITEMS":
+                since_mark()
+            case "FROZENSET":
+                since_mark()
+                stack.append(None)
+            case "BINBYTES" | "SHORT_BINBYTES":
+                stack.append(None)
             case name:
                 raise object_refusal(name)
     raise EOFError("its pickle has no end")

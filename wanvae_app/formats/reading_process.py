@@ -17,12 +17,13 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import torch
 from torch import Tensor
 
 import wanvae_app
+from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice, ClipLabels, StoredFacts
 from wanvae_app.formats.limits import WALL_FACTOR, limits_for
 
 MAX_AT_ONCE = 8  # files
@@ -39,21 +40,14 @@ ENVIRONMENT = {
 }
 
 
-class StoredFacts(NamedTuple):
-    """What a file states of its latent; None if it does not."""
-
-    scaling: str | None  # "normalised" or "raw"
-    statistics: str | None  # see `latent_origin.fingerprint`
-
-
 class ServerLost(Exception):
     """The process that forks for each file has ended."""
 
 
-def read_latent(path: Path, num_channels: int) -> tuple[Tensor, str]:
+def read_latent(path: Path, num_channels: int, choice: ClipChoice = NO_CHOICE) -> tuple[Tensor, str]:
     """The latent in a file, float32 [1, C, T, H, W], and the order of its dimensions; see `latents.read_clip`."""
     with _shared_file() as values:
-        answer = _ask({"task": "latent", "channels": num_channels}, path, values)
+        answer = _ask({"task": "latent", "channels": num_channels, "choice": choice}, path, values)
         shape = answer.get("shape")
         num_bytes = os.fstat(values.fileno()).st_size
         if not shape or 4 * math.prod(shape) != num_bytes:
@@ -62,22 +56,23 @@ def read_latent(path: Path, num_channels: int) -> tuple[Tensor, str]:
     return torch.frombuffer(memory, dtype=torch.float32).reshape(shape), answer["order"]
 
 
-def latent_shape(path: Path, num_channels: int) -> list[int]:
+def latent_shape(path: Path, num_channels: int, choice: ClipChoice = NO_CHOICE) -> list[int]:
     """The shape [1, C, T, H, W] of the latent in a file; see `latents.latent_shape`."""
-    with _shared_file() as values:
-        shape: list[int] | None = _ask({"task": "shape", "channels": num_channels}, path, values).get("shape")
-    if not shape:
-        raise _too_much(path)
+    shape: list[int] = _ask_header({"task": "shape", "channels": num_channels, "choice": choice}, path)[
+        "shape"
+    ]
     return shape
+
+
+def clip_labels(path: Path, num_channels: int, order: str = "") -> ClipLabels:
+    """The latents in a file; see `latent_file.clip_labels`."""
+    request = {"task": "labels", "channels": num_channels, "order": order}
+    return ClipLabels(*_ask_header(request, path)["labels"])
 
 
 def stored_facts(path: Path) -> StoredFacts:
     """What a file states of its latent; see `latent_file.stored_facts`."""
-    if not path.is_file():
-        return StoredFacts(None, None)
-    with _shared_file() as values:
-        answer = _ask({"task": "facts"}, path, values)
-        return StoredFacts(answer.get("scaling"), answer.get("statistics"))
+    return StoredFacts(*_ask_header({"task": "facts"}, path)["facts"]) if path.is_file() else StoredFacts()
 
 
 def start() -> None:
@@ -172,6 +167,12 @@ def _ask(request: dict[str, Any], path: Path, values: IO[bytes]) -> dict[str, An
     if not found:
         raise _too_much(path)
     return found
+
+
+def _ask_header(request: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The answer to a request about a file's header."""
+    with _shared_file() as values:
+        return _ask(request, path, values)
 
 
 def _too_much(path: Path) -> ValueError:

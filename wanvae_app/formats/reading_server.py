@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from wanvae_app.config import WanConfig
-from wanvae_app.formats.latent_file import latent_shape, parse_clip, stored_facts
+from wanvae_app.formats.latent_file import (
+    ClipChoice,
+    clip_labels,
+    latent_shape,
+    parse_clip,
+    stored_facts,
+)
 from wanvae_app.formats.limits import WALL_FACTOR, limits_for
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -63,15 +69,7 @@ def _answer(request: dict[str, Any], reply: int, values: int, *, server: int) ->
     path = Path(request["path"])
     try:
         _confine(path, server)
-        if request["task"] == "facts":
-            answer = dict(zip(("scaling", "statistics"), stored_facts(path), strict=True))
-        elif request["task"] == "shape":
-            answer = {"shape": list(latent_shape(path, WanConfig(z_dim=request["channels"])))}
-        else:
-            z, order = parse_clip(path, WanConfig(z_dim=request["channels"]))
-            with open(values, "wb", closefd=False) as file:
-                file.write(z.numpy().data)
-            answer = {"shape": list(z.shape), "order": order}
+        answer = _carry_out(request, path, values)
     except ValueError as error:
         answer = {"refusal": str(error)}
     except MemoryError:
@@ -81,6 +79,22 @@ def _answer(request: dict[str, Any], reply: int, values: int, *, server: int) ->
     with socket.socket(fileno=reply) as connection:
         connection.sendall(json.dumps(answer).encode())
     os._exit(0)
+
+
+def _carry_out(request: dict[str, Any], path: Path, values: int) -> dict[str, Any]:
+    """Do what a request asks; a latent's values go into the file `values`."""
+    if request["task"] == "facts":
+        return {"facts": stored_facts(path)}
+    config = WanConfig(z_dim=request["channels"])
+    if request["task"] == "labels":
+        return {"labels": clip_labels(path, config, request["order"])}
+    choice = ClipChoice(*request["choice"])
+    if request["task"] == "shape":
+        return {"shape": latent_shape(path, config, choice)}
+    z, order = parse_clip(path, config, choice)
+    with open(values, "wb", closefd=False) as file:
+        file.write(z.numpy().data)
+    return {"shape": list(z.shape), "order": order}
 
 
 def _confine(path: Path, server: int) -> None:

@@ -24,10 +24,17 @@ class StoredFrames(FrameLog):
     """
 
     def __init__(
-        self, path: Path, digest: str, height: int, width: int, times: Sequence[float], folder: Path
+        self,
+        path: Path,
+        digest: str,
+        height: int,
+        width: int,
+        times: Sequence[float],
+        folder: Path,
+        channels: int = 3,
     ) -> None:
         """`digest` is the file's; `times` are seconds of `time.monotonic`, one for each of its frames."""
-        super().__init__()
+        super().__init__(channels=channels)
         self.height = height
         self.width = width
         self.times = list(times)
@@ -69,14 +76,15 @@ class StoredFrames(FrameLog):
         with self._lock:
             if self._decoding is not None or self.closed:
                 return
-            self._decoded.open(self.height, self.width, self._folder)
+            self._decoded.open(self.height, self.width, self._folder, self.channels)
             self._decoding = threading.Thread(target=self._decode, name="history reader", daemon=True)
             self._decoding.start()
 
     def _decode(self) -> None:
         decoded = self._decoded
         try:
-            for frame in read_lossless(self._path, self._digest, self.height, self.width, len(self.times)):
+            size = self.height, self.width, len(self.times), self.channels
+            for frame in read_lossless(self._path, self._digest, *size):
                 if decoded.closed:
                     return
                 decoded.append(frame[None])

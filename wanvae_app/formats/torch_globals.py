@@ -19,6 +19,7 @@ from wanvae_app.formats.untrusted_text import Refusal, printable
 MAX_DIMS = 16
 MAX_SIZE = 2**60  # of a dimension, a stride, an offset or a storage
 MAX_KEY = 200  # characters of a storage's key, or of a global's name
+PATHS = ("Path", "PurePath", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
 STORAGES = {
     "torch DoubleStorage": torch.float64,
     "torch FloatStorage": torch.float32,
@@ -182,6 +183,18 @@ def _ordered_dict(*items: Any) -> dict[str, Any]:
     return {}
 
 
+# Classes whose objects people save beside a tensor: paths, settings, numbers, times. They are read as None.
+HARMLESS = (
+    *(f"pathlib{local} {kind}" for local in ("", "._local") for kind in PATHS),
+    *(f"numpy{core}.multiarray scalar" for core in (".core", "._core")),
+    *("numpy dtype", "argparse Namespace", "types SimpleNamespace", "uuid UUID", "decimal Decimal"),
+    *(f"datetime {kind}" for kind in ("datetime", "date", "time", "timedelta", "timezone")),
+    *(
+        f"{module} {kind}"
+        for module in ("__builtin__", "builtins")
+        for kind in ("set", "frozenset", "complex")
+    ),
+)
 # What a pickle may call, and the stand-in that is called in its place. No stand-in copies or computes: a pickle
 # can pass one result on in a hundred thousand calls.
 CALLABLES: dict[str, Callable[..., Any]] = {
@@ -193,4 +206,5 @@ CALLABLES: dict[str, Callable[..., Any]] = {
     "torch Size": lambda items=(): items,
     "torch device": lambda *args: None,
     "_codecs encode": lambda text, encoding="": text,  # bytes
+    **dict.fromkeys(HARMLESS, lambda *args: None),
 }

@@ -3,35 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import subprocess
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from wanvae_app.config import WanConfig
-from wanvae_app.device import num_cores
 from wanvae_app.errors import plural
-from wanvae_app.formats import ffmpeg
 from wanvae_app.formats.ffmpeg import StopCheck
-from wanvae_app.formats.limits import Limits
-from wanvae_app.formats.untrusted_text import MAX_ERROR_LENGTH, printable
-from wanvae_app.formats.video_header import MAX_INPUT_PIXELS, find_container, input_command, too_long
+from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
+from wanvae_app.formats.video_container import find_container
+from wanvae_app.formats.video_decoder import VideoDecoder
+from wanvae_app.formats.video_header import too_long
 from wanvae_app.formats.video_plan import MAX_FRAMES, VideoPlan, video_plan
 from wanvae_app.frame_log import FrameLog
 
 MIN_FPS, MAX_FPS = 0.1, 1000.0
-DEFAULT_FPS = 16.0  # of a file that states no times
-MAX_THREADS = 8  # of ffmpeg's decoder; each keeps pictures of its own
-CPU_SECONDS = 2 * int(ffmpeg.FILE_TIMEOUT)
-ADDRESS_SPACE = 2**31  # bytes of ffmpeg's code and its threads' stacks and heaps, besides pictures
-# ffmpeg's errors where frames are missing, and where it guessed parts of them.
-MISSING_FRAMES = re.compile(
-    r"partial file|ended prematurely|Decoding error|Error submitting packet|LZW decode"
-)
-CONCEALED_DAMAGE = re.compile(r"error while decoding|corrupt decoded frame|concealing")
+DEFAULT_FPS = 16.0  # of the Wan 2.1 models
 
 
 @dataclass(frozen=True)
@@ -44,25 +33,37 @@ class Video:
     frames: FrameLog
     fps: float
     note: str
+    start: float | None  # seconds from the file's begin to the first of these frames; None of pictures
+
+
+def native_fps(config: WanConfig) -> float:
+    """Frames per second that the Wan models of this VAE generate. Neither latents nor pictures carry a rate."""
+    return 24.0 if config.residual else DEFAULT_FPS
 
 
 def is_video(path: Path) -> bool:
-    """Whether the file is MP4, QuickTime, WebM, Matroska, GIF or AVI, by its first bytes."""
+    """Whether a path is a video, a picture, or a zip or folder of pictures, by its first bytes."""
     return find_container(path) is not None
 
 
-def describe_video(path: Path, config: WanConfig) -> str:
-    """A sentence for the page about a video file, from its header alone.
+def describe_video(path: Path, config: WanConfig, frames: FrameRange = ALL_FRAMES) -> str:
+    """Sentences for the page about these frames of a video file, from its header alone.
 
     Raises ValueError and OSError as read_video does.
     """
-    plan = video_plan(path, config)
+    plan = video_plan(path, config, frames=frames)
     header = plan.header
     details = [f"{header.size} pixels"]
-    if header.fps and header.seconds:
-        details += [f"{header.fps:.4g} frame{'s' * (header.fps != 1)} per second", f"{header.seconds:.1f} s"]
+    kind = "Video"
+    if header.source.pictures is not None:
+        kind = f"{plural(header.num_frames or 0, 'picture')} as a clip"
+    elif header.num_frames == 1 and header.fps is None:
+        kind = "Picture"
+    if header.fps and plan.seconds:
+        details += [f"{header.fps:.4g} frame{'s' * (header.fps != 1)} per second", f"{plan.seconds:.1f} s"]
     done = ", ".join([*plan.changes(), "encoded to a latent"])
-    return f"Video, {', '.join(details)}: it will be {done}, then decoded again."
+    text = f"{kind}, {', '.join(details)}: it will be {done}, then decoded again."
+    return " ".join([text, *plan.remarks()])
 
 
 def read_video(
@@ -71,11 +72,12 @@ def read_video(
     folder: Path | None,
     max_frames: int = MAX_FRAMES,
     *,
+    frames: FrameRange = ALL_FRAMES,
     plan: VideoPlan | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     stopped: StopCheck | None = None,
 ) -> Video:
-    """Read a video file as a clip of 1 + 4 k frames, scaled down and cropped to the VAE's multiples.
+    """Read these frames of a video file as a clip of 1 + 4 k frames, scaled down and cropped to the VAE's multiples.
 
     The frames are kept in a file of `folder`, or in memory if it is None. Sizes are checked before anything is
     decoded. `plan` is what `video_plan` returned for the file, if that was called already. After each frame
@@ -87,14 +89,14 @@ def read_video(
         OSError: there is no ffmpeg.
         ReadingStopped: `stopped` returned true; ffmpeg has ended, and nothing is kept.
     """
-    plan = plan or video_plan(path, config, max_frames, stopped=stopped)
+    plan = plan or video_plan(path, config, max_frames, frames=frames, stopped=stopped)
     log = FrameLog(plan.height, plan.width, folder)
-    decoder = _Decoder(path, plan, stopped)
+    decoder = VideoDecoder(path, plan, stopped)
     pending: list[np.ndarray] = []
     num_read = 0
     try:
-        with contextlib.closing(decoder.frames()) as frames:  # ends ffmpeg at once after an error here
-            for frame in frames:
+        with contextlib.closing(decoder.frames()) as decoded:  # ends ffmpeg at once after an error here
+            for frame in decoded:
                 num_read += 1
                 if num_read > plan.num_frames_bound:
                     raise _beyond_plan(path, plan, max_frames)
@@ -114,10 +116,11 @@ def read_video(
     if num_read != len(log):
         changes.append(f"cut from {num_read} to {plural(len(log), 'frame')}")
     notes = [f"The video was {' and '.join(changes)}, as the VAE needs."] if changes else []
+    notes += plan.remarks()
     if decoder.concealed_damage:
         notes.append("The file is damaged, and parts of its pictures are guessed.")
-    fps = plan.header.fps or DEFAULT_FPS
-    return Video(log, min(max(fps, MIN_FPS), MAX_FPS), " ".join(notes))
+    fps = plan.header.fps / plan.frames.step if plan.header.fps else native_fps(config)
+    return Video(log, min(max(fps, MIN_FPS), MAX_FPS), " ".join(notes), plan.header.start)
 
 
 def _beyond_plan(path: Path, plan: VideoPlan, max_frames: int) -> ValueError:
@@ -127,57 +130,3 @@ def _beyond_plan(path: Path, plan: VideoPlan, max_frames: int) -> ValueError:
     return ValueError(
         f"{path.name} is damaged: it holds more frames than the {plan.num_frames_bound} that it lists; save it again."
     )
-
-
-class _Decoder:
-    """Decodes a file's frames, at most one more than its plan states. `concealed_damage` is valid after the last."""
-
-    def __init__(self, path: Path, plan: VideoPlan, stopped: StopCheck | None) -> None:
-        self.path = path
-        self.plan = plan
-        self.stopped = stopped
-        self.concealed_damage = False
-
-    def frames(self) -> Generator[np.ndarray]:
-        """The frames, uint8 [H, W, 3], each once, however unevenly they are timed.
-
-        Raises ValueError, with one sentence, if frames are missing or cannot be decoded; ReadingStopped.
-        """
-        width, height = self.plan.cropped
-        num_bytes = height * width * 3
-        with ffmpeg.running(self._command(), stdout=subprocess.PIPE, limits=self._limits()) as reader:
-            num_frames = 0
-            while len(data := reader.read(num_bytes, self.stopped)) == num_bytes:
-                num_frames += 1
-                yield np.frombuffer(data, np.uint8).reshape(height, width, 3)
-            status, errors = reader.wait(), reader.error_output()
-        if reader.is_hung:
-            raise ValueError(
-                f"{self.path.name} cannot be decoded: ffmpeg takes too long after {plural(num_frames, 'frame')}."
-            )
-        name = self.path.name
-        if data or MISSING_FRAMES.search(errors):  # ffmpeg would go on without them
-            raise ValueError(
-                f"{name} is damaged or cut off after {plural(num_frames, 'frame')}; save it again."
-            )
-        if status != 0 and "no packets" not in errors:
-            raise ValueError(f"{name} cannot be decoded: {printable(reader.last_error(), MAX_ERROR_LENGTH)}.")
-        self.concealed_damage = CONCEALED_DAMAGE.search(errors) is not None
-
-    def _command(self) -> list[str]:
-        """ffmpeg's command line, which writes the frames to its output."""
-        threads = ("-threads", str(min(num_cores(), MAX_THREADS)), "-filter_threads", "4")
-        # A picture may turn out larger than the header says.
-        command = input_command(self.path, *threads, "-max_pixels", str(MAX_INPUT_PIXELS))
-        command += ["-map", "0:v:0", "-frames:v", str(self.plan.num_frames_bound + 1)]
-        command += ["-fps_mode", "passthrough", "-vf", self._filters()]
-        command += ["-sws_flags", "bicubic+accurate_rnd+full_chroma_int"]
-        return [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "pipe:1"]
-
-    def _filters(self) -> str:
-        """The plan's steps as ffmpeg's filters. An unchanged size is given too, as sizes may change within a file."""
-        scaled, cropped = self.plan.scaled, self.plan.cropped
-        return f"scale={scaled.width}:{scaled.height},crop={cropped.width}:{cropped.height}"
-
-    def _limits(self) -> Limits:
-        return Limits(CPU_SECONDS, ADDRESS_SPACE + self.plan.num_memory_bytes_bound)

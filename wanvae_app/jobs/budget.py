@@ -133,7 +133,9 @@ class Budget:
 def needs_of(plan: InputPlan, config: WanConfig) -> Needs:
     """What a run with this input takes at most while it is read: its frames, its source, its MP4 and its latent."""
     shape, factor = plan.shape, config.output_factor
-    frames = config.num_frames(shape.num_latents) * shape.height * shape.width * factor**2 * 3
+    frames = (
+        config.num_frames(shape.num_latents) * shape.height * shape.width * factor**2 * config.out_channels
+    )
     latent = (
         4 * shape.num_channels * shape.num_latents * shape.height * shape.width if plan.source_bytes else 0
     )

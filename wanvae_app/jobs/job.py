@@ -11,9 +11,10 @@ from wanvae_app.jobs.latent_shape import LatentShape
 
 
 class JobKind(StrEnum):
-    """DECODE turns a latent into frames. ROUNDTRIP encodes frames to a latent, and decodes that latent."""
+    """DECODE turns a latent into frames, ENCODE frames into a latent. ROUNDTRIP does both: frames, latent, frames."""
 
     DECODE = "decode"
+    ENCODE = "encode"
     ROUNDTRIP = "roundtrip"
 
 
@@ -68,7 +69,9 @@ class Job:
     @property
     def phases(self) -> tuple[Phase, ...]:
         """The phases of this job, in their order."""
-        return (Phase.ENCODE, Phase.DECODE) if self.kind == JobKind.ROUNDTRIP else (Phase.DECODE,)
+        if self.kind == JobKind.ROUNDTRIP:
+            return Phase.ENCODE, Phase.DECODE
+        return (Phase.ENCODE,) if self.kind == JobKind.ENCODE else (Phase.DECODE,)
 
     def steps(self, interleaved: bool = False) -> list[Step]:
         """Return all steps in the order in which every rank takes them.

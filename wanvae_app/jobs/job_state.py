@@ -86,6 +86,7 @@ class JobState:
         self.num_frames = num_frames  # when all are decoded
         self.source = source  # a roundtrip's input
         self.size = frames.height, frames.width  # of a decoded frame, once the input's header is read
+        self.wants_files = True  # whether files to download are made of what is decoded
         self.unread: UnreadInput | None = None  # the input, until it is read
         self.plan: InputPlan | None = None  # of an unread input, once its header is read
         self.is_reading = False  # whether the input is being read now

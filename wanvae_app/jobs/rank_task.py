@@ -15,7 +15,7 @@ from torch import Tensor
 from wanvae_app.codec import decode_chunks, encode_chunks
 from wanvae_app.jobs.job import Job, JobKind, Phase, Step
 from wanvae_app.jobs.job_state import JobState
-from wanvae_app.model.pixels import from_uint8
+from wanvae_app.model.pixels import from_uint8, with_channels
 from wanvae_app.model.vae import WanVAE
 from wanvae_app.parallel.frame_gather import FrameCollector, FrameSender
 from wanvae_app.parallel.gather import gather, scatter
@@ -82,7 +82,7 @@ class RankTask:
         lengths = [step.stop - step.start for step in steps if step.phase == first.phase]
         if first.phase == Phase.ENCODE:
             scale = config.spatial_factor
-            shape = (1, 3, config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
+            shape = (1, config.in_channels, config.num_frames(shape[2]), shape[3] * scale, shape[4] * scale)
             lengths = [shape[2], *(config.temporal_factor * length for length in lengths[1:])]
         mine = shard.part_shape(shape, scale)
         return self.vae.keeps_memory_for(first.phase, mine, shard, max(lengths))
@@ -100,7 +100,8 @@ class RankTask:
             if step.stop == self.job.shape.num_latents:
                 self._encoder.close()  # the decoder needs its memory
                 self._is_encoding = False
-            self._latents.append(latent)
+            if self.job.kind == JobKind.ROUNDTRIP:
+                self._latents.append(latent)
             wide = torch.promote_types(latent.dtype, torch.float32)
             whole = gather(self.group, self.shard, latent.to(wide), self._latent_shape(step), self.shard.dim)
             if self.run is not None:
@@ -169,7 +170,7 @@ class RankTask:
             raise RuntimeError("the connection to another rank was aborted")
 
     def _append_frames(self, pixels: np.ndarray) -> None:
-        """Rank 0, in the collector's thread: put frames [T H W 3] of the whole picture into the log."""
+        """Rank 0, in the collector's thread: put frames [T H W C] of the whole picture into the log."""
         assert self.run is not None
         self.run.frames.append(pixels)
         if self.run.first_frame is None:
@@ -182,7 +183,7 @@ class RankTask:
         return 1, shape.num_channels, step.stop - step.start, shape.height, shape.width
 
     def _video_parts(self, steps: Iterator[Step]) -> Iterator[Tensor]:
-        """Yield this rank's part of the input video for each step, [1 3 T h w] in [-1, 1]."""
+        """Yield this rank's part of the input video for each step, [1 C T h w] in [-1, 1]."""
         config, shape = self.vae.config, self.job.shape
         scale = config.spatial_factor
         for step in steps:
@@ -191,11 +192,11 @@ class RankTask:
             whole = None
             if self.run is not None:
                 assert self.run.source is not None
-                whole = torch.from_numpy(self.run.source.read(start, stop))
+                whole = torch.from_numpy(self.run.source.read_seen(start, stop))
             pixels_shape = (stop - start, shape.height * scale, shape.width * scale, 3)
             dim = self.shard.dim - 2  # of T H W 3
             pixels = scatter(self.group, self.shard, whole, pixels_shape, torch.uint8, dim, scale)
-            yield from_uint8(pixels, self.vae.dtype)
+            yield with_channels(from_uint8(pixels, self.vae.dtype), config.in_channels)
 
     def _latent_parts(self, steps: Iterator[Step]) -> Iterator[Tensor]:
         """Yield this rank's part of the raw latent for each step, [1 C T h w]."""

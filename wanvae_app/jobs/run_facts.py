@@ -33,8 +33,8 @@ FACTS: dict[str, tuple[type, ...]] = {
 }
 TIMES = ("started", "first_frame", "finished")
 
-# Makes a log of frames from height, width, and the time of each frame.
-OpenFrames = Callable[[int, int, list[float]], FrameLog]
+# Makes a log of frames from height, width, the time of each frame, and for decoded frames their channels.
+OpenFrames = Callable[..., FrameLog]
 
 
 def facts_of(run: JobState) -> dict[str, Any]:
@@ -46,6 +46,7 @@ def facts_of(run: JobState) -> dict[str, Any]:
     facts["job"] = run.job.to_json()
     facts["status"] = run.status
     facts["size"] = list(run.size)
+    facts["channels"] = run.frames.channels
     facts["done"] = {str(phase): count for phase, count in run.done.items()}
     facts["activity"] = [astuple(activity) for activity in run.activity]
     facts["frames"] = [seconds - run.created for seconds in run.frames.times]
@@ -76,7 +77,7 @@ def run_from(
     run = JobState(
         Job.from_json(facts["job"]),
         folder=folder,
-        frames=open_frames(height, width, times),
+        frames=open_frames(height, width, times, _channels(facts.get("channels", 3))),
         num_frames=facts["num_frames"],
         source=source,
     )
@@ -100,6 +101,12 @@ def _size(values: list[int]) -> tuple[int, int]:
     if not (0 < height <= MAX_SIDE and 0 < width <= MAX_SIDE):
         raise ValueError(f"frames of {width}x{height}")
     return height, width
+
+
+def _channels(value: int) -> int:
+    if value not in (3, 4):
+        raise ValueError(f"frames of {value} channels")
+    return value
 
 
 def _at_most(values: list[Any], limit: int) -> list[Any]:

@@ -227,8 +227,10 @@ class JobService:
         run.frames.finish()
         if verdict == Verdict.FAILED:
             self._end(run, Status.FAILED, f"{reason}.")
-        elif verdict == Verdict.STOP and not len(run.frames):
-            self._end_stopped(run, f"after 0 of {plural(run.num_frames, 'frame')}")
+        elif verdict == Verdict.STOP and not (len(run.frames) and run.wants_files):
+            self._end_stopped(run, f"after {len(run.frames)} of {plural(run.num_frames, 'frame')}")
+        elif not run.wants_files:
+            self._end(run, Status.FINISHED, _sentences("Finished"))
         else:
             run.change(status=Status.WRITING, message="Writing the files to download.")
             self._writer.put(run, self._on_written)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 
 from wanvae_app.device import tidy_up
 from wanvae_app.formats.checkpoint import describe_vae, load_vae, loading_dtype
-from wanvae_app.formats.weights_file import find_weights_file
+from wanvae_app.formats.weights_file import WeightsFile, find_weights_file
 from wanvae_app.kernels.code_path import CodePath
 from wanvae_app.model.vae import WanVAE
 
@@ -143,13 +142,13 @@ def loading_bytes(vae: WanVAE) -> int:
     return sum(weight.numel() for weight in vae.parameters()) * loading_dtype(vae.dtype).itemsize
 
 
-def _loader(file: Path, dtype: torch.dtype, device: torch.device, path: CodePath | None) -> Load:
+def _loader(file: WeightsFile, dtype: torch.dtype, device: torch.device, path: CodePath | None) -> Load:
     def load(on_tensor: Callable[[], object]) -> WanVAE:
-        if not file.is_file():
-            raise ValueError(f"{file.name} is no longer there")
+        if not file.path.is_file():
+            raise ValueError(f"{file.path.name} is no longer there")
         try:
             return load_vae(file, dtype, device, path, on_tensor=on_tensor)
         except ValueError as error:  # visitors read it, and need not know the server's folders
-            raise ValueError(str(error).replace(f"{file.parent}/", "")) from error
+            raise ValueError(str(error).replace(f"{file.path.parent}/", "")) from error
 
     return load

@@ -7,14 +7,21 @@ from torch import Tensor
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Convert frames [1 3 T H W] in [-1, 1] to pixels [T H W 3] in 0..255: (x + 1) * 127.5, rounded to nearest."""
+    """Convert frames [1 C T H W] in [-1, 1] to pixels [T H W C] in 0..255: (x + 1) * 127.5, rounded to nearest."""
     pixels = frames[0].permute(1, 2, 3, 0).contiguous()
     return pixels.float().add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def from_uint8(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Convert pixels [T H W 3] in 0..255 to frames [1 3 T H W] in [-1, 1]."""
+    """Convert pixels [T H W C] in 0..255 to frames [1 C T H W] in [-1, 1]."""
     return pixels.to(torch.float32).div(127.5).sub(1).to(dtype).permute(3, 0, 1, 2)[None]
+
+
+def with_channels(frames: Tensor, num_channels: int) -> Tensor:
+    """Return frames [1 C T H W] in [-1, 1] with 3 or 4 channels: opaque alpha is added, or alpha is left out."""
+    if num_channels <= frames.shape[1]:
+        return frames[:, :num_channels]
+    return torch.cat((frames, torch.ones_like(frames[:, :1])), 1)
 
 
 def patchify(x: Tensor, patch: int) -> Tensor:

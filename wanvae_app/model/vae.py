@@ -116,12 +116,12 @@ class Level(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Encodes patches of pixels [B, 3 patch^2, T, H, W] to mean and log variance of latents [B, 2 z, T', H/8, W/8]."""
+    """Encodes patches of pixels [B, C patch^2, T, H, W] to mean and log variance of latents [B, 2 z, T', H/8, W/8]."""
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
         dims, last = config.encoder_dims, len(config.dim_mult) - 1
-        self.conv_in = CausalConv3d(3 * config.patch_size**2, dims[0], 3)
+        self.conv_in = CausalConv3d(config.in_channels * config.patch_size**2, dims[0], 3)
         self.levels = nn.ModuleList()
         for i in range(last + 1):
             temporal = i < last and config.temporal_downsample[i]
@@ -147,7 +147,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decodes latents [B, z, T, H, W] to patches of pixels [B, 3 patch^2, T', 8 H, 8 W]."""
+    """Decodes latents [B, z, T, H, W] to patches of pixels [B, C patch^2, T', 8 H, 8 W]."""
 
     def __init__(self, config: WanConfig) -> None:
         super().__init__()
@@ -157,15 +157,13 @@ class Decoder(nn.Module):
         self.levels = nn.ModuleList()
         for i in range(last + 1):
             temporal = i < last and config.temporal_downsample[last - 1 - i]
-            # Wan 2.1 halves the width in the upsampling convolution, 2.2 in the next level's first block.
-            upsampled_dim = dims[i + 1] if config.residual else dims[i + 1] // 2
-            resample = Upsample(dims[i + 1], upsampled_dim, temporal) if i < last else None
-            in_dim = dims[i] if config.residual or i == 0 else dims[i] // 2
+            resample = Upsample(dims[i + 1], config.upsampled_dims[i], temporal) if i < last else None
+            in_dim = config.upsampled_dims[i - 1] if i else dims[0]
             residual = config.residual and i < last
             self.levels.append(
                 Level(in_dim, dims[i + 1], config.num_res_blocks + 1, resample, 1 + temporal, residual)
             )
-        self.head = Head(dims[-1], 3 * config.output_patch**2)
+        self.head = Head(dims[-1], config.out_channels * config.output_patch**2)
 
     def forward(self, z: Tensor, state: ClipState) -> Tensor:
         parts: Iterable[Tensor] = [self.middle(self.conv_in(z, state), state)]
@@ -182,7 +180,8 @@ class Decoder(nn.Module):
 class WanVAE(nn.Module):
     """Encoder and decoder of one Wan VAE: weights alone. What a clip remembers is in its ClipState.
 
-    Latents are raw: as the encoder makes them, not normalised by the mean and deviation in `config`.
+    Latents are raw: as the encoder makes them, not normalised by the mean and deviation in `config`. `config` tells
+    how many channels C a pixel has, and whether one of encoder and decoder is missing.
     """
 
     encoder_class: type[Encoder] = Encoder
@@ -194,18 +193,26 @@ class WanVAE(nn.Module):
         super().__init__()
         self.config = config
         self.name = name
-        self.encoder = self.encoder_class(config)
-        self.quant_conv = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
-        self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
-        self.decoder = self.decoder_class(config)
+        self.notes: tuple[str, ...] = ()  # what a user should know of its weights, in sentences
+        if config.has_encoder:
+            self.encoder = self.encoder_class(config)
+            self.quant_conv = CausalConv3d(2 * config.z_dim, 2 * config.z_dim, 1)
+        if config.has_decoder:
+            self.post_quant_conv = CausalConv3d(config.z_dim, config.z_dim, 1)
+            self.decoder = self.decoder_class(config)
+
+    @property
+    def first_weight(self) -> Tensor:
+        """One of the weights, the same at every call."""
+        return (self.quant_conv if self.config.has_encoder else self.post_quant_conv).weight
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.quant_conv.weight.dtype
+        return self.first_weight.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.quant_conv.weight.device
+        return self.first_weight.device
 
     def channels_last(self) -> WanVAE:
         """Lay weights out in memory as pictures lie, which makes convolutions faster; return this VAE."""
@@ -221,7 +228,7 @@ class WanVAE(nn.Module):
         return ClipState(shard)
 
     def encode(self, x: Tensor, state: ClipState) -> Tensor:
-        """Encode a clip's next frames [B 3 T H W] in [-1, 1] to raw latents [B z T' H' W'], the distribution's mean.
+        """Encode a clip's next frames [B C T H W] in [-1, 1] to raw latents [B z T' H' W'], the distribution's mean.
 
         In the clip's first call T is 1 + 4 k and T' is 1 + k; in later ones T is 4 k and T' is k.
         """
@@ -230,7 +237,7 @@ class WanVAE(nn.Module):
         return moments.chunk(2, 1)[0]
 
     def decode(self, z: Tensor, state: ClipState) -> Tensor:
-        """Decode a clip's next raw latents [B z T H W] to frames [B 3 T' H' W'] in [-1, 1].
+        """Decode a clip's next raw latents [B z T H W] to frames [B C T' H' W'] in [-1, 1].
 
         T' is 1 + 4 (T - 1) in the clip's first call, and 4 T in later ones. What is not finite, infinity too, is NaN.
         """
@@ -240,7 +247,7 @@ class WanVAE(nn.Module):
         return x.clamp(-1, 1).add_(x.mul(0))  # clamp would make a 1 of infinity, and infinity times 0 is NaN
 
     def to_uint8(self, frames: Tensor) -> Tensor:
-        """Convert decoded frames [1 3 T H W] in [-1, 1] to pixels [T H W 3] in 0..255, rounded to nearest."""
+        """Convert decoded frames [1 C T H W] in [-1, 1] to pixels [T H W C] in 0..255, rounded to nearest."""
         return to_uint8(frames)
 
     @contextmanager

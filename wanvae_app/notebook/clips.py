@@ -21,21 +21,22 @@ FRAMES_AT_ONCE = 16  # that are copied from a GPU
 def play(frames: Tensor | np.ndarray, fps: float = DEFAULT_FPS, width: int | None = None) -> None:
     """Show a clip, uint8 [T H W 3], as a video that repeats, `width` pixels wide on the page.
 
-    The video lies in the notebook, as an MP4. Put clips side by side with `torch.cat([a, b], 2)`.
+    The video lies in the notebook, as an MP4. Put clips side by side with `torch.cat([a, b], 2)`. Frames with alpha,
+    [T H W 4], are shown over a checkerboard.
 
     Raises ValueError for another shape or type and for odd sides, OSError, with a sentence, if it cannot be written.
     """
     clip = torch.as_tensor(frames)
-    if clip.dtype != torch.uint8 or clip.dim() != 4 or clip.shape[3] != 3 or not clip.numel():
+    if clip.dtype != torch.uint8 or clip.dim() != 4 or clip.shape[3] not in (3, 4) or not clip.numel():
         raise ValueError(
             f"A clip of {clip.dtype} and shape {list(clip.shape)} cannot be played: give uint8 [T, H, W, 3]."
         )
-    num_frames, height, own_width, _ = clip.shape
+    num_frames, height, own_width, channels = clip.shape
     if height % 2 or own_width % 2:
         raise ValueError(f"A clip of {own_width}x{height} cannot be played: an MP4's sides are even.")
     with tempfile.TemporaryDirectory(prefix="wanvae-") as folder:
         path = Path(folder) / "clip.mp4"
-        log = FrameLog(height, own_width, Path(folder))
+        log = FrameLog(height, own_width, Path(folder), channels)
         try:
             for part in clip.split(FRAMES_AT_ONCE):
                 log.append(part.cpu().numpy())

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from wanvae_app.alpha import over_checkerboard
 from wanvae_app.notebook.cell_output import CellOutput, image_tag
 
 MAX_THUMBNAILS = 10  # in the strip, spread evenly over the clip
@@ -21,7 +22,7 @@ UPDATE_INTERVAL = 0.1  # seconds between two updates at least, the last one exce
 
 
 def watch(stream: Iterable[Tensor | np.ndarray], num_frames: int) -> Tensor:
-    """Show the frames of a stream while they come; return all of them, uint8 [T H W 3].
+    """Show the frames of a stream while they come; return all of them, uint8 [T H W 3], or [T H W 4] with alpha.
 
     `stream` yields uint8 [N H W 3], as `LoadedVae.decode_stream` does. `num_frames` is how many will come. The cell
     shows a progress bar, the newest frame, and a strip that grows. Interrupt the cell to stop the stream.
@@ -34,13 +35,18 @@ def watch(stream: Iterable[Tensor | np.ndarray], num_frames: int) -> Tensor:
     try:
         for part in stream:
             frames = torch.as_tensor(part)
-            if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[3] != 3 or not frames.numel():
+            if (
+                frames.dtype != torch.uint8
+                or frames.dim() != 4
+                or frames.shape[3] not in (3, 4)
+                or not frames.numel()
+            ):
                 raise ValueError(
                     f"A stream of {frames.dtype} and shape {list(frames.shape)} cannot be shown: it must yield uint8 "
                     '[N, H, W, 3], as decode_stream does with output="uint8".'
                 )
             parts.append(frames)
-            strip.add(frames.cpu().numpy())
+            strip.add(over_checkerboard(frames.cpu().numpy()))
         is_whole = True
     finally:
         strip.end(is_whole)

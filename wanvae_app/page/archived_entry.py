@@ -45,7 +45,7 @@ def owner_key(owner: str) -> str:
 def make_picture(frames: FrameLog) -> bytes:
     """Make a small JPEG of the frame in the middle. Raises ValueError if the frames were deleted."""
     middle = len(frames) // 2
-    image = Image.fromarray(frames.read(middle, middle + 1)[0])
+    image = Image.fromarray(frames.read_seen(middle, middle + 1)[0])
     image.thumbnail(PICTURE_SIDES, Image.Resampling.BOX)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=PICTURE_QUALITY)
@@ -85,7 +85,9 @@ def restore_entry(archived: ArchivedRun, owner: str, folder: Path) -> HistoryEnt
 
     def stored(name: str) -> Any:
         path, digest = archived.folder / name, facts["digests"].get(name)
-        return lambda height, width, times: StoredFrames(path, digest, height, width, times, folder)
+        return lambda height, width, times, channels=3: StoredFrames(
+            path, digest, height, width, times, folder, channels
+        )
 
     run: JobState = run_from(facts, folder, stored(FRAMES), stored(SOURCE))
     run.owner = owner

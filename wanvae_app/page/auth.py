@@ -5,6 +5,8 @@ The cookie names a browser. Everybody finds and stops only runs of their own bro
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 import secrets
 from typing import Any
@@ -23,6 +25,7 @@ PUBLIC_PATHS = re.compile(
     r"/|/(login|logout|health|favicon\.ico|theme\.css|robots\.txt|manifest\.json)/?"
     r"|/(static|assets|svelte)/.*|/gradio_api/(login_check|theme\.css|startup-events)/?"
 )
+PROGRAM_PATHS = re.compile("/vae/(decode|encode)")  # a program's password may come with the request itself
 LOGIN_PREFIX = "access-token-"  # of Gradio's cookies
 
 
@@ -31,7 +34,7 @@ def owner_of(request: gr.Request) -> str:
     return request.cookies.get(COOKIE) or f"{SESSION_PREFIX}{request.session_hash}"
 
 
-def address_of(request: gr.Request) -> str:
+def address_of(request: gr.Request | Request) -> str:
     """Return the address that a call comes from; "" for this machine's own, which may be a proxy's for all visitors."""
     address = request.client.host if request.client is not None else ""
     return "" if is_own_address(address) else address
@@ -52,6 +55,27 @@ def is_logged_in(request: Request) -> bool:
     if getattr(app, "auth", None) is None:
         return True
     return any(app.tokens.get(request.cookies.get(name)) is not None for name in _login_names(app))
+
+
+def sent_login(request: Request) -> tuple[str, str] | None:
+    """Return user and password of HTTP's Basic authentication (RFC 7617); None if the request has none."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        user, colon, password = base64.b64decode(text, validate=True).decode().partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return (user, password) if colon else None
+
+
+def is_password(request: Request, user: str, password: str) -> bool:
+    """Whether `--auth` names this user with this password. Takes the same time for every wrong one."""
+    found = False
+    for known_user, known_password in request.app.auth.items():
+        is_user = secrets.compare_digest(known_user.encode(), user.encode())
+        found |= secrets.compare_digest(known_password.encode(), password.encode()) and is_user
+    return found
 
 
 def _login_names(app: Any) -> tuple[str, str]:

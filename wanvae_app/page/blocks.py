@@ -17,18 +17,22 @@ from starlette.middleware import Middleware
 from wanvae_app.assets import PAGE, SAMPLES
 from wanvae_app.errors import plural
 from wanvae_app.formats.checkpoint import family_and_width
+from wanvae_app.formats.latents import LATENT_FORMATS
+from wanvae_app.formats.video_plan import MAX_FRAMES
 from wanvae_app.jobs.service import JobService
 from wanvae_app.page.file_components import without_empty_files
-from wanvae_app.page.gallery import find_samples, gallery_html, header_html
+from wanvae_app.page.gallery import find_samples, gallery_html, header_html, upload_hint
 from wanvae_app.page.gradio_requests import refuse_content, tell_bad_inputs
-from wanvae_app.page.handlers import UPLOAD_HINT, EventHandlers
+from wanvae_app.page.handlers import EventHandlers
 from wanvae_app.page.history import History
 from wanvae_app.page.hosts import AllowedHosts
+from wanvae_app.page.latent_question import LatentQuestions
+from wanvae_app.page.latent_readings import ORDER_NAMES, SCALINGS
 from wanvae_app.page.logins import ATTEMPT_SECONDS, MAX_ATTEMPTS
 from wanvae_app.page.middleware import PageMiddleware, host_lifespan
 from wanvae_app.page.routes import make_routes
 from wanvae_app.page.scripts import call_module, head, load_module
-from wanvae_app.page.upload import MAX_CHUNK, SCALINGS
+from wanvae_app.page.upload import MAX_CHUNK
 from wanvae_app.page.upload_room import UploadRoom
 
 HOUR = 3600  # seconds
@@ -51,10 +55,11 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
     )
     return {
         "theme": theme,
-        "i18n": gr.I18n(
-            en={"common.upload": "Upload"}
-        ),  # Gradio names a button by a key that it has no words for
-        "css_paths": [PAGE / name for name in ("page.css", "stage.css", "player.css", "history.css")],
+        # Gradio names a button by a key that it has no words for.
+        "i18n": gr.I18n(en={"common.upload": "Upload"}),
+        "css_paths": [
+            PAGE / name for name in ("page.css", "stage.css", "player.css", "history.css", "question.css")
+        ],
         "head": head(),
         "app_kwargs": {
             "routes": routes,
@@ -79,7 +84,7 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
     UploadRoom(jobs).install()
     vaes = jobs.vaes
     found = find_samples(samples, [vaes[name].config for name in vaes.names])
-    handlers = EventHandlers(jobs, history, found)
+    handlers, questions = EventHandlers(jobs, history, found), LatentQuestions(jobs)
     gr.set_static_paths(found)  # else Gradio copies a sample when it is chosen
     num_ranks = jobs.group.size
     # Every hour Gradio deletes uploads older than a day: a page may run an upload again.
@@ -98,7 +103,11 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 # No `file_types`: the content decides, and the component is stuck after it has refused a name.
                 files = gr.File(label="Latents or videos", height=108, elem_id="file", file_count="multiple")
                 files = without_empty_files(for_uploads(files))
-                about = gr.HTML(UPLOAD_HINT, elem_id="about", apply_default_css=False)
+                hint = upload_hint(vaes.first, jobs.group.device)
+                about = gr.HTML(hint, elem_id="about", apply_default_css=False)
+                question = gr.HTML(
+                    "", js_on_load=load_module("question.js"), elem_id="question", apply_default_css=False
+                )
                 vae = gr.Dropdown(
                     [(f"{name} ({family_and_width(vaes[name].config)})", name) for name in vaes.names],
                     value=vaes.names[0],
@@ -134,6 +143,14 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                         info="Raw is what the encoder gives, normalised what diffusers saves.",
                         elem_id="scaling",
                     )
+                    frames = gr.Textbox(
+                        "",
+                        label="Frames of a video",
+                        info=f"Empty: all, {MAX_FRAMES} at most. A range: 1-500 or 200-; every second: 1-2000/2.",
+                        max_lines=1,
+                        max_length=40,
+                        elem_id="frames",
+                    )
             with gr.Column(scale=1, min_width=320, elem_id="viewer"):
                 player = gr.HTML(
                     "",
@@ -143,15 +160,36 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                     apply_default_css=False,
                 )
                 gr.HTML("", js_on_load=load_module("history.js"), elem_id="history", apply_default_css=False)
-        inputs: list[Any] = [files, parallel, chunk, scaling, vae]
+        inputs: list[Any] = [files, parallel, chunk, scaling, vae, frames]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(handlers.choose_sample, None, files, **private)
-        files.change(handlers.describe, [files, vae], about, concurrency_limit=4, **private)
         files.upload(None, files, files, js=call_module("file_names.js", "asKept"))
         vae.change(None, vae, None, js=call_module("vae_facts.js", "show"))
         vae.input(None, vae, chunk, js=call_module("vae_facts.js", "defaultChunk"))
-        vae.change(handlers.choose_vae, [vae, files], [gallery, about], concurrency_limit=4, **private)
-        run.click(handlers.start, inputs, player, concurrency_limit=4, trigger_mode="once", **private)
+        about_inputs = [files, vae, frames]
+        gr.on(
+            [files.change, frames.blur, frames.submit],
+            handlers.describe,
+            about_inputs,
+            about,
+            concurrency_limit=4,
+            **private,
+        )
+        vae.change(
+            handlers.choose_vae, [vae, files, frames], [gallery, about], concurrency_limit=4, **private
+        )
+        for each in (files, vae, scaling):
+            each.change(questions.ask, [files, vae, scaling], question, concurrency_limit=4, **private)
+        answers = gr.Textbox("", visible=False)  # filled in by the page's script
+        run.click(
+            handlers.start,
+            [*inputs, answers],
+            player,
+            js=call_module("question.js", "withAnswers", []),
+            concurrency_limit=4,
+            trigger_mode="once",
+            **private,
+        )
         stop.click(None, js="() => window.wanvae?.stop()")
         # What is chosen is kept in the tab, for a reload.
         restore = call_module("choices.js", "restore", vaes.names)
@@ -164,12 +202,22 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         file = without_empty_files(for_uploads(gr.File(label="Latent or video", visible=False)))
         # A dropdown would refuse other names in a sentence of Gradio's.
         vae_name = gr.Textbox("", label=f"VAE: {', '.join(vaes.names)}; empty: the first", visible=False)
+        which = gr.Textbox("", label="Frames of a video, such as 1-500; empty: all", visible=False)
         outputs = [
             gr.JSON(label="State", visible=False),
             gr.File(label="MP4", visible=False),
             gr.File(label="Latent", visible=False),
         ]
-        api_inputs = [file, parallel, chunk, scaling, vae_name]
+        part = gr.Textbox(
+            "", label="Part: which of several latents of a file; empty: its only one", visible=False
+        )
+        order = gr.Textbox(
+            "Auto", label=f"Order of a latent's dimensions: {', '.join(ORDER_NAMES)}", visible=False
+        )
+        latent_format = gr.Textbox(
+            "Normalised", label=f"Latent format of what is saved: {', '.join(LATENT_FORMATS)}", visible=False
+        )
+        api_inputs = [file, parallel, chunk, scaling, vae_name, which, part, order, latent_format]
         trigger.click(handlers.run, api_inputs, outputs, api_name="run", concurrency_limit=None)
     return page
 

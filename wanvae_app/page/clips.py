@@ -27,10 +27,14 @@ class Clip:
     run: JobState
     frames: FrameLog
 
-    def read(self, frame: int) -> np.ndarray:
-        """Return a frame, uint8 RGB [H, W, 3]. Raises HTTPException 404 if there is none yet, 410 if it was deleted."""
+    def read(self, frame: int, with_alpha: bool = False) -> np.ndarray:
+        """Return a frame as it is seen, uint8 RGB [H, W, 3], or with its alpha, if it has one, [H, W, 4].
+
+        Raises HTTPException 404 if there is none yet, 410 if it was deleted.
+        """
+        read = self.frames.read if with_alpha else self.frames.read_seen
         try:
-            pixels: np.ndarray = self.frames.read(frame, frame + 1)[0]
+            pixels: np.ndarray = read(frame, frame + 1)[0]
             return pixels
         except IndexError:
             raise HTTPException(404, f"There is no frame {frame} yet: {len(self.frames)} exist.") from None

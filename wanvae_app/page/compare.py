@@ -1,4 +1,7 @@
-"""How two clips differ: the largest difference of their pixels and its place, and the PSNR."""
+"""How two clips differ: the largest difference of their pixels and its place, and the PSNR.
+
+Clips with alpha are compared as they are seen, over a checkerboard.
+"""
 
 from __future__ import annotations
 
@@ -80,4 +83,4 @@ def _size(clip: Clip) -> tuple[int, int]:
 
 
 def _read(clip: Clip, start: int, stop: int) -> np.ndarray:
-    return clip.read(start, stop) if isinstance(clip, FrameLog) else clip[start:stop]
+    return clip.read_seen(start, stop) if isinstance(clip, FrameLog) else clip[start:stop]

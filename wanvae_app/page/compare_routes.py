@@ -1,6 +1,8 @@
 """Routes for looking closely: exact frames, and two clips compared.
 
-live/ID/frame/N.png?source=1     frame N, lossless; with source=1 that of the run's source
+live/ID/frame/N.png?source=1&alpha=1
+                                 frame N, lossless; with source=1 that of the run's source; with alpha=1 with its alpha,
+                                 where it is shown over a checkerboard
 compare/A/B/frame/N.png?gain=1&channel=worst
                                  the difference of two frames in colours; gain 1 to 64, channel worst or luma
 compare/A/B/frame/N              JSON, see `difference_json`
@@ -72,7 +74,8 @@ class CompareHandlers:
         wants_source = request.query_params.get("source", "0") not in ("", "0")
         clip = self._clip(request, request.path_params["id"] + SOURCE_SUFFIX * wants_source)
         frame = frame_number(request)
-        return await self._png(lambda: clip.read(frame))
+        with_alpha = request.query_params.get("alpha", "0") not in ("", "0")
+        return await self._png(lambda: clip.read(frame, with_alpha))
 
     async def picture(self, request: Request) -> Response:
         a, b = self._pair(request)
@@ -144,7 +147,7 @@ def curve_json(curve: Curve, start: int) -> dict[str, Any]:
 
 
 def encode_png(frame: np.ndarray) -> bytes:
-    """Encode a frame, uint8 [H, W, 3], as PNG."""
+    """Encode a frame, uint8 [H, W, C], as PNG."""
     data = io.BytesIO()
     Image.fromarray(frame).save(data, "PNG", compress_level=PNG_LEVEL)
     return data.getvalue()

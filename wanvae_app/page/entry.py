@@ -21,6 +21,7 @@ class RunInput:
     note: str = ""  # sentences for the page: how the file was read, cropped and cut
     why: str = ""  # more about the scaling, for whoever asks
     misfit: Misfit = Misfit()  # whether a latent fits the VAE
+    doubt: str = ""  # what the file left open, in a sentence for programs; empty if nothing
 
 
 @dataclass

@@ -15,6 +15,7 @@ from gradio.utils import get_upload_folder
 
 from wanvae_app.jobs.job_state import JobState
 
+MAX_STEM_BYTES = 200  # of a file's name without its ending; file systems allow 255 with it
 PUBLISHED_PREFIX = "files-"  # of folders with links to a run's files
 
 
@@ -30,12 +31,13 @@ def without_empty_files(file: gr.File) -> gr.File:
     return file
 
 
-def publish(run: JobState) -> list[str | None]:
-    """Link the run's MP4 and latent into Gradio's folder, from where a program fetches them; return the links' paths.
+def publish(run: JobState, latent: Path | None) -> list[str | None]:
+    """Link the run's MP4 and this file of its latent into Gradio's folder, from where a program fetches them.
 
-    Gradio would copy them there otherwise. The links go when the run is deleted. Raises OSError on a full disk.
+    Returns the links' paths. The links have the name of the run's input, with endings of their own. Gradio would copy
+    the files otherwise. The links go when the run is deleted. Raises OSError on a full disk.
     """
-    files = [run.video_path, run.latent_path]
+    files = [run.video_path, latent]
     if run.published is None and any(files):
         folder = Path(get_upload_folder()) / f"{PUBLISHED_PREFIX}{secrets.token_urlsafe(24)}"
         folder.mkdir(mode=0o700, parents=True)
@@ -45,8 +47,14 @@ def publish(run: JobState) -> list[str | None]:
         if path is None or run.published is None:
             links.append(None)
             continue
-        link = run.published / path.name
+        link = run.published / _download_name(run, path)
         if not link.exists():
             os.link(path, link)
         links.append(str(link))
     return links
+
+
+def _download_name(run: JobState, path: Path) -> str:
+    """Name a run's file after its input: clip.mp4 for clip.safetensors."""
+    stem = Path(run.name).stem.encode()[:MAX_STEM_BYTES].decode(errors="ignore")
+    return f"{stem or path.stem}{path.suffix}"

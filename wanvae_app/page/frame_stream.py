@@ -89,7 +89,9 @@ async def wait_for_frame(log: FrameLog, index: int, timeout: float) -> None:
 def encode_record(log: FrameLog, index: int, run: JobState) -> bytes:
     """Encode one frame as a record. Raises ValueError if the log is closed, IndexError for no such frame."""
     data = io.BytesIO()
-    Image.fromarray(log.read(index, index + 1)[0]).save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+    Image.fromarray(log.read_seen(index, index + 1)[0]).save(
+        data, "JPEG", quality=JPEG_QUALITY, subsampling=0
+    )
     jpeg = data.getvalue()
     start = run.started if run.started is not None else math.inf  # frames of a source exist before the start
     return RECORD_HEADER.pack(index, len(jpeg), max(0.0, log.times[index] - start)) + jpeg

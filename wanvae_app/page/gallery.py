@@ -9,15 +9,40 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
+import torch
+
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
+from wanvae_app.device import slow_dtype
 from wanvae_app.errors import plural
 from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.jobs.service import JobService
 from wanvae_app.jobs.vae_cache import VaeCache
+from wanvae_app.model.vae import WanVAE
 
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".npz", ".latent"]
-VIDEO_TYPES = [".mp4", ".webm", ".gif", ".mov"]
+VIDEO_TYPES = [
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".mts",
+    ".mpg",
+    ".flv",
+    ".wmv",
+    ".ogv",
+    ".gif",
+]
+PICTURE_TYPES = [
+    ".png",
+    ".jpg",
+    ".webp",
+    ".avif",
+    ".heic",
+]  # the samples' posters are .jpg, so these are no samples
 
 
 def find_samples(folder: Path, configs: Iterable[WanConfig]) -> list[Path]:
@@ -29,7 +54,9 @@ def find_samples(folder: Path, configs: Iterable[WanConfig]) -> list[Path]:
 
 def _fits(path: Path, config: WanConfig) -> bool:
     """Whether a file is a sample for this VAE. The latents were made by the demo VAE: another decodes them to noise."""
-    return path.suffix in VIDEO_TYPES or (path.suffix in LATENT_TYPES and config.latents_mean == _demo_mean())
+    if path.suffix in VIDEO_TYPES:
+        return config.has_encoder and config.has_decoder
+    return path.suffix in LATENT_TYPES and config.has_decoder and config.latents_mean == _demo_mean()
 
 
 @cache
@@ -69,6 +96,17 @@ def vae_facts(vaes: VaeCache) -> dict[str, dict[str, str | int]]:
         reason = vae.path.reason[:1].upper() + vae.path.reason[1:]
         facts[name] = {"label": label, "path": vae.path.name, "reason": reason, "chunk": vae.default_chunk}
     return facts
+
+
+def upload_hint(vae: WanVAE, device: torch.device) -> str:
+    """What may be uploaded, and what a user should know of the VAE and how it runs on a device, as HTML."""
+    hint = (
+        f"<p class='hint'>Latents: {' '.join(LATENT_TYPES)}<br>Videos: {' '.join(VIDEO_TYPES)}<br>"
+        f"Pictures, also animated: {' '.join(PICTURE_TYPES)}; as a clip: numbered .png or .jpg, or a .zip of them</p>"
+    )
+    slow = slow_dtype(vae.dtype, device)
+    notes = (*vae.notes, *([f"{slow}."] if slow else []))
+    return hint + "".join(f"<p class='hint note'>{html.escape(note)}</p>" for note in notes)
 
 
 def header_html(jobs: JobService) -> str:

@@ -24,11 +24,21 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wanvae_app.errors import describe
-from wanvae_app.page.auth import COOKIE, PUBLIC_PATHS, browser_cookie, is_logged_in, login_cookie
+from wanvae_app.page.auth import (
+    COOKIE,
+    PROGRAM_PATHS,
+    PUBLIC_PATHS,
+    browser_cookie,
+    is_logged_in,
+    is_password,
+    login_cookie,
+    sent_login,
+)
 from wanvae_app.page.gradio_requests import EVENTS, LOGIN_PATHS, answer_to, checked, is_served
 from wanvae_app.page.hosts import AllowedHosts
 from wanvae_app.page.logins import LoginThrottle
 from wanvae_app.page.policy import POLICY, PageSender, policy
+from wanvae_app.page.remote_body import drain
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +122,8 @@ class PageMiddleware:
             if path in LOGIN_PATHS and status == 200:
                 self.throttle.forget(_address(request))
         except HTTPException as refusal:
+            if PROGRAM_PATHS.fullmatch(path):
+                await drain(request)
             await _refusal(refusal.status_code, refusal.detail, refusal.headers)(scope, receive, send)
         except Exception as error:
             if status is None:
@@ -127,12 +139,22 @@ class PageMiddleware:
         """Raise HTTPException for a request without a login, and for too many attempts to log in."""
         # Gradio's own check leaves out some of its routes.
         if not PUBLIC_PATHS.fullmatch(path) and not is_logged_in(request):
-            raise HTTPException(401, "Log in first.")
+            login = sent_login(request) if PROGRAM_PATHS.fullmatch(path) else None
+            if login is None:
+                raise HTTPException(401, "Log in first.")
+            self._count_attempt(request)
+            if not is_password(request, *login):
+                raise HTTPException(401, "The user or the password is wrong.")
+            self.throttle.forget(_address(request))
         if path in LOGIN_PATHS and request.method == "POST":
-            seconds = math.ceil(self.throttle.attempt(_address(request)))
-            if seconds:
-                sentence = f"Too many attempts to log in from your address: try again in {seconds} s."
-                raise HTTPException(429, sentence, {"Retry-After": str(seconds)})
+            self._count_attempt(request)
+
+    def _count_attempt(self, request: Request) -> None:
+        """Raise HTTPException 429 if there were too many attempts to log in."""
+        seconds = math.ceil(self.throttle.attempt(_address(request)))
+        if seconds:
+            sentence = f"Too many attempts to log in from your address: try again in {seconds} s."
+            raise HTTPException(429, sentence, {"Retry-After": str(seconds)})
 
     def _is_own(self, scope: Scope, path: str) -> bool:
         """Whether one of the page's own routes takes the request.

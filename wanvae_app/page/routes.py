@@ -5,6 +5,7 @@ live/ID?view=decoded&start=K  frames from K on, as records (see frame_stream.py)
 live/ID/state?activity=K      JSON, see `state_json`, without the first K activities; asking counts as watching
 live/ID/stop                  POST: end the run on all ranks
 live/ID/video.mp4, live/ID/latent.safetensors
+                              the latter with ?format=NAME in one of LATENT_FORMATS, "Raw" or "ComfyUI raw" for instance
 runs?seen=ID,ID               JSON: the runs of the visitor who asks, newest first, see `listed_json`, and whether
                               they are kept; those that are named count as watched
 runs/ID                       DELETE: the run and all that is kept of it
@@ -14,7 +15,8 @@ health                        JSON: ready, busy or broken; which code path codes
 logout                        POST: end this browser's login
 page/NAME.js                  the page's scripts, see scripts.py
 
-Exact frames, and clips compared, have routes of their own: see compare_routes.py.
+Exact frames, and clips compared, have routes of their own: see compare_routes.py. So has the remote VAE of other
+programs: see remote_routes.py.
 
 A run of an earlier start is opened like a fresh one. A run that does not exist and a run of somebody else both get 404.
 """
@@ -38,6 +40,8 @@ from wanvae_app.page.compare_routes import make_compare_routes
 from wanvae_app.page.entry import HistoryEntry
 from wanvae_app.page.frame_stream import stream_records
 from wanvae_app.page.history import History
+from wanvae_app.page.latent_download import converted_answer
+from wanvae_app.page.remote_routes import make_remote_routes
 from wanvae_app.page.run_json import state_json
 from wanvae_app.page.scripts import Scripts
 
@@ -60,6 +64,7 @@ def make_routes(jobs: JobService, history: History) -> list[BaseRoute]:
         Route("/logout", handlers.logout, methods=["POST"]),
         Route("/page/{name}", Scripts().script),
         *make_compare_routes(history),
+        *make_remote_routes(jobs),
     ]
 
 
@@ -99,7 +104,13 @@ class RouteHandlers:
         return _file(run.video_path, f"{Path(run.name).stem}-decoded.mp4")
 
     async def latent(self, request: Request) -> Response:
-        run = self._entry(request).run
+        run, name = self._entry(request).run, request.query_params.get("format", "")
+        if name and run.latent_path is not None and run.latent_path.is_file():
+            config = self.jobs.vaes[run.job.vae].config
+            stem = Path(run.name).stem
+            return await asyncio.to_thread(
+                converted_answer, run.latent_path, self.jobs.store.folder, stem, config, name
+            )
         return _file(run.latent_path, f"{Path(run.name).stem}-latent.safetensors")
 
     async def runs(self, request: Request) -> Response:

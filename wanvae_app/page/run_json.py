@@ -49,6 +49,7 @@ def state_json(entry: HistoryEntry, num_known: int = 0) -> dict[str, Any]:
         "scaling": entry.input.scaling,
         "note": entry.input.note,
         "why": entry.input.why,
+        "doubt": entry.input.doubt,
         "misfit": {"sentence": entry.input.misfit.sentence, "clear": entry.input.misfit.is_clear},
         "warning": run.warning,
         "elapsed": max(0.0, now - run.started) if run.started is not None else 0.0,

@@ -5,24 +5,18 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
-
 from wanvae_app.config import WanConfig
 from wanvae_app.errors import plural
+from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
+from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
-from wanvae_app.formats.latents import (
-    ScalingGuess,
-    guess_scaling,
-    latent_shape,
-    read_clip,
-    stored_scaling,
-    to_raw,
-)
-from wanvae_app.formats.video import describe_video, is_video, read_video
+from wanvae_app.formats.latents import clip_labels, latent_shape, read_clip, to_raw
+from wanvae_app.formats.video import describe_video, is_video, native_fps, read_video
 from wanvae_app.formats.video_plan import VideoPlan, video_plan
 from wanvae_app.jobs.job import JobKind
 from wanvae_app.jobs.job_state import JobState
@@ -31,22 +25,33 @@ from wanvae_app.jobs.service import JobService
 from wanvae_app.jobs.unread_input import InputPlan, ReadInput
 from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.page.entry import RunInput
+from wanvae_app.page.latent_readings import SCALINGS, choose_scaling, describe_doubt, describe_part
+from wanvae_app.page.picture_clips import is_joined, remove_joined
 from wanvae_app.page.vae_advice import advising
 
-SCALINGS = ("Auto", "Normalised", "Raw")
 MAX_CHUNK = 16  # latent frames; more only takes memory
 PROGRESS_INTERVAL = 0.1  # seconds between two sentences about how far reading is
 HASH_BYTES = 2**22  # that are hashed at a time
 
 
 def make_run(
-    jobs: JobService, path: Path, *, parallel: bool, chunk: float, scaling: str, owner: str, vae: str = ""
+    jobs: JobService,
+    path: Path,
+    *,
+    parallel: bool,
+    chunk: float,
+    scaling: str,
+    owner: str,
+    vae: str = "",
+    choice: ClipChoice = NO_CHOICE,
+    frames: str = "",
 ) -> tuple[JobState, RunInput]:
     """Make a run for the latent or video in `path`, ready to be submitted. Only the file's first bytes are read here.
 
-    `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS; a video ignores the scaling. `vae` is a
-    name as `VaeCache.find` takes it. The RunInput is filled in when the file is read. Raises ValueError, in one
-    sentence, for an argument that cannot be used.
+    `path` may be a folder of `join_pictures`. `chunk` is a whole number from 1 to MAX_CHUNK, `scaling` one of SCALINGS,
+    `choice` one latent of the file; a video ignores these two. `vae` is a name as `VaeCache.find` takes it. `frames`
+    says which ones of a video are taken, see `FrameRange.parse`. The RunInput is filled in when the file is read.
+    Raises ValueError, in one sentence, for an argument that cannot be used.
     """
     vae = jobs.vaes.find(vae)
     if scaling not in SCALINGS:
@@ -57,33 +62,42 @@ def make_run(
         raise ValueError(
             f"{chunk} latent frames per chunk is impossible; choose a whole number from 1 to {MAX_CHUNK}."
         )
-    if not path.is_file():
-        raise ValueError("The uploaded file is no longer on the server; upload it again.")
+    chosen = FrameRange.parse(frames)
+    check_upload(path)
     run_input = RunInput("")
     unread: UploadedVideo | UploadedLatent
     if is_video(path):
-        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, jobs.vaes[vae].config, run_input)
+        kind, unread = JobKind.ROUNDTRIP, UploadedVideo(path, jobs.vaes[vae].config, run_input, chosen)
     else:
-        kind, unread = JobKind.DECODE, UploadedLatent(path, jobs.vaes, vae, run_input, scaling)
+        kind, unread = JobKind.DECODE, UploadedLatent(path, jobs.vaes, vae, run_input, scaling, choice)
     run = jobs.new_unread_run(unread, kind, chunk=int(chunk), parallel=parallel, owner=owner, vae=vae)
     return run, run_input
+
+
+def check_upload(path: Path) -> None:
+    """Raise ValueError, in one sentence, unless this is a file, or a folder of `join_pictures`."""
+    if not path.is_file() and not is_joined(path):
+        raise ValueError("The uploaded file is no longer on the server; upload it again.")
 
 
 class UploadedLatent:
     """A file with a latent: an UnreadInput. Reading fills in `run_input`."""
 
-    def __init__(self, path: Path, vaes: VaeCache, vae: str, run_input: RunInput, scaling: str) -> None:
+    def __init__(
+        self, path: Path, vaes: VaeCache, vae: str, run_input: RunInput, scaling: str, choice: ClipChoice
+    ) -> None:
         self.path = path
         self.vaes = vaes
         self.vae = vae  # the name of the one that decodes it
         self.config = vaes[vae].config
         self.run_input = run_input
         self.scaling = scaling  # one of SCALINGS
-        self.name = path.name
+        self.choice = choice
+        self.name = f"{path.stem} {choice.part.replace('/', '-')}{path.suffix}" if choice.part else path.name
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
         with advising(self.path, self.vaes, self.vae):
-            shape = LatentShape(*latent_shape(self.path, self.config)[1:])
+            shape = LatentShape(*latent_shape(self.path, self.config, self.choice)[1:])
         num_bytes = 4 * math.prod(shape)  # in float32
         return InputPlan(
             shape, 0, num_bytes, reading_bytes=num_bytes
@@ -93,27 +107,40 @@ class UploadedLatent:
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]
     ) -> ReadInput:
         on_progress("Reading the latent.")
-        z, order = read_clip(self.path, self.config)
-        chosen = choose_scaling(self.path, z, self.config, self.scaling)
-        self.run_input.digest = f"{file_digest(self.path, stopped)} {chosen.scaling}"
+        labels = clip_labels(self.path, self.config, self.choice.order)
+        found = read_clip(self.path, self.config, self.choice)
+        z, chosen = found.values, choose_scaling(self.path, found.values, self.config, self.scaling)
+        digest = file_digest(self.path, stopped)
+        self.run_input.digest = " ".join(filter(None, (digest, chosen.scaling, *self.choice)))
         self.run_input.scaling, reason, self.run_input.why = chosen
-        self.run_input.note = f"{reason} {order}".rstrip()
+        sentences = reason, found.order, describe_part(labels, self.choice.part)
+        self.run_input.note = " ".join(filter(None, sentences))
+        self.run_input.doubt = describe_doubt(chosen, found.is_order_certain)
         self.run_input.misfit = find_misfit(self.path, z, self.config)
         return ReadInput(to_raw(z, self.config, chosen.scaling), None, native_fps(self.config))
 
 
 class UploadedVideo:
-    """A video file: an UnreadInput. Reading fills in `run_input`."""
+    """Frames of a video file, or a folder of `join_pictures`: an UnreadInput. Reading fills in `run_input`.
 
-    def __init__(self, path: Path, config: WanConfig, run_input: RunInput) -> None:
+    The folder is deleted with this object: when it was read, or its run is gone.
+    """
+
+    def __init__(
+        self, path: Path, config: WanConfig, run_input: RunInput, frames: FrameRange = ALL_FRAMES
+    ) -> None:
         self.path = path
         self.config = config
         self.run_input = run_input
+        self.frames = frames
         self.name = path.name
         self._plan: VideoPlan | None = None
+        if path.is_dir():
+            weakref.finalize(self, remove_joined, path)
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
-        found, config = video_plan(self.path, self.config, stopped=stopped), self.config
+        config = self.config
+        found = video_plan(self.path, config, frames=self.frames, stopped=stopped)
         self._plan = found
         num_latents = 1 + (found.num_frames_bound - 1) // config.temporal_factor
         height, width = found.height // config.spatial_factor, found.width // config.spatial_factor
@@ -131,9 +158,16 @@ class UploadedVideo:
                 told = time.monotonic()
                 on_progress(f"Reading {num_frames} of about {plural(bound, 'frame')}.")
 
-        self.run_input.digest = file_digest(self.path, stopped)
+        digest = file_digest(self.path, stopped)
+        self.run_input.digest = digest if self.frames.is_all else f"{digest} {self.frames}"
         video = read_video(
-            self.path, self.config, folder, plan=self._plan, on_progress=tell_frames, stopped=stopped
+            self.path,
+            self.config,
+            folder,
+            frames=self.frames,
+            plan=self._plan,
+            on_progress=tell_frames,
+            stopped=stopped,
         )
         self.run_input.note = video.note
         return ReadInput(None, video.frames, video.fps)
@@ -147,46 +181,38 @@ class Description(NamedTuple):
     misfit: Misfit = Misfit()
 
 
-def describe_upload(path: Path, config: WanConfig) -> Description:
-    """Say what an upload is. Raises ValueError and OSError for what cannot be run."""
+def describe_upload(path: Path, config: WanConfig, frames: str = "") -> Description:
+    """Say what an upload is; of a video, these frames. Raises ValueError and OSError for what cannot be run."""
+    check_upload(path)
     if is_video(path):
-        return Description(describe_video(path, config))
-    z, order = read_clip(path, config)
+        return Description(describe_video(path, config, FrameRange.parse(frames)))
+    labels = clip_labels(path, config)
+    num_clips = len(labels.clips)
+    found = read_clip(path, config, ClipChoice(labels.clips[0] if num_clips > 1 else ""))
+    z = found.values
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor
     chosen = choose_scaling(path, z, config, "Auto")
-    frames = plural(config.num_frames(num_latents), "frame")
-    return Description(
-        f"Latent, {num_channels} x {num_latents} x {height} x {width}: {frames} of {width * factor} x "
-        f"{height * factor}. {chosen.reason} {order}".rstrip(),
-        chosen.why,
-        find_misfit(path, z, config),
+    frames_made = plural(config.num_frames(num_latents), "frame")
+    sentences = (
+        f"Latent, {num_channels} x {num_latents} x {height} x {width}: {frames_made} "
+        f"of {width * factor} x {height * factor}.",
+        chosen.reason,
+        found.order,
+        f"The first of {num_clips} clips, each of which becomes a run."
+        if num_clips > 1
+        else describe_part(labels, ""),
     )
-
-
-def choose_scaling(path: Path, z: Tensor, config: WanConfig, wanted: str) -> ScalingGuess:
-    """Return the scaling of latent `z`, and how it was found.
-
-    `wanted` is one of SCALINGS. "Auto" takes what the file says, and otherwise guesses from the values.
-    """
-    if wanted == "Auto":
-        if stored := stored_scaling(path):
-            return ScalingGuess(stored, f"Taken as {stored}, as the file says.")
-        return guess_scaling(z, config)
-    return ScalingGuess(wanted.lower(), f"Taken as {wanted.lower()}, as you chose.")
-
-
-def native_fps(config: WanConfig) -> float:
-    """Frames per second that the Wan models of this VAE generate. A latent does not carry a rate."""
-    return 24.0 if config.residual else 16.0
+    return Description(" ".join(filter(None, sentences)), chosen.why, find_misfit(path, z, config))
 
 
 def file_digest(path: Path, stopped: Callable[[], bool] = lambda: False) -> str:
-    """SHA-256 of a file's content, in hexadecimal. Raises InterruptedError once `stopped()`."""
+    """SHA-256 of a file, or of all files in a folder, in hexadecimal. Raises InterruptedError once `stopped()`."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(HASH_BYTES):
-            if stopped():
-                raise InterruptedError(f"reading {path.name} was stopped")
-            digest.update(data)
+    for each in sorted(path.iterdir()) if path.is_dir() else [path]:
+        with each.open("rb") as file:
+            while data := file.read(HASH_BYTES):
+                if stopped():
+                    raise InterruptedError(f"reading {path.name} was stopped")
+                digest.update(data)
     return digest.hexdigest()

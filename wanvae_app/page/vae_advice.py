@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from wanvae_app.formats.latents import latent_shape
+from wanvae_app.formats.latents import clip_labels
 from wanvae_app.jobs.vae_cache import VaeCache
 
 
@@ -36,7 +36,7 @@ def _fitting(path: Path, vaes: VaeCache, num_channels: int) -> list[str]:
         if config.z_dim == num_channels:
             continue
         try:
-            latent_shape(path, config)
+            clip_labels(path, config)
         except (ValueError, OSError):
             continue
         return [name for name in vaes.names if vaes[name].config.z_dim == config.z_dim]

@@ -1,6 +1,6 @@
 """Finished frames on their way to rank 0, while all ranks work on the next chunk.
 
-A chunk's frames are uint8 pixels [T, H, W, 3], of which each rank has the rows or columns of its slab.
+A chunk's frames are uint8 pixels [T, H, W, C], of which each rank has the rows or columns of its slab.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FrameSender:
         self._pending: list[tuple[list[dist.Work], Tensor]] = []
 
     def put(self, pixels: Tensor) -> None:
-        """Send pixels [T, h, w, 3], this rank's part of one chunk. Waits if MAX_PENDING chunks are not sent yet."""
+        """Send pixels [T, h, w, C], this rank's part of one chunk. Waits if MAX_PENDING chunks are not sent yet."""
         if len(self._pending) == MAX_PENDING:
             self._wait_for_oldest()
         assert self._group.frames is not None
@@ -66,7 +66,7 @@ class _Chunk:
 class FrameCollector:
     """Rank 0: receives all ranks' pixels and delivers whole frames, in a thread of its own.
 
-    `deliver` gets uint8 pixels [T, H, W, 3] of the whole picture, chunk after chunk.
+    `deliver` gets uint8 pixels [T, H, W, C] of the whole picture, chunk after chunk.
     """
 
     def __init__(self, group: Group, shard: Shard, deliver: Callable[[np.ndarray], None]) -> None:
@@ -81,12 +81,12 @@ class FrameCollector:
         self._thread.start()
 
     def put(self, pixels: Tensor) -> None:
-        """Start to receive one chunk, of which `pixels` [T, h, w, 3] are rank 0's part.
+        """Start to receive one chunk, of which `pixels` [T, h, w, C] are rank 0's part.
 
         Waits if MAX_PENDING chunks are not delivered yet. Raises RuntimeError if delivering an earlier one failed.
         """
         self._check()
-        shard, dim = self._shard, self._shard.dim - 2  # of T H W 3
+        shard, dim = self._shard, self._shard.dim - 2  # of T H W C
         scale = pixels.shape[dim] // shard.num_rows(0)
         shape, others = tuple(pixels.shape), range(1, shard.num_ranks)
         parts = [pixels, *(pixels.new_empty(shard.part_shape(shape, scale, dim, rank)) for rank in others)]
@@ -142,7 +142,7 @@ class FrameCollector:
 
     def _assemble(self, chunk: _Chunk) -> np.ndarray:
         """Return the whole frames of a chunk once they have arrived, on the host."""
-        dim = self._shard.dim - 2  # of T H W 3
+        dim = self._shard.dim - 2  # of T H W C
         if self._stream is None:
             for work in chunk.works:
                 work.wait()
