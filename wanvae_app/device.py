@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from wanvae_app.config import DTYPE_NAMES
+from wanvae_app.errors import plural
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = dict(zip(DTYPE_NAMES, (torch.bfloat16, torch.float16, torch.float32, torch.float64), strict=True))
@@ -39,7 +40,7 @@ def choose_device(name: str, local_rank: int, local_size: int) -> torch.device:
         )
     if local_size > num_gpus:
         raise ValueError(
-            f"{local_size} ranks were started for {num_gpus} GPUs: start torchrun with --nproc-per-node "
+            f"{local_size} ranks were started for {plural(num_gpus, 'GPU')}: start torchrun with --nproc-per-node "
             f"{num_gpus}, or give --device cpu."
         )
     return torch.device("cuda", local_rank)

@@ -1,4 +1,4 @@
-"""Exceptions: as a sentence for the page, and freed from what their tracebacks hold."""
+"""Exceptions: as a sentence for the page, and freed from what their tracebacks hold. Counts in such sentences."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ def tell(error: Exception, name: str) -> str:
 def join_sentences(*parts: str) -> str:
     """Join sentences, each with or without a full stop."""
     return " ".join(f"{part.removesuffix('.')}." for part in parts)
+
+
+def plural(count: int, noun: str) -> str:
+    """A count and its noun, such as "1 frame" and "2 frames"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def forget(error: BaseException | None) -> None:

@@ -7,11 +7,11 @@ export function stem(name) {
   return name.replace(/\.[^.]+$/, "");
 }
 
-/** Describe a run among others of its input: "Run 2, 2 ranks, chunk 1", and its VAE where there are several. */
+/** Describe a run among others of its input: "Run 2, 2 ranks, chunk 1"; where there are several VAEs, its own comes second. */
 export function describeRun({ number, parallel, ranks, chunk, vae }, showsVae = false) {
   const where = parallel && ranks > 1 ? `${ranks} ranks` : "rank 0 alone";
-  const parts = [`Run ${number}`, where, `chunk ${chunk}`];
-  return (showsVae && vae ? [...parts, vae] : parts).join(", ");
+  const parts = [`Run ${number}`, showsVae && vae, where, `chunk ${chunk}`];
+  return parts.filter(Boolean).join(", ");
 }
 
 /** Label a clip on the stage: which input, which run. */

@@ -43,6 +43,11 @@ export class Comparison {
     return this.a !== null;
   }
 
+  /** Whether A and B are one clip. */
+  get isSame() {
+    return this.a !== null && this.a === this.b;
+  }
+
   /** Return the state of a clip's run, as last heard; undefined if it is not known. */
   runOf(name) {
     return name === null ? undefined : this.#runs.get(parseClip(name).id);

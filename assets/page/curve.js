@@ -1,7 +1,8 @@
 // Curve: how much A and B differ, frame by frame, below the scrubber.
 
+import { parseClip } from "./comparison.js";
 import { curveShape, describeRange } from "./curve_shape.js";
-import { tellDifference } from "./sentences.js";
+import { plural, tellDifference, tellSame } from "./sentences.js";
 
 const PAUSE = 600; // milliseconds between two questions while frames are still being made
 
@@ -36,13 +37,15 @@ export class Curve {
 
   /** Begin anew if other clips are compared now. */
   look() {
-    const { a, b } = this.comparison;
-    const key = a !== null && b !== null ? `compare/${a}/${b}/curve` : "";
+    const { a, b, isOpen, isSame } = this.comparison;
+    const key = isOpen && b !== null ? `${a}/${b}/curve` : "";
     if (key === this.#key) return;
     this.#key = key;
     this.#forget();
-    this.#complete = !key;
-    this.element.hidden = true;
+    this.#complete = !key || isSame;
+    // It keeps its place until there is something else to see, so that the stage keeps its size.
+    if (isOpen) this.element.hidden = b === null;
+    if (isSame) this.line.textContent = tellSame(parseClip(a).isSource);
   }
 
   /** Ask if there is something to ask for. To be called often. */
@@ -57,9 +60,7 @@ export class Curve {
     this.#asking = true;
     this.#lastAsked = performance.now();
     try {
-      const answer = await this.server.askComparison(
-        `${key.slice("compare/".length)}?start=${this.psnr.length}`,
-      );
+      const answer = await this.server.askComparison(`${key}?start=${this.psnr.length}`);
       const found = await answer.json();
       if (key !== this.#key) return;
       if (answer.ok) this.#add(found);
@@ -90,7 +91,8 @@ export class Curve {
     this.elsewhere = 0;
     this.known = 0; // frames that both clips have
     this.#drawn = "";
-    this.line.textContent = "";
+    this.line.textContent = this.legend.textContent = "";
+    for (const path of this.drawing.querySelectorAll("path")) path.removeAttribute("d");
   }
 
   #draw() {
@@ -105,8 +107,7 @@ export class Curve {
     this.drawing.setAttribute("aria-label", `Differences of A and B by frame. ${range}`);
     const frames = this.psnr.length === 1 ? "Its only frame" : `All ${this.psnr.length} frames`;
     const found = { on_borders: this.onBorders, elsewhere: this.elsewhere };
-    this.line.textContent = `${this.#complete ? frames : `${this.psnr.length} frames so far`}: ${tellDifference(found)}`;
-    this.element.hidden = false;
+    this.line.textContent = `${this.#complete ? frames : `${plural(this.psnr.length, "frame")} so far`}: ${tellDifference(found)}`;
     this.#showPlayhead();
   }
 

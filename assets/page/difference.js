@@ -43,10 +43,10 @@ export class Difference {
   look() {
     const { player, comparison } = this;
     const isSeen = player.mode === "difference";
+    const hasTwo = comparison.b !== null && !comparison.isSame;
     this.options.hidden = !isSeen;
     this.colours.hidden = !isSeen || !player.isExact;
-    const key =
-      player.still && comparison.b !== null ? `${comparison.a}/${comparison.b}/frame/${player.shown}` : "";
+    const key = player.still && hasTwo ? `${comparison.a}/${comparison.b}/frame/${player.shown}` : "";
     if (key === this.#key) return;
     this.#key = key;
     this.line.textContent = "";

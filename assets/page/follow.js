@@ -1,11 +1,12 @@
 // Follow: joins the page to a run, through reloads and restarts of the server.
 
-import { CONNECTION_LOST, describeLost, GONE, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
+import { CONNECTION_LOST, DELETED, describeLost, GONE, LOGGED_OUT, NO_ANSWER } from "./sentences.js";
 
 const ENDED = ["finished", "stopped", "failed", "gone"];
 const JOB_KEY = "wanvae-job";
 const BOOT_KEY = "wanvae-boot";
 const FRAMES_PER_LATENT = 4;
+const EAGER = 2000; // milliseconds in which a run that is next in line is asked for at every beat, for its first frame
 
 /** Asks the server for a run's state at each `beat` that is due, and shows the answers. */
 export class Follower {
@@ -13,9 +14,11 @@ export class Follower {
   #lastWords = ""; // why the server was restarted, if it knows
   #toStop = null; // id of a run to be stopped, until the server has heard of it
   #numActivities = 0; // that have arrived
+  #isFresh = false; // whether the run was started here, and goes on though the server has not said so
   #named = null; // id of a run that the page's address names
   #asking = false;
   #lastAsked = 0; // on performance.now's clock
+  #followed = 0; // when the present run was chosen, on the same clock
 
   /**
    * @param {object} parts
@@ -65,8 +68,10 @@ export class Follower {
   follow(job) {
     this.job = job;
     this.run = null;
+    this.#isFresh = false;
     this.reading = false;
     this.#numActivities = 0;
+    this.#followed = performance.now();
     this.session.set(JOB_KEY, job);
     this.onFollow(job);
     this.panel.clear();
@@ -87,12 +92,21 @@ export class Follower {
   hear(message) {
     if (message.job) {
       this.follow(message.job);
+      this.#isFresh = true;
+      this.#enable();
       return;
     }
     this.reading = Boolean(message.reading);
     if (message.reading) this.panel.say({ title: "Reading", text: message.reading });
     if (message.error) this.panel.refuse(message.error);
     this.#enable();
+  }
+
+  /** Take that the visitor has deleted an ended run. What has arrived of it stays on the page. */
+  forget(job) {
+    if (job !== this.job) return;
+    this.session.remove(JOB_KEY);
+    this.panel.say(DELETED);
   }
 
   /** Ask if it is time to, and look after the streams. To be called often. */
@@ -106,11 +120,13 @@ export class Follower {
   #pause() {
     if (this.lost) return 1000;
     if (this.job === null || this.settled) return 4000;
-    return this.run?.state === "queued" ? 500 : 200;
+    if (this.run?.state !== "queued") return 200;
+    return this.run.place === 0 && performance.now() - this.#followed < EAGER ? 0 : 500;
   }
 
   #enable() {
-    this.controls.enable({ run: !this.active && !this.lost, stop: this.active && !this.reading });
+    const goesOn = this.job !== null && (this.run === null ? this.#isFresh : !this.#ended);
+    this.controls.enable({ run: !this.active && !this.lost, stop: goesOn && !this.reading });
   }
 
   async #ask() {

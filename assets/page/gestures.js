@@ -5,6 +5,7 @@ import { wipeSplit } from "./modes.js";
 const WHEEL_DOUBLING = 300; // pixels of the wheel that double the size
 const LINE = 16; // pixels of a wheel that counts lines
 const EDGE = 0.02; // of the width, that a key moves a wipe's edge
+const CONTROLS = "button, a, select, label"; // on the stage, which have gestures of their own
 const EDGE_KEYS = { ArrowLeft: -EDGE, ArrowDown: -EDGE, ArrowRight: EDGE, ArrowUp: EDGE };
 
 /** Connects the stage to pointers. */
@@ -38,7 +39,7 @@ export class Gestures {
 
   #press(event) {
     const { stage } = this;
-    if (event.button > 0 || event.target.closest("button, a")) return;
+    if (event.button > 0 || event.target.closest(CONTROLS)) return;
     this.#fingers.set(event.pointerId, pointOf(event));
     stage.element.setPointerCapture(event.pointerId);
     const isHandle = event.target.closest(".wipe") !== null;
@@ -73,7 +74,7 @@ export class Gestures {
 
   #toggleZoom(event) {
     const { stage } = this;
-    if (event.target.closest(".wipe, button, a")) return;
+    if (event.target.closest(`.wipe, ${CONTROLS}`)) return;
     if (stage.view.scale === null) stage.zoomTo((2 * stage.scale) / devicePixelRatio, pointOf(event));
     else stage.look({ ...stage.view, scale: null });
   }

@@ -1,6 +1,6 @@
 // History: the list of the visitor's runs, those of earlier days included: open one, or delete it.
 
-import { isActive, nameRun, tellAge, tellOutcome, tellSettings } from "./listed_run.js";
+import { isActive, nameRun, tellAge, tellOutcome, tellProblem, tellSettings } from "./listed_run.js";
 import { SafeStorage } from "./storage.js";
 
 const FIRST = 12; // runs that are shown at first
@@ -153,8 +153,9 @@ class RunList {
     set("b", run.name);
     set(".settings", tellSettings(run));
     set(".outcome", `${tellOutcome(run)} · ${tellAge(run.created, Date.now() / 1000)}`);
-    set(".problem", run.problem);
-    item.querySelector(".problem").hidden = !run.problem;
+    const problem = tellProblem(run);
+    set(".problem", problem);
+    item.querySelector(".problem").hidden = !problem;
     if (run.id === this.#present) open.setAttribute("aria-current", "true");
     else open.removeAttribute("aria-current");
     open.title = `Open ${nameRun(run)}`;
@@ -203,6 +204,7 @@ class RunList {
       this.news.textContent = detail;
       return;
     }
+    document.dispatchEvent(new CustomEvent("wanvae-delete", { detail: run.id }));
     const item = this.#items.get(run.id);
     const next = (item?.nextElementSibling ?? item?.previousElementSibling)?.querySelector(".open");
     this.#take(this.#runs.filter((other) => other !== run));

@@ -33,13 +33,19 @@ export function tellOutcome(run) {
 
 function tellResult(run) {
   if (run.state === "queued") return "waiting";
-  if (isActive(run)) return `${run.frames} of ${run.num_frames} frames`;
+  if (run.refused) return "not run";
+  if (isActive(run)) return `${run.frames} of ${plural(run.num_frames, "frame")}`;
   const frames =
     run.state === "finished" ? plural(run.frames, "frame") : `${run.state}, ${plural(run.frames, "frame")}`;
   const seconds = run.seconds == null || !run.frames ? "" : `in ${formatSeconds(run.seconds)}`;
   const quality = run.psnr == null ? "" : `· ${formatDecibel(run.psnr)}`;
   const gone = run.frames && !run.frames_available ? "· frames deleted" : "";
   return [frames, seconds, quality, gone].filter(Boolean).join(" ");
+}
+
+/** Say why a run has failed, or will not outlive the app; "" for others. */
+export function tellProblem(run) {
+  return run.problem || (run.state === "failed" ? run.message : "");
 }
 
 /**

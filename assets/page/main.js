@@ -66,6 +66,7 @@ export function start({ element, props, watch }) {
     const job = open();
     if (job !== null) follower.resume(job);
   });
+  document.addEventListener("wanvae-delete", ({ detail }) => follower.forget(detail));
   const hear = () => {
     if (!props.value) return;
     const message = JSON.parse(props.value);

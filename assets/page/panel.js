@@ -35,10 +35,11 @@ export class Panel {
     this.#progress(0, 0);
   }
 
-  /** Scroll to the player if it is below what is seen. */
+  /** Scroll to the player if it is below what is seen, or if it fits but is not all in sight. */
   reveal() {
-    const { top } = this.root.getBoundingClientRect();
-    if (top > innerHeight * 0.5) this.root.scrollIntoView({ block: "start" });
+    const { top, bottom, height } = this.find(".theatre").getBoundingClientRect();
+    const isCut = bottom > innerHeight && height <= innerHeight;
+    if (top > innerHeight * 0.5 || isCut) this.root.scrollIntoView({ block: "start" });
   }
 
   /**

@@ -46,7 +46,8 @@ export class Pickers {
       this.#askRuns();
     }
     this.#fill(run);
-    const showsVae = comparison.runOf(comparison.a)?.vae !== comparison.runOf(comparison.b)?.vae;
+    const [vaeOfA, vaeOfB] = ["a", "b"].map((side) => comparison.runOf(comparison[side])?.vae);
+    const showsVae = comparison.b !== null && vaeOfA !== vaeOfB;
     for (const side of ["a", "b"]) {
       const name = comparison[side];
       const label =
@@ -54,7 +55,9 @@ export class Pickers {
       stage.labels[side] = label && `${side.toUpperCase()} · ${label}`;
       const borders = name !== null && !parseClip(name).isSource ? comparison.runOf(name).borders : null;
       stage.slabs[side] = borders?.positions.length ? borders : null;
-      this.selects[side].value = name ?? "";
+      const select = this.selects[side];
+      select.value = name ?? "";
+      select.title = select.selectedOptions[0]?.text ?? ""; // which may be longer than the list is wide
     }
     stage.labels.difference = comparison.b === null ? "" : "Difference of A and B";
     stage.arrange();

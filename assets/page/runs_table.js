@@ -4,6 +4,18 @@ import { SOURCE } from "./comparison.js";
 import { formatNumber, formatPeaks, formatSeconds } from "./sentences.js";
 
 const SIDES = ["a", "b"];
+// Heads of the cells behind the first one: read before each number where there is no room for the table's own.
+const LABELS = [
+  "VAE",
+  "Parallel",
+  "Ranks",
+  "Chunk",
+  "Total",
+  "First frame",
+  "Frames/s",
+  "Peak per rank",
+  "Outcome",
+];
 
 /** Shows the ended runs of the present run's input. */
 export class RunsTable {
@@ -46,7 +58,7 @@ export class RunsTable {
 }
 
 function tableLine(row, isPresent) {
-  const line = document.createElement("tr");
+  const line = emptyLine();
   line.classList.toggle("present", isPresent);
   line.append(headCell(`${row.number}`, row.frames > 0 ? row.id : null, `Run ${row.number}`));
   const cells = [
@@ -60,16 +72,28 @@ function tableLine(row, isPresent) {
     formatPeaks(row.peak),
     row.state,
   ];
-  for (const cell of cells) line.insertCell().textContent = cell;
+  for (const [i, text] of cells.entries()) {
+    const cell = line.insertCell();
+    cell.textContent = text;
+    cell.dataset.label = LABELS[i];
+    cell.role = "cell";
+  }
   line.cells[1].className = "vae";
   return line;
 }
 
 function sourceLine(job) {
-  const line = document.createElement("tr");
+  const line = emptyLine();
   line.append(headCell("Source", job + SOURCE, "Source"));
   const rest = line.insertCell();
-  rest.colSpan = 9;
+  rest.colSpan = LABELS.length;
+  return line;
+}
+
+/** Return a line of the table. Its role is said, as a line that is no table row for the eyes has none otherwise. */
+function emptyLine() {
+  const line = document.createElement("tr");
+  line.role = "row";
   return line;
 }
 
@@ -77,6 +101,7 @@ function sourceLine(job) {
 function headCell(text, clip, name) {
   const cell = document.createElement("th");
   cell.scope = "row";
+  cell.role = "rowheader";
   cell.append(text);
   if (clip === null) return cell;
   const buttons = document.createElement("span");

@@ -10,6 +10,10 @@ export const GONE = {
   text: "The run that the page's address names has been deleted, or is another visitor's.",
   tone: "bad",
 };
+export const DELETED = {
+  title: "Deleted",
+  text: "What is on the page can be watched until another run begins.",
+};
 export const LOGGED_OUT = "You have been logged out: reload the page to log in.";
 
 /** @param {number | null} value */
@@ -82,12 +86,12 @@ function running(run, where) {
   if (run.stopping) return { title: "Stopping", text: "at the end of the present chunk." };
   const [done, total] = run.phases[run.phase];
   if (run.phase === "encode") {
-    return { title: "Encoding", text: `${done} of ${total} latent frames, on ${where}.` };
+    return { title: "Encoding", text: `${done} of ${plural(total, "latent frame")}, on ${where}.` };
   }
   const encoding = run.phases.encode?.[0] < total;
   return {
     title: encoding ? "Encoding and decoding" : "Decoding",
-    text: `${run.frames} of ${run.num_frames} frames, on ${where}.${remaining(run)}`,
+    text: `${run.frames} of ${plural(run.num_frames, "frame")}, on ${where}.${remaining(run)}`,
   };
 }
 
@@ -110,6 +114,16 @@ function finished(run, where) {
 }
 
 /**
+ * Say whether what is on the stage is exact; "" while a clip plays, which nobody takes for exact but in differences.
+ *
+ * @param {{still: boolean, isExact: boolean, mode: string, shown: number}} player
+ */
+export function tellQuality({ still, isExact, mode, shown }) {
+  if (still) return isExact ? "exact" : "preview, the exact frame is on its way";
+  return mode === "difference" && shown >= 0 ? "preview, exact when paused" : "";
+}
+
+/**
  * Say how two frames, or clips, differ at most.
  *
  * @param {object} found on_borders: on the borders of the ranks' slabs, null if there are none; elsewhere; and, of a
@@ -121,6 +135,11 @@ export function tellDifference({ on_borders, elsewhere, psnr, row, column }) {
   const place = worst && row !== undefined ? ` (x ${column}, y ${row})` : "";
   const quality = psnr === undefined || psnr === "inf" ? "" : `, PSNR ${formatDecibel(psnr)}`;
   return `largest difference ${values}${place}${quality}.`;
+}
+
+/** Say that A and B are one clip. */
+export function tellSame(isSource) {
+  return `A and B are the same ${isSource ? "source" : "run"}: choose another one to compare.`;
 }
 
 /** Say that a run ended with its server. `lastWords` is why that ended, if anybody knows. */

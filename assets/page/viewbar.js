@@ -1,12 +1,13 @@
-// View bar: the controls above the picture: mode, borders, zoom, full screen.
+// View bar: how the picture is seen: mode, borders, zoom, full screen.
 
 import { MODES } from "./modes.js";
+import { tellQuality } from "./sentences.js";
 import { FIT } from "./view.js";
 
 /** Connects them to the player and its stage. */
 export class ViewBar {
   /**
-   * @param {Element} root holds `.theatre`, which holds `.viewbar`
+   * @param {Element} root holds `.theatre`, which holds `.viewbar` and `.zoom`
    * @param {object} parts
    * @param {import("./player.js").Player} parts.player
    * @param {import("./comparison.js").Comparison} parts.comparison
@@ -18,8 +19,9 @@ export class ViewBar {
     this.bar = root.querySelector(".viewbar");
     this.modes = this.bar.querySelector(".modes");
     this.borders = this.bar.querySelector(".borders");
-    this.percent = this.bar.querySelector(".percent");
-    this.full = this.bar.querySelector(".full");
+    this.zoom = root.querySelector(".zoom");
+    this.percent = root.querySelector(".percent");
+    this.full = root.querySelector(".full");
     this.quality = root.querySelector(".quality");
     player.stage.showsSlabs = settings.get("wanvae-borders") === "yes";
     this.#listen();
@@ -32,15 +34,16 @@ export class ViewBar {
   show() {
     const { player, comparison } = this;
     const { stage } = player;
-    this.bar.hidden = !comparison.isOpen && stage.element.querySelector(".empty").hidden === false;
-    this.modes.hidden = comparison.b === null;
+    this.bar.hidden = this.zoom.hidden = !comparison.isOpen && !stage.empty.hidden;
+    if (comparison.isOpen) this.modes.hidden = comparison.b === null; // until then they keep their place
     for (const button of this.modes.querySelectorAll("[data-mode]")) {
       button.setAttribute("aria-pressed", button.dataset.mode === player.mode);
     }
     this.borders.hidden = !(stage.slabs.a || stage.slabs.b);
     this.borders.setAttribute("aria-pressed", stage.showsSlabs);
-    this.quality.hidden = !player.still;
-    this.quality.textContent = player.isExact ? "exact" : "preview";
+    const quality = tellQuality(player);
+    this.quality.hidden = !quality;
+    if (this.quality.textContent !== quality) this.quality.textContent = quality;
   }
 
   nextMode() {
@@ -79,16 +82,16 @@ export class ViewBar {
   }
 
   #listen() {
-    const { player, bar } = this;
+    const { player, zoom } = this;
     const { stage } = player;
     this.modes.addEventListener("click", (event) => {
       if (event.target.dataset.mode) player.chooseMode(event.target.dataset.mode);
     });
     this.borders.addEventListener("click", () => this.toggleBorders());
-    bar.querySelector(".zoom-in").addEventListener("click", () => stage.zoomStep(true));
-    bar.querySelector(".zoom-out").addEventListener("click", () => stage.zoomStep(false));
-    bar.querySelector(".fit").addEventListener("click", () => this.fit());
-    bar.querySelector(".pixels").addEventListener("click", () => stage.showPixels());
+    zoom.querySelector(".zoom-in").addEventListener("click", () => stage.zoomStep(true));
+    zoom.querySelector(".zoom-out").addEventListener("click", () => stage.zoomStep(false));
+    zoom.querySelector(".fit").addEventListener("click", () => this.fit());
+    zoom.querySelector(".pixels").addEventListener("click", () => stage.showPixels());
     this.full.addEventListener("click", () => this.toggleFullScreen());
     document.addEventListener("fullscreenchange", () => {
       this.full.setAttribute("aria-pressed", document.fullscreenElement !== null);

@@ -201,6 +201,21 @@ def test_flicker_swap_and_exact_frames_by_key(comparing: Visitor) -> None:
     page.keyboard.press("Escape")
 
 
+def test_a_clip_beside_itself_is_told(comparing: Visitor) -> None:
+    page, before = comparing.page, comparing.state
+    label = "button[aria-label='Show Run {} as {}']"
+    page.click(label.format(1, "A"))
+    if comparing.state["b"] != comparing.state["a"]:
+        page.click(label.format(1, "B"))
+    page.wait_for_selector(".found-clip:has-text('A and B are the same run')")
+    comparing.wait("s.exact")
+    clip = comparing.state["a"]
+    assert comparing.state["b"] == clip and not any(f"/{clip}/{clip}/" in url for url in comparing.requests)
+    for side in "ab":
+        page.evaluate("choice => wanvae.comparison.choose(...choice)", [side, before[side]])
+    page.wait_for_selector(".found-clip:has-text('All 17 frames')")
+
+
 def test_frames_are_saved_as_png(comparing: Visitor, tmp_path: Path) -> None:
     seek(comparing, 3)
     frames = {}

@@ -108,6 +108,53 @@ def test_several_files_become_several_runs_in_order(rigged: Rigged, visitor: Vis
     assert [run["number"] for run in runs] == [3, 2, 1]
 
 
+def test_a_refused_file_among_several_says_why(rigged: Rigged, visitor: Visitor, tmp_path: Path) -> None:
+    page, wrong = visitor.page, tmp_path / "letter.npy"
+    wrong.write_text("Dear Sir or Madam")
+    files = [latent(tmp_path, "first"), wrong, latent(tmp_path, "third")]
+    page.set_input_files("#file input[type=file]", files)
+    page.wait_for_selector("#about b:has-text('third.npy')")
+    about = page.inner_text("#about")
+    assert about.count("The demo weights do not decode") == 1, "once for all files"
+    assert "first.npy, third.npy: The demo weights do not decode" in about
+    visitor.run()
+    visitor.wait("s.settled")
+    card = page.locator(".past li:has-text('letter.npy')")
+    card.locator(".problem:visible").wait_for()
+    assert card.locator(".problem").inner_text() == page.inner_text("#about .bad")
+    assert "not run" in card.locator(".outcome").inner_text()
+
+
+def test_a_file_has_one_name_everywhere(rigged: Rigged, visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    visitor.upload(latent(tmp_path, "a<b>c (1) & 'd'"))
+    name = "abc (1) & 'd'"
+    page.wait_for_selector(f'#file:has-text("{name}"):not(:has-text("<"))')
+    assert page.locator("#file button[aria-label='Upload']").count() == 1
+    assert page.locator("[aria-label^='common.']").count() == 0
+    visitor.run()
+    assert visitor.wait("s.settled && s.exact")["run"]["name"] == f"{name}.npy"
+    page.wait_for_selector(".past li b")
+    assert listed(visitor) == [f"{name}.npy"]
+    assert page.inner_text(".pane.a .tag") == f"A · {name} · Run 1, 2 ranks, chunk 1"
+
+
+def test_stop_cannot_be_pressed_after_a_reload_of_an_ended_run(
+    rigged: Rigged, visitor: Visitor, tmp_path: Path
+) -> None:
+    page = visitor.page
+    visitor.upload(latent(tmp_path, "one"))
+    visitor.run()
+    visitor.wait("s.settled")
+    page.add_init_script("""setInterval(() => {
+        const stop = document.getElementById("stop");
+        if (stop) window.enabled = [...(window.enabled ?? []), !stop.disabled];
+    }, 5)""")
+    page.reload()
+    page.wait_for_function("window.wanvae?.state.settled && window.wanvae.state.exact")
+    assert page.evaluate("enabled.length") > 0 and not page.evaluate("enabled.some(Boolean)")
+
+
 def test_files_are_taken_wherever_they_are_dropped_or_pasted(
     rigged: Rigged, visitor: Visitor, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from support.browser import SAMPLE, Rigged, Visitor
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-OURS = ["#header", "#samples", "#about", "#player"]  # the rest is Gradio's
+OURS = ["#header", "#samples", "#about", "#player", "#history"]  # the rest is Gradio's
 FIND_PROBLEMS = """async ours => {
     const found = await axe.run({ include: ours.map(name => [name]) }, { resultTypes: ["violations"] });
     const tell = ({ target, failureSummary }) => `${target}: ${failureSummary}`;
@@ -71,11 +71,13 @@ def test_no_barriers_of_our_own(rigged: Rigged, browser: Browser) -> None:
 
     check("before a run")
     finished(visitor, runs=2)
+    page.wait_for_selector(".past li img")
     for mode in ("wipe", "difference"):
         page.click(f"[data-mode={mode}]")
         visitor.wait("s.exact")
         check(mode)
     page.click("#theme")
+    page.click(".past .remove >> nth=0")  # asks again
     check("in the other theme")
     page.click(".help")
     check("list of keys")
@@ -133,6 +135,70 @@ def test_run_and_picture_are_in_sight(visitor: Visitor, width: int, height: int)
     stage = page.locator(".stage").bounding_box()
     assert stage is not None and stage["height"] > 0.55 * height
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_no_view_moves_the_stage(rigged: Rigged, visitor: Visitor) -> None:
+    page = finished(visitor, runs=2)
+    page.wait_for_selector(".found-clip:has-text('All 17 frames')")
+    for width, height in ((1280, 800), (1366, 640), (390, 844), (844, 390)):
+        page.set_viewport_size({"width": width, "height": height})
+        boxes = {}
+        for mode in ("single", "side", "wipe", "flicker", "difference"):
+            page.click(f"[data-mode={mode}]")
+            visitor.wait(f"s.mode === '{mode}' && s.exact")
+            page.wait_for_selector(".found-frame:not(:empty)")
+            boxes[mode] = page.evaluate(
+                "JSON.stringify(document.querySelector('.stage').getBoundingClientRect())"
+            )
+        page.evaluate("wanvae.player.chooseSpeed('0.25')")
+        page.evaluate("wanvae.player.toggle()")
+        page.wait_for_selector(".quality:has-text('preview, exact when paused')")
+        boxes["playing"] = page.evaluate(
+            "JSON.stringify(document.querySelector('.stage').getBoundingClientRect())"
+        )
+        page.evaluate("wanvae.player.toggle()")
+        assert len(set(boxes.values())) == 1, boxes
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (844, 390), (390, 844)])
+def test_all_options_are_in_sight(visitor: Visitor, width: int, height: int) -> None:
+    page = visitor.page
+    page.set_viewport_size({"width": width, "height": height})
+    page.click("#options button")
+    last = page.locator("#scaling label:has-text('Raw')").bounding_box()
+    box = page.locator("#options").bounding_box()
+    assert last is not None and box is not None
+    assert last["x"] + last["width"] <= box["x"] + box["width"] - 8, (last, box)
+
+
+def test_nothing_is_cut_on_a_phone(rigged: Rigged, visitor: Visitor) -> None:
+    page = visitor.page
+    page.click("#parallel input")
+    finished(visitor, runs=2)
+    page.wait_for_function("document.querySelectorAll('.past li img').length === 2")
+    page.set_viewport_size({"width": 390, "height": 844})
+    cut = page.evaluate("""() => [...document.querySelectorAll(".scroller, .past .outcome, .past .settings, .stats dd")]
+        .filter(element => element.scrollWidth > element.clientWidth).map(element => element.className)""")
+    assert not cut
+    lefts = page.evaluate("""() => [...document.querySelectorAll(".stats div:not([hidden])")].map(cell => {
+        const { left, right } = cell.getBoundingClientRect();
+        return [Math.round(left), Math.round(right)];
+    })""")
+    assert len(lefts) == 5 and lefts[0] == lefts[2] and lefts[1] == lefts[3], "two columns"
+    assert lefts[4] == [lefts[0][0], lefts[1][1]], "and no incomplete row"
+    room = page.evaluate("""() => [...document.querySelectorAll(".pick")].map(select => {
+        const context = document.createElement("canvas").getContext("2d");
+        const { font, paddingLeft, paddingRight } = getComputedStyle(select);
+        context.font = font;
+        const { width } = context.measureText(select.selectedOptions[0].text);
+        return select.clientWidth - width - parseFloat(paddingLeft) - parseFloat(paddingRight);
+    })""")
+    assert page.inner_text(".pick.a option:checked") == "Run 2, rank 0 alone, chunk 1" and min(room) >= 0
+    heads = page.locator(".runs thead th").all_text_contents()
+    labels = page.locator(".runs tbody tr:last-child td").evaluate_all(
+        "cells => cells.map(cell => cell.dataset.label)"
+    )
+    assert labels == heads[1:], "each number is called as in the table"
 
 
 def test_a_phone_loses_little_of_its_width(visitor: Visitor) -> None:

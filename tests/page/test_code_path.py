@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 from pathlib import Path
 
 import torch
@@ -29,6 +31,10 @@ def test_the_path_is_told_with_its_reason(tmp_path: Path) -> None:
     assert (
         'title="Cards differ: A100, H100; all take &quot;bf16&quot;">fast (Ampere and later)</abbr>' in header
     )
+    facts = json.loads(html.unescape(header.partition('data-vaes="')[2].partition('"')[0]))
+    assert facts == {
+        vae.name: {"label": vae.name, "path": vae.path.name, "reason": "C" + vae.path.reason[1:], "chunk": 1}
+    }, "what the page shows once another VAE is chosen"
     with TestClient(Starlette(routes=make_routes(jobs, History(jobs)))) as client:
         health = client.get("/health").json()
     assert health["state"] == "ready" and {"boot", "last_words"} < set(health)

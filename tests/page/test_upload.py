@@ -42,6 +42,12 @@ def make(jobs: JobService, path: Path, scaling: str = "Auto", chunk: int = 2) ->
     return run, run_input
 
 
+def one_frame(folder: Path) -> Path:
+    """Write a latent of one frame."""
+    write_latent(some_latent(1, 8, 8), folder / "one.safetensors", WAN)
+    return folder / "one.safetensors"
+
+
 def folders(jobs: JobService) -> list[Path]:
     return list(jobs.store.folder.glob("*"))
 
@@ -53,6 +59,7 @@ def test_a_latent(jobs: JobService, tmp_path: Path) -> None:
     assert run.latent is not None and torch.allclose(run.latent, raw, atol=1e-5)
     assert (run.job.chunk, run.job.parallel, run.owner, run.name) == (2, True, "ann", "z.safetensors")
     assert (run.fps, run.num_frames, run.size) == (16.0, 9, (64, 64)) and run.frames.height == 64
+    assert "1 frame of 64 x 64" in describe_upload(one_frame(tmp_path), WAN).text
     assert run_input.scaling == "normalised" and run_input.note == "Taken as normalised, as the file says."
     run, other = make(jobs, path, "Raw")
     assert run.latent is not None and torch.allclose(run.latent, to_normalised(raw, WAN), atol=1e-6)

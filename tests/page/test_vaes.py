@@ -123,7 +123,11 @@ def test_the_page_offers_a_choice(app: App, browser: Browser, latent_of_2_2: Pat
     visitor.choose(SAMPLE)
     visitor.run()
     visitor.wait("s.settled")
+    page.click("#options button")
+    page.fill("#chunk input[type=number]", "3")
     choose(LIGHT)
+    page.wait_for_selector(f"#which:text-is('{LIGHT} (Wan 2.1 VAE, width 4)')")
+    page.wait_for_function("document.querySelector('#chunk input[type=number]').value === '1'")
     # Samples are the demo VAE's latents; for others only the videos are left.
     page.wait_for_function("!document.querySelector('.sample em').textContent.includes('latent')")
     visitor.run()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from wanvae_app.errors import plural
 from wanvae_app.parallel.process_group import Group
 
 
@@ -83,5 +84,5 @@ def _single_device(name: str) -> torch.device:
     count = torch.cuda.device_count()
     index = device.index if device.index is not None else (torch.cuda.current_device() if count else 0)
     if index >= count:
-        raise ValueError(f"device={name!r}: PyTorch finds {count} GPUs here.")
+        raise ValueError(f"device={name!r}: PyTorch finds {plural(count, 'GPU')} here.")
     return torch.device("cuda", index)

@@ -20,6 +20,7 @@ from wanvae_app.cli.options import add_shared_options, check_auth
 from wanvae_app.cli.ports import check_port
 from wanvae_app.cli.surroundings import mend_surroundings
 from wanvae_app.cli.vae_sources import VaeSource, named
+from wanvae_app.errors import plural
 
 LAUNCH_SH = "./launch.sh"
 CPU_RANKS = 2
@@ -90,7 +91,7 @@ def place_ranks(args: argparse.Namespace) -> Placement:
         return Placement("cuda", found) if found else Placement("cpu", CPU_RANKS)
     if args.gpus > found:
         advice = f"give --gpus {found}" if found else "use --cpu N, or look at the driver with nvidia-smi"
-        raise ValueError(f"--gpus {args.gpus}: PyTorch finds {found} GPUs here; {advice}.")
+        raise ValueError(f"--gpus {args.gpus}: PyTorch finds {plural(found, 'GPU')} here; {advice}.")
     return Placement("cuda", args.gpus)
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wanvae_app.config import PRESETS, WanConfig
+from wanvae_app.errors import plural
 from wanvae_app.formats.latent_layout import LatentShape, as_clip
 from wanvae_app.formats.latent_parts import UNNAMED, LatentPart, LatentParts, find_parts
 from wanvae_app.formats.lazy_tensor import LazyTensor
@@ -214,8 +215,8 @@ def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str
     states_shape = f"{subject} shape {printable(str(list(shape)))}"
     if len(shape) >= 4 and shape[-3] == channels:
         return (
-            f"{states_shape}: that may be {shape[-4]} frames before {channels} channels, or another VAE's latent; save "
-            "latent.transpose(-4, -3) if it is the first"
+            f"{states_shape}: that may be {plural(shape[-4], 'frame')} before {channels} channels, or another VAE's "
+            "latent; save latent.transpose(-4, -3) if it is the first"
         )
     other = {preset.z_dim: f"Wan {name[3:]}" for name, preset in PRESETS.items() if preset.z_dim != channels}
     num_channels = (
@@ -223,5 +224,5 @@ def _describe_mismatch(tensors: dict[str, LazyTensor], config: WanConfig) -> str
     )
     if num_channels in other:
         vae = f"a {other[num_channels]} VAE, which --vae loads"
-        return f"it has {num_channels} channels where this VAE has {channels}; it would fit {vae}"
+        return f"it has {plural(num_channels, 'channel')} where this VAE has {channels}; it would fit {vae}"
     return f"{states_shape}; a latent for this VAE has [1, {channels}, T, H, W]"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wanvae_app.config import WanConfig
+from wanvae_app.errors import plural
 from wanvae_app.formats.ffmpeg import StopCheck
 from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.video_container import find_container
@@ -55,11 +56,11 @@ def describe_video(path: Path, config: WanConfig, frames: FrameRange = ALL_FRAME
     details = [f"{header.size} pixels"]
     kind = "Video"
     if header.source.pictures is not None:
-        kind = f"{header.num_frames} pictures as a clip"
+        kind = f"{plural(header.num_frames or 0, 'picture')} as a clip"
     elif header.num_frames == 1 and header.fps is None:
         kind = "Picture"
     if header.fps and plan.seconds:
-        details += [f"{header.fps:.4g} frames per second", f"{plan.seconds:.1f} s"]
+        details += [f"{header.fps:.4g} frame{'s' * (header.fps != 1)} per second", f"{plan.seconds:.1f} s"]
     done = ", ".join([*plan.changes(), "encoded to a latent"])
     text = f"{kind}, {', '.join(details)}: it will be {done}, then decoded again."
     return " ".join([text, *plan.remarks()])
@@ -113,7 +114,7 @@ def read_video(
     log.finish()
     changes = plan.changes()
     if num_read != len(log):
-        changes.append(f"cut from {num_read} to {len(log)} frames")
+        changes.append(f"cut from {num_read} to {plural(len(log), 'frame')}")
     notes = [f"The video was {' and '.join(changes)}, as the VAE needs."] if changes else []
     notes += plan.remarks()
     if decoder.concealed_damage:

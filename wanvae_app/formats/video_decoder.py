@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from wanvae_app.device import num_cores
+from wanvae_app.errors import plural
 from wanvae_app.formats import ffmpeg
 from wanvae_app.formats.ffmpeg import StopCheck
 from wanvae_app.formats.limits import Limits
@@ -57,11 +58,13 @@ class VideoDecoder:
             status, errors = reader.wait(), reader.error_output()
         if reader.is_hung:
             raise ValueError(
-                f"{self.path.name} cannot be decoded: ffmpeg takes too long after {num_frames} frames."
+                f"{self.path.name} cannot be decoded: ffmpeg takes too long after {plural(num_frames, 'frame')}."
             )
         name = self.path.name
         if data or MISSING_FRAMES.search(errors):  # ffmpeg would go on without them
-            raise ValueError(f"{name} is damaged or cut off after {num_frames} frames; save it again.")
+            raise ValueError(
+                f"{name} is damaged or cut off after {plural(num_frames, 'frame')}; save it again."
+            )
         if status != 0 and ("no packets" not in errors or FAILED_FILTER in errors):
             raise ValueError(f"{name} cannot be decoded: {printable(reader.last_error(), MAX_ERROR_LENGTH)}.")
         self.concealed_damage = CONCEALED_DAMAGE.search(errors) is not None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from wanvae_app.errors import plural
 from wanvae_app.formats.sound import Sound
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import Job, Phase
@@ -200,8 +201,8 @@ class JobState:
         c, t, h, w = self.job.shape
         seconds = self.finished - self.started if self.finished and self.started else 0.0
         rate = f", {len(self.frames) / seconds:.1f} fps" if seconds else ""
-        who = f"{self.num_ranks} ranks" if self.num_ranks > 1 else "1 rank"
-        what = f"{self.job.kind} of {c}x{t}x{h}x{w} to {len(self.frames)} of {self.num_frames} frames"
+        who, frames = plural(self.num_ranks, "rank"), plural(self.num_frames, "frame")
+        what = f"{self.job.kind} of {c}x{t}x{h}x{w} to {len(self.frames)} of {frames}"
         size = "{1}x{0}".format(*self.size)
         outcome = self.status if self.status == Status.FINISHED else f"{self.status}: {self.message}"
         return f"{what} {size}, {who}, chunk {self.job.chunk}, {seconds:.2f} s{rate}: {outcome}"

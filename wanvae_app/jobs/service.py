@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from wanvae_app.errors import describe, join_sentences
+from wanvae_app.errors import describe, join_sentences, plural
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.budget import Budget, amount
 from wanvae_app.jobs.exports import Exports
@@ -235,7 +235,7 @@ class JobService:
         if verdict == Verdict.FAILED:
             self._end(run, Status.FAILED, f"{reason}.")
         elif verdict == Verdict.STOP and not (len(run.frames) and run.wants_files):
-            self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames")
+            self._end_stopped(run, f"after {len(run.frames)} of {plural(run.num_frames, 'frame')}")
         elif not run.wants_files:
             self._end(run, Status.FINISHED, "Finished.")
         else:
@@ -270,7 +270,7 @@ class JobService:
         if len(run.frames) == run.num_frames:
             self._end(run, Status.FINISHED, join_sentences("Finished", *problems))
         else:
-            self._end_stopped(run, f"after {len(run.frames)} of {run.num_frames} frames", problems)
+            self._end_stopped(run, f"after {len(run.frames)} of {plural(run.num_frames, 'frame')}", problems)
 
     def _on_stop(self, run: JobState) -> None:
         """End the run at once if it is queued; the jobs thread ends a running one."""

@@ -15,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from wanvae_app.assets import PAGE, SAMPLES
+from wanvae_app.errors import plural
 from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.formats.latents import LATENT_FORMATS
 from wanvae_app.formats.outputs import OUTPUTS
@@ -56,6 +57,8 @@ def launch_arguments(jobs: JobService, history: History, hosts: AllowedHosts | N
     )
     return {
         "theme": theme,
+        # Gradio names a button by a key that it has no words for.
+        "i18n": gr.I18n(en={"common.upload": "Upload"}),
         "css_paths": [
             PAGE / name for name in ("page.css", "stage.css", "player.css", "history.css", "question.css")
         ],
@@ -117,10 +120,10 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
                 )
                 with gr.Row(elem_id="actions"):
                     run = gr.Button("Run", variant="primary", elem_id="run", min_width=90)
-                    stop = gr.Button("Stop", elem_id="stop", min_width=90)
+                    stop = gr.Button("Stop", elem_id="stop", min_width=90, interactive=False)
                 parallel = gr.Checkbox(
                     num_ranks > 1,
-                    label=f"Parallel ({num_ranks} rank{'s' * (num_ranks != 1)})",
+                    label=f"Parallel ({plural(num_ranks, 'rank')})",
                     info="Each rank decodes a slab of the picture. Off: rank 0 works alone, to compare.",
                     elem_id="parallel",
                 )
@@ -162,6 +165,9 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         inputs: list[Any] = [files, parallel, chunk, scaling, vae, frames]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gallery.select(handlers.choose_sample, None, files, **private)
+        files.upload(None, files, files, js=call_module("file_names.js", "asKept"))
+        vae.change(None, vae, None, js=call_module("vae_facts.js", "show"))
+        vae.input(None, vae, chunk, js=call_module("vae_facts.js", "defaultChunk"))
         about_inputs = [files, vae, frames]
         gr.on(
             [files.change, frames.blur, frames.submit],
@@ -188,10 +194,10 @@ def build_page(jobs: JobService, history: History, samples: Path = SAMPLES) -> g
         )
         stop.click(None, js="() => window.wanvae?.stop()")
         # What is chosen is kept in the tab, for a reload.
-        page.load(None, inputs, inputs, js=call_module("choices.js", "restore", vaes.names))
-        gr.on(
-            [each.change for each in inputs], None, inputs, js=call_module("choices.js", "keep", vaes.names)
-        )
+        restore = call_module("choices.js", "restore", vaes.names)
+        page.load(None, inputs, inputs, js=restore)
+        keep = call_module("choices.js", "keep", vaes.names)
+        gr.on([each.change for each in inputs], None, inputs, js=keep)
 
         # The API endpoint /run, for programs. Its components are never shown.
         trigger = gr.Button(visible=False)

@@ -14,7 +14,10 @@ import torch
 from wanvae_app.assets import DEMO_VAE
 from wanvae_app.config import WanConfig
 from wanvae_app.device import slow_dtype
+from wanvae_app.errors import plural
+from wanvae_app.formats.checkpoint import family_and_width
 from wanvae_app.jobs.service import JobService
+from wanvae_app.jobs.vae_cache import VaeCache
 from wanvae_app.model.vae import WanVAE
 
 LATENT_TYPES = [".safetensors", ".pt", ".pth", ".npy", ".npz", ".latent"]
@@ -84,6 +87,17 @@ def gallery_html(samples: list[Path], config: WanConfig) -> str:
     return f'<h2>Samples</h2><div class="gallery">{"".join(cards)}</div>'
 
 
+def vae_facts(vaes: VaeCache) -> dict[str, dict[str, str | int]]:
+    """What the page says of each VAE, by name: its label, its code path and why it has that one, its default chunk."""
+    facts: dict[str, dict[str, str | int]] = {}
+    for name in vaes.names:
+        vae = vaes[name]
+        label = vae.name if len(vaes.names) == 1 else f"{name} ({family_and_width(vae.config)})"
+        reason = vae.path.reason[:1].upper() + vae.path.reason[1:]
+        facts[name] = {"label": label, "path": vae.path.name, "reason": reason, "chunk": vae.default_chunk}
+    return facts
+
+
 def upload_hint(vae: WanVAE, device: torch.device) -> str:
     """What may be uploaded, and what a user should know of the VAE and how it runs on a device, as HTML."""
     hint = (
@@ -98,19 +112,19 @@ def upload_hint(vae: WanVAE, device: torch.device) -> str:
 def header_html(jobs: JobService) -> str:
     """The line on top of the page: which VAE, on which devices, in which dtype, by which code, and whether it is ready.
 
-    Pointing at the code path shows why it was chosen.
+    Pointing at the code path shows why it was chosen. vae_facts.js shows the facts of another VAE once it is chosen.
     """
-    group, vae, names = jobs.group, jobs.vae, jobs.vaes.names
+    group, vae = jobs.group, jobs.vae
     devices = ", ".join(dict.fromkeys(group.device_names))
-    ranks = f"{group.size} rank{'s' * (group.size != 1)}"
-    which = vae.name if len(names) == 1 else f"{len(names)} VAEs"
-    facts = [which, f"{ranks} on {devices}", str(vae.dtype).removeprefix("torch.")]
-    spans = "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
-    reason = vae.path.reason[:1].upper() + vae.path.reason[1:]
-    word = f'<abbr id="path" tabindex="0" title="{html.escape(reason)}">{html.escape(vae.path.name)}</abbr>'
-    spans += f"<span>{word}</span>"
+    by_name = vae_facts(jobs.vaes)
+    first = by_name[jobs.vaes.names[0]]
+    facts = [f"{plural(group.size, 'rank')} on {devices}", str(vae.dtype).removeprefix("torch.")]
+    spans = f'<span id="which">{html.escape(str(first["label"]))}</span>'
+    spans += "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
+    path, reason = (html.escape(str(first[name])) for name in ("path", "reason"))
+    spans += f'<span><abbr id="path" tabindex="0" title="{reason}">{path}</abbr></span>'
     return (
-        f'<h1>Wan VAE</h1><div class="facts">{spans}</div>'
+        f'<h1>Wan VAE</h1><div class="facts" data-vaes="{html.escape(json.dumps(by_name))}">{spans}</div>'
         '<div class="health" id="health" role="status"><i></i><span>connecting</span></div>'
         '<button type="button" id="theme" title="Dark or light">Dark</button>'
     )

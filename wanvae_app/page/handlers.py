@@ -13,8 +13,9 @@ from typing import Any
 
 import gradio as gr
 
-from wanvae_app.errors import tell
+from wanvae_app.errors import plural, tell
 from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
+from wanvae_app.formats.latent_origin import Misfit
 from wanvae_app.formats.video import is_video
 from wanvae_app.jobs.job import Phase
 from wanvae_app.jobs.job_state import JobState, Status
@@ -68,31 +69,43 @@ class EventHandlers:
         if not files:
             vaes = self.jobs.vaes
             return upload_hint(vaes[vaes.find(vae)], self.jobs.group.device)
-        if are_one_clip(files):
-            try:
-                folder = join_pictures(files)
-            except (ValueError, OSError) as error:
-                return f"<p class='bad'>{html.escape(tell(error, Path(files[0]).name))}</p>"
-            try:
-                return self._describe(str(folder), vae, frames)
-            finally:
-                remove_joined(folder)
-        if len(files) == 1:
-            return self._describe(files[0], vae, frames)
-        lines = [f"<p>{plural_files(len(files))}</p>"]
+        if not are_one_clip(files):
+            return self._describe_all(files, vae, frames)
+        try:
+            folder = join_pictures(files)
+        except (ValueError, OSError) as error:
+            return f"<p class='bad'>{html.escape(tell(error, Path(files[0]).name))}</p>"
+        try:
+            return self._describe_all([str(folder)], vae, frames)
+        finally:
+            remove_joined(folder)
+
+    def _describe_all(self, files: list[str], vae: str, frames: str) -> str:
+        lines: list[str] = []
+        warned: dict[Misfit, list[str]] = {}  # names of the files that a warning is about
         for file in files[:MAX_DESCRIBED]:
-            lines.append(f"<p><b>{html.escape(Path(file).name)}</b></p>{self._describe(file, vae, frames)}")
+            name = Path(file).name
+            if len(files) > 1:
+                lines.append(f"<p><b>{html.escape(name)}</b></p>")
+            try:
+                description = self._describe(Path(file), vae, frames)
+            except (ValueError, OSError) as error:
+                lines.append(f"<p class='bad'>{html.escape(tell(error, name))}</p>")
+                continue
+            lines.append(description_html(description))
+            if description.misfit.sentence:
+                warned.setdefault(description.misfit, []).append(name)
+        if len(files) > 1:
+            lines.insert(0, f"<p>{plural(len(files), 'file')}</p>")
+        lines += [misfit_html(misfit, names if len(files) > 1 else []) for misfit, names in warned.items()]
         return "".join(lines)
 
-    def _describe(self, file: str, vae: str, frames: str) -> str:
-        path, vaes = Path(file), self.jobs.vaes
-        try:
-            vae = vaes.find(vae)
-            check_halves(tuple(Phase) if is_video(path) else (Phase.DECODE,), vae, vaes[vae].config)
-            with advising(path, vaes, vae):
-                return description_html(describe_upload(path, vaes[vae].config, frames))
-        except (ValueError, OSError) as error:
-            return f"<p class='bad'>{html.escape(tell(error, Path(file).name))}</p>"
+    def _describe(self, path: Path, vae: str, frames: str) -> Description:
+        vaes = self.jobs.vaes
+        vae = vaes.find(vae)
+        check_halves(tuple(Phase) if is_video(path) else (Phase.DECODE,), vae, vaes[vae].config)
+        with advising(path, vaes, vae):
+            return describe_upload(path, vaes[vae].config, frames)
 
     def start(
         self,
@@ -129,7 +142,8 @@ class EventHandlers:
             if not entries:
                 yield player_message(error=error.message)  # the player says it, so Gradio need not
                 return
-            gr.Warning(f"{len(entries)} of the clips are run: {error.message}")
+            verb = "is" if len(entries) == 1 else "are"
+            gr.Warning(f"{len(entries)} of the clips {verb} run: {error.message}")
         yield player_message(job=entries[0].run.id, jobs=[entry.run.id for entry in entries])
 
     def _clips(
@@ -255,11 +269,16 @@ def join_numbered(files: list[str]) -> list[str]:
 
 def description_html(description: Description) -> str:
     """Return the HTML of what an upload is; what is behind it unfolds."""
-    text, why, sentence = map(html.escape, (description.text, description.why, description.misfit.sentence))
+    text, why = html.escape(description.text), html.escape(description.why)
     more = f" <details><summary>why?</summary>{why}</details>" if why else ""
-    tone = " class='warn'" if description.misfit.is_clear else ""
-    warning = f"<p{tone}>{sentence}</p>" if sentence else ""
-    return f"<p>{text}{more}</p>{warning}"
+    return f"<p>{text}{more}</p>"
+
+
+def misfit_html(misfit: Misfit, names: list[str]) -> str:
+    """Return the HTML of a warning about the files of these names; without names, about the only file."""
+    files = f"{', '.join(names)}: " if names else ""
+    tone = " class='warn'" if misfit.is_clear else ""
+    return f"<p{tone}>{html.escape(files + misfit.sentence)}</p>"
 
 
 def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
@@ -270,11 +289,6 @@ def wait_until_checked(run: JobState, seconds: float = CHECK_SECONDS) -> None:
         if (remaining := end - time.monotonic()) <= 0:
             break
         version = run.wait(remaining, version)
-
-
-def plural_files(count: int) -> str:
-    """A number of files in words."""
-    return f"{count} file{'s' * (count != 1)}"
 
 
 def player_message(**content: str | list[str]) -> str:

@@ -105,6 +105,8 @@ def listed_json(entry: HistoryEntry) -> dict[str, Any]:
         "frames_available": len(run.frames) > 0 and not run.frames.closed,
         "thumbnail": f"runs/{run.id}/picture.jpg" if entry.picture is not None else None,
         "problem": entry.problem,
+        "message": run.message,
+        "refused": run.refused,
     }
 
 

@@ -52,8 +52,9 @@ def load_module(name: str) -> str:
     return f'{(PAGE / "on_load.js").read_text(encoding="utf-8")}load("{name}");\n'
 
 
-def call_module(name: str, function: str, first: Sequence[str]) -> str:
+def call_module(name: str, function: str, *first: Sequence[str]) -> str:
     """What Gradio runs at an event: a function of a module, with `first`, and the values of the event's inputs."""
     assert (PAGE / name).is_file(), name
     address = f'new URL("page/{name}", document.baseURI).href'
-    return f"async (...values) => (await import({address})).{function}({json.dumps(list(first))}, ...values)"
+    arguments = "".join(f"{json.dumps(list(each))}, " for each in first)
+    return f"async (...values) => (await import({address})).{function}({arguments}...values)"

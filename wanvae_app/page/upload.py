@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from wanvae_app.config import WanConfig
+from wanvae_app.errors import plural
 from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
@@ -157,7 +158,7 @@ class UploadedVideo:
             nonlocal told
             if time.monotonic() - told >= PROGRESS_INTERVAL:
                 told = time.monotonic()
-                on_progress(f"Reading {num_frames} of about {bound} frames.")
+                on_progress(f"Reading {num_frames} of about {plural(bound, 'frame')}.")
 
         digest = file_digest(self.path, stopped)
         self.run_input.digest = digest if self.frames.is_all else f"{digest} {self.frames}"
@@ -209,8 +210,9 @@ def describe_upload(path: Path, config: WanConfig, frames: str = "") -> Descript
     _, num_channels, num_latents, height, width = z.shape
     factor = config.output_factor
     chosen = choose_scaling(path, z, config, "Auto")
+    frames_made = plural(config.num_frames(num_latents), "frame")
     sentences = (
-        f"Latent, {num_channels} x {num_latents} x {height} x {width}: {config.num_frames(num_latents)} frames "
+        f"Latent, {num_channels} x {num_latents} x {height} x {width}: {frames_made} "
         f"of {width * factor} x {height * factor}.",
         chosen.reason,
         found.order,

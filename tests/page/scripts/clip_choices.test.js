@@ -50,13 +50,13 @@ test("the VAE is told where runs by several can be chosen", () => {
   const run = { ...RUN, vae: "full", rows: [{ ...ROW, vae: "light" }] };
   assert.deepEqual(
     listChoices(run, []).input.map(({ label }) => label),
-    ["Source", "Run 1, 2 ranks, chunk 1, light", "Run 2, 2 ranks, chunk 1, full"],
+    ["Source", "Run 1, light, 2 ranks, chunk 1", "Run 2, full, 2 ranks, chunk 1"],
   );
 });
 
 test("a clip's label says input, run and settings", () => {
   assert.equal(describeRun({ ...ROW, parallel: false, ranks: 1 }), "Run 1, rank 0 alone, chunk 1");
-  assert.equal(describeRun({ ...ROW, vae: "light" }, true), "Run 1, 2 ranks, chunk 1, light");
+  assert.equal(describeRun({ ...ROW, vae: "light" }, true), "Run 1, light, 2 ranks, chunk 1");
   assert.equal(describeRun({ ...ROW, vae: "light" }), "Run 1, 2 ranks, chunk 1");
   assert.equal(labelClip(RUN, false), "Fish pond · Run 2, 2 ranks, chunk 1");
   assert.equal(labelClip(RUN, true), "Fish pond · source");

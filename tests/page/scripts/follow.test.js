@@ -102,6 +102,22 @@ test("a page without a run asks how the server is", async () => {
   assert.equal(asked.length, 2);
 });
 
+test("a run that a reload finds can be stopped once it is known to go on", async () => {
+  session.set("wanvae-job", "a");
+  follower.resume();
+  await after(() => follower.beat());
+  assert.deepEqual(page.buttons, { run: false, stop: true });
+  await after(() => {
+    follower.resume();
+    follower.beat();
+    assert.deepEqual(page.buttons, { run: false, stop: false }, "it may have ended");
+  });
+  await after(() => {
+    follower.hear({ job: "a" });
+    assert.deepEqual(page.buttons, { run: false, stop: true }, "it has just been started");
+  });
+});
+
 test("a run is asked for until it is settled, with its new activities alone", async () => {
   await after(() => follower.hear({ job: "a" }));
   assert.deepEqual(page.buttons, { run: false, stop: true });
@@ -131,6 +147,25 @@ test("a run that waits opens no stream", async () => {
   answer = RUN;
   await beat(1);
   assert.deepEqual([page.numOpened, asked.length], [1, 2]);
+});
+
+test("a run that is next in line is asked for at every beat at first", async () => {
+  answer = { ...RUN, state: "queued", place: 0 };
+  await after(() => follower.follow("a"));
+  await beat(100);
+  assert.equal(asked.length, 2);
+  await beat(1900);
+  await beat(100);
+  assert.equal(asked.length, 3);
+});
+
+test("a run that is deleted is told, and not looked for after a reload", async () => {
+  answer = { ...RUN, state: "finished", settled: true };
+  await after(() => follower.follow("a"));
+  follower.forget("b");
+  assert.deepEqual([page.line.title, session.get("wanvae-job")], ["Waiting", "a"]);
+  follower.forget("a");
+  assert.deepEqual([page.line.title, session.get("wanvae-job")], ["Deleted", null]);
 });
 
 test("the newest encoded frame of the source is shown", async () => {

@@ -3,7 +3,14 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 import { parse } from "../../../assets/page/choices.js";
-import { isActive, nameRun, tellAge, tellOutcome, tellSettings } from "../../../assets/page/listed_run.js";
+import {
+  isActive,
+  nameRun,
+  tellAge,
+  tellOutcome,
+  tellProblem,
+  tellSettings,
+} from "../../../assets/page/listed_run.js";
 import { addressedRun, addressOf } from "../../../assets/page/run_address.js";
 
 const RUN = {
@@ -31,7 +38,23 @@ test("settings", () => {
   assert.equal(tellSettings(other), "rank 0 alone · chunk 4");
 });
 
+test("why a run has failed", () => {
+  const refused = {
+    ...RUN,
+    state: "failed",
+    frames: 0,
+    refused: true,
+    message: "It is damaged.",
+    problem: "",
+  };
+  assert.deepEqual([tellOutcome(refused), tellProblem(refused)], ["run 3: not run", "It is damaged."]);
+  assert.equal(tellProblem({ ...RUN, problem: "", message: "Finished." }), "");
+  assert.equal(tellProblem({ ...RUN, problem: "Not kept.", message: "Finished." }), "Not kept.");
+});
+
 test("outcomes", () => {
+  const waiting = { ...RUN, state: "running", frames: 0, num_frames: 1 };
+  assert.equal(tellOutcome(waiting), "run 3: 0 of 1 frame");
   assert.equal(tellOutcome(RUN), "run 3: 17 frames in 1.50 s");
   assert.equal(tellOutcome({ ...RUN, psnr: 31.25 }), "run 3: 17 frames in 1.50 s · 31.25 dB");
   assert.equal(tellOutcome({ ...RUN, state: "stopped" }), "run 3: stopped, 17 frames in 1.50 s");

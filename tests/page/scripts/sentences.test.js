@@ -14,6 +14,8 @@ import {
   notes,
   plural,
   tellDifference,
+  tellQuality,
+  tellSame,
 } from "../../../assets/page/sentences.js";
 
 const DECODE = {
@@ -255,6 +257,27 @@ test("a difference says what is on the borders, and where it is largest", () => 
     "largest difference 1 on the borders, 0 elsewhere (x 7, y 128), PSNR 84.10 dB.",
   );
   assert.equal(tellDifference({ on_borders: null, elsewhere: 3 }), "largest difference 3.");
+});
+
+test("counts of one", () => {
+  const one = { ...DECODE, frames: 0, num_frames: 1, phases: { decode: [0, 1], encode: [0, 1] } };
+  assert.equal(describe(one).text, "0 of 1 frame, on 2 ranks.");
+  assert.equal(describe({ ...one, phase: "encode" }).text, "0 of 1 latent frame, on 2 ranks.");
+});
+
+test("what is on the stage is called exact only if it is", () => {
+  const still = { still: true, isExact: true, mode: "side", shown: 3 };
+  assert.equal(tellQuality(still), "exact");
+  assert.equal(tellQuality({ ...still, isExact: false }), "preview, the exact frame is on its way");
+  const playing = { ...still, still: false, isExact: false };
+  assert.equal(tellQuality(playing), "");
+  assert.equal(tellQuality({ ...playing, mode: "difference" }), "preview, exact when paused");
+  assert.equal(tellQuality({ ...playing, mode: "difference", shown: -1 }), "");
+});
+
+test("one clip is not compared with itself", () => {
+  assert.equal(tellSame(false), "A and B are the same run: choose another one to compare.");
+  assert.equal(tellSame(true), "A and B are the same source: choose another one to compare.");
 });
 
 test("a run that decodes says how long it will take", () => {
