@@ -21,11 +21,14 @@ def address(server: Server, path: str = "", login: tuple[str, str] = AUTH) -> st
     return f"{server.url.replace('http://', f'http://{user}:{password}@')}{path}"
 
 
+def local_floats(raw: Tensor) -> Tensor:
+    """Frames of a raw latent, float32 [1 3 T H W] in [-1, 1], decoded here."""
+    return torch.cat(list(decode_chunks(tiny_vae(), raw.split(1, 2))), 2)
+
+
 def local_frames(raw: Tensor) -> np.ndarray:
     """Frames of a raw latent, uint8 [T H W 3], decoded here."""
-    vae = tiny_vae()
-    chunks = raw.split(1, 2)
-    return torch.cat([to_uint8(frames) for frames in decode_chunks(vae, chunks)]).numpy()
+    return to_uint8(local_floats(raw)).numpy()
 
 
 def local_latent(frames: np.ndarray) -> Tensor:

@@ -120,13 +120,23 @@ class JobService:
         return run
 
     def new_unread_run(
-        self, unread: UnreadInput, kind: JobKind, *, chunk: int, parallel: bool, owner: str, vae: str = ""
+        self,
+        unread: UnreadInput,
+        kind: JobKind,
+        *,
+        chunk: int,
+        parallel: bool,
+        owner: str,
+        vae: str = "",
+        bit_depth: int = 8,
     ) -> JobState:
         """Make a run, to be queued with `submit`, whose input is read when its turn comes near.
 
         What cannot be used ends it as failed, with `refused` set. For the other arguments see `new_run`.
         """
-        run = self._new_state(kind, vae, chunk=chunk, parallel=parallel, owner=owner, name=unread.name)
+        run = self._new_state(
+            kind, vae, chunk=chunk, parallel=parallel, owner=owner, name=unread.name, bit_depth=bit_depth
+        )
         run.unread = unread
         return run
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from wanvae_app.frame_log import FrameLog
+from wanvae_app.jobs.deep_frames import deep_frame_batches
 from wanvae_app.page.remote_request import DecodeRequest, ImageFormat, OutputType
 
 FILE_BYTES = 2**20  # of one piece
@@ -34,6 +35,7 @@ def decoded_answer(frames: FrameLog, wanted: DecodeRequest, is_picture: bool) ->
     """
     first = frames.read(0, 1)
     count, (_, height, width, channels) = len(frames), first.shape
+    width //= wanted.bit_depth // 8  # of frames of 16 bits it counts bytes
     if wanted.wants_picture:
         return _picture(first[0], wanted.image_format)
     if wanted.output_type == OutputType.PIL:
@@ -79,8 +81,7 @@ def _unit_frames(frames: FrameLog) -> Iterator[bytes]:
 
 
 def _signed_channels(frames: FrameLog, num_channels: int) -> Iterator[bytes]:
-    """Yield the channels of frames in [-1, 1], each [T H W], frame by frame."""
+    """Yield the channels of frames of 16 bits in [-1, 1], each [T, H, W], frame by frame."""
     for channel in range(num_channels):
-        for index in range(len(frames)):
-            pixels = frames.read(index, index + 1)[0, :, :, channel]
-            yield (pixels.astype(np.float32) / 127.5 - 1).astype(np.float16).tobytes()
+        for batch in deep_frame_batches(frames):
+            yield (batch[..., channel].astype(np.float32) / 32767.5 - 1).astype(np.float16).tobytes()

@@ -52,7 +52,11 @@ class SentLatent:
 
     def plan(self, stopped: Callable[[], bool]) -> InputPlan:
         num_bytes = 4 * math.prod(self.shape)  # in float32
-        return InputPlan(self.shape, 0, num_bytes, reading_bytes=2 * num_bytes)
+        num_values = math.prod((self.config.num_frames(self.shape.num_latents), *self.shape[2:], 3))
+        more_bytes = (
+            (self.request.bit_depth // 8 - 1) * num_values * self.config.output_factor**2
+        )  # than of 8 bits
+        return InputPlan(self.shape, more_bytes, num_bytes, reading_bytes=2 * num_bytes)
 
     def read(
         self, folder: Path | None, on_progress: Callable[[str], None], stopped: Callable[[], bool]

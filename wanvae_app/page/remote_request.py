@@ -95,6 +95,12 @@ class DecodeRequest:
     is_stream: bool  # frames as they are decoded
     wants_picture: bool  # one picture file, not a tensor
 
+    @property
+    def bit_depth(self) -> int:
+        """Bits of a value that the ranks make: 16 where the answer holds more than 8."""
+        is_fine = self.output_type == OutputType.PT and not self.partial_postprocess and not self.is_stream
+        return 16 if is_fine else 8
+
     @classmethod
     def parse(cls, query: QueryParams, headers: Mapping[str, str], config: WanConfig) -> DecodeRequest:
         """Read a request. Raises ValueError, in one sentence, for what is not known or not possible."""

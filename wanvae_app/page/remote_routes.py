@@ -80,7 +80,9 @@ class RemoteVae:
         body = await self.room.take(request, wanted.tensor.num_bytes)
         unread = SentLatent(body, wanted, config)
         is_mp4 = wanted.output_type == OutputType.MP4 and not wanted.is_stream
-        lease = await self._start(request, unread, JobKind.DECODE, vae, wants_files=is_mp4)
+        lease = await self._start(
+            request, unread, JobKind.DECODE, vae, wants_files=is_mp4, bit_depth=wanted.bit_depth
+        )
         run = lease.run
         try:
             if wanted.is_stream:
@@ -163,6 +165,7 @@ class RemoteVae:
         vae: str,
         *,
         wants_files: bool,
+        bit_depth: int = 8,
     ) -> Lease:
         """Queue a run. Raises HTTPException 400 if the VAE cannot do it, 503 if no place is left for it."""
         address = address_of(request)
@@ -174,6 +177,7 @@ class RemoteVae:
                 parallel=True,
                 owner=f"{OWNER} {address}".rstrip(),
                 vae=vae,
+                bit_depth=bit_depth,
             )
         except ValueError as error:
             unread.body.close()
