@@ -73,7 +73,7 @@ def archive_entry(archive: Archive, entry: HistoryEntry) -> None:
             (folder / PICTURE).write_bytes(entry.picture)
     kept = archive.get(run.id)
     size = amount(kept.num_bytes) if kept is not None else "nothing"
-    log.info("job %s: in the history, %s of %s", run.id[:8], size, amount(num_bytes))
+    log.info("job %s: in the history, %s", run.id[:8], size)
 
 
 def restore_entry(archived: ArchivedRun, owner: str, folder: Path) -> HistoryEntry:
