@@ -54,7 +54,7 @@ def upload(folder: Path, *names: str) -> list[str]:
 
 def started(handlers: EventHandlers, files: list[str], frames: str = "") -> list[str]:
     """Start runs for the files; return their ids, or the error as a single word."""
-    *_, message = map(json.loads, handlers.start(files, True, 1, "Auto", "", frames, REQUEST))
+    *_, message = map(json.loads, handlers.start(files, True, 1, "Auto", "", frames, "", REQUEST))
     return message.get("jobs") or [message["error"]]
 
 
