@@ -175,18 +175,24 @@ class _Answer:
         on_progress: Progress | None = None,
         on_wait: Callable[[], object] | None = None,
     ) -> None:
-        parts = urlsplit(url)
+        parts = urlsplit(url.strip())
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{_without_login(url)!r} is no address; give one such as http://host:7860.")
+        try:
+            port = parts.port
+        except ValueError:  # its text may hold a part of the password
+            raise ValueError(
+                "The address has no port from 0 to 65535; in a password, / and : and @ are written %2F, %3A and %40."
+            ) from None
         self._where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         self._connection: http.client.HTTPConnection
         if parts.scheme == "https":
             context = ssl.create_default_context()
             self._connection = http.client.HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout, context=context
+                parts.hostname, port, timeout=timeout, context=context
             )
         else:
-            self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+            self._connection = http.client.HTTPConnection(parts.hostname, port, timeout=timeout)
         headers = {"Content-Type": "tensor/binary", "Content-Length": str(len(body)), "Accept": accept}
         if parts.username is not None:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -155,6 +155,16 @@ def test_videos_become_latents(tmp_path: Path, code: Code, vae: wanvae_app.Loade
     assert (read_latent(path, vae.config) - expected).abs().max() < 0.1  # another conversion of colours
 
 
+def test_a_round_trip_keeps_the_rate(tmp_path: Path, code: Code) -> None:
+    """Through the file's metadata, in both formats."""
+    pattern(tmp_path / "clip.mp4", rate=25, frames=5)
+    for format, name in (("safetensors", "clip.safetensors"), ("comfyui", "clip.latent")):
+        code("encode", tmp_path / "clip.mp4", "--out", tmp_path / format, "--format", format)
+        code("decode", tmp_path / format / name, "--out", tmp_path / format)
+        fps = iio.immeta(tmp_path / format / "clip.mp4", plugin="FFMPEG")["fps"]
+        assert fps == 25
+
+
 def test_raw_latents_are_said_to_be_raw(tmp_path: Path, code: Code, vae: wanvae_app.LoadedVae) -> None:
     pattern(tmp_path / "clip.mp4", frames=1)
     code("encode", tmp_path / "clip.mp4", "--out", tmp_path / "out")
@@ -164,9 +174,7 @@ def test_raw_latents_are_said_to_be_raw(tmp_path: Path, code: Code, vae: wanvae_
     raw = load_file(tmp_path / "out" / "clip.safetensors")["latent"]
     assert stored_scaling(tmp_path / "out" / "clip.safetensors") == "raw"
     assert (to_normalised(raw, vae.config) - normalised).abs().max() < 1e-5
-    code(
-        "encode", tmp_path / "clip.mp4", "--out", tmp_path / "out", "--scaling", "raw", "--format", "comfyui"
-    )
+    code("encode", tmp_path / "clip.mp4", "--out", tmp_path / "out", "--format", "comfyui")
     assert torch.equal(load_file(tmp_path / "out" / "clip.latent")["latent_tensor"], raw)
 
 

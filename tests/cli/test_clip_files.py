@@ -74,9 +74,15 @@ def test_results_are_no_inputs(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "text, sentence",
-    [("c", "means no file"), ("*.pt", "means no file"), ("empty", r"has no files of \.pt, \.npy")],
+    [
+        ("c", "means no file"),
+        ("*.pt", "means no file"),
+        ("empty", r"has no files of \.pt, \.npy"),
+    ],
 )
 def test_an_input_that_means_no_file(text: str, sentence: str, folder: Path) -> None:
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=sentence):
         results(folder, text)
+    with pytest.raises(ValueError, match="An input is empty"):
+        find_files([""], (".pt",), folder)

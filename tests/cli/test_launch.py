@@ -147,6 +147,10 @@ def test_a_path_is_relative_to_the_caller(
     for vae in ("demo_vae", str(ROOT / "assets/demo_vae")):
         launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", vae])
         assert commands.pop()[-2:] == ["--vae", str(ROOT / "assets/demo_vae")]
+    shutil.copy(ROOT / "assets/demo_vae/diffusion_pytorch_model.safetensors", here / "two.safetensors")
+    monkeypatch.setenv("WANVAE_CALLER", str(here))
+    launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", "two.safetensors:."])
+    assert commands.pop()[-2:] == ["--vae", f"{here / 'two.safetensors'}:."]
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit, match="--vae: nobody/of-this-name could not be had from Hugging Face"):
         launch.main(["--cpu", "1", "--port", str(free_port()), "--vae", "nobody/of-this-name"])

@@ -67,4 +67,4 @@ def test_the_samples_are_the_demo_vaes(demo: WanConfig) -> None:
     path = SAMPLES / "Rolling marbles.safetensors"
     z = read_latent(path, demo)
     assert find_misfit(path, z, demo) == Misfit()
-    assert "start ./launch.sh." in find_misfit(path, z, WAN).sentence
+    assert "start ./launch.sh without --vae." in find_misfit(path, z, WAN).sentence

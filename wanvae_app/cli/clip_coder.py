@@ -116,7 +116,7 @@ class ClipCoder:
             chunk=options.chunk,
         )
         self.reporter.begin(index, num_frames)
-        fps = options.fps or (FPS_2_2 if config.residual else FPS)
+        fps = options.fps or clip.fps or (FPS_2_2 if config.residual else FPS)
         while len(self._writing) >= MAX_WRITING:
             self._writing.popleft().result()
         feed = FrameFeed()
@@ -159,7 +159,7 @@ class ClipCoder:
                 latents.append(z.cpu())
         with whole_or_nothing(file.result, self.folder / str(index)) as path:
             saved = LatentFormat(self.options.scaling, is_comfyui=self.options.format == "comfyui")
-            write_latent(torch.cat(latents, 2), path, config, saved)
+            write_latent(torch.cat(latents, 2), path, config, saved, clip.fps)
         self._finish(index, num_frames, started, clip.notes)
 
     def _finish(self, index: int, num_frames: int, started: float, notes: list[str]) -> None:

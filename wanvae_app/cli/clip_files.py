@@ -33,6 +33,8 @@ def find_files(inputs: Iterable[str], suffixes: tuple[str, ...], out: Path) -> l
     """
     found: dict[Path, Found] = {}
     for text in inputs:
+        if not text:
+            raise ValueError("An input is empty; name a file, a folder or a pattern.")
         several = list(_expand(text, suffixes, out.absolute()))
         if not several:
             path = Path(text).expanduser()

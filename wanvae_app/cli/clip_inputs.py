@@ -12,7 +12,7 @@ from torch import Tensor
 from wanvae_app.cli.clip_options import AUTO
 from wanvae_app.config import WanConfig
 from wanvae_app.formats.latent_origin import find_misfit
-from wanvae_app.formats.latents import NOT_CERTAIN, guess_scaling, read_clip, stored_scaling
+from wanvae_app.formats.latents import NOT_CERTAIN, guess_scaling, read_clip, stored_facts
 from wanvae_app.formats.video import is_video, read_video
 from wanvae_app.formats.video_plan import video_plan
 from wanvae_app.frame_log import FrameLog
@@ -27,6 +27,7 @@ class LatentInput:
 
     latent: Tensor
     scaling: str
+    fps: float | None  # that the file states
     notes: list[str]
 
     def close(self) -> None:
@@ -38,6 +39,7 @@ class VideoInput:
     """A video's frames in a file of their own, and what is to be said of it, in sentences."""
 
     log: FrameLog
+    fps: float
     notes: list[str]
 
     def frames(self) -> Iterator[np.ndarray]:
@@ -59,10 +61,10 @@ def read_latent_input(path: Path, config: WanConfig, wanted: str) -> LatentInput
         raise ValueError(f"{path.name} is a video: encode takes it.")
     latent, order = read_clip(path, config)
     notes = [order] if order else []
-    guess, stored = guess_scaling(latent, config), stored_scaling(path)
+    guess, stored = guess_scaling(latent, config), stored_facts(path)
     is_certain = NOT_CERTAIN not in guess.reason
-    scaling = (stored or guess.scaling) if wanted == AUTO else wanted
-    if wanted == AUTO and not stored and not is_certain:
+    scaling = (stored.scaling or guess.scaling) if wanted == AUTO else wanted
+    if wanted == AUTO and not stored.scaling and not is_certain:
         other = "raw" if scaling == "normalised" else "normalised"
         notes.append(
             f"Decoded as {scaling}, which is not certain: give --scaling {other} if the colours look wrong."
@@ -71,7 +73,7 @@ def read_latent_input(path: Path, config: WanConfig, wanted: str) -> LatentInput
         notes.append(f"Decoded as {scaling}, but it looks {guess.scaling}.")
     if misfit := find_misfit(path, latent, config).sentence:
         notes.append(misfit)
-    return LatentInput(latent, scaling, notes)
+    return LatentInput(latent, scaling, stored.fps, notes)
 
 
 def read_video_input(path: Path, config: WanConfig, folder: Path) -> VideoInput:
@@ -88,4 +90,4 @@ def read_video_input(path: Path, config: WanConfig, folder: Path) -> VideoInput:
             f"{path.name} needs {amount(plan.num_bytes_bound)} of disk for its frames, and {amount(free)} are free."
         )
     video = read_video(path, config, folder, plan=plan)
-    return VideoInput(video.frames, [video.note] if video.note else [])
+    return VideoInput(video.frames, video.fps, [video.note] if video.note else [])

@@ -28,7 +28,7 @@ class ClipCommand(NamedTuple):
     summary: str
     suffixes: tuple[str, ...]  # of the files that are taken from a folder
     formats: dict[str, FileFormat]  # by the name that --format takes; the first one is the default
-    scalings: tuple[str, ...]  # that --scaling takes; the first one is the default
+    scalings: tuple[str, ...]  # that --scaling takes; the first one is the default, except for ComfyUI
     scaling_help: str
 
 
@@ -62,7 +62,8 @@ CLIP_COMMANDS = {
             ),
         },
         ("normalised", "raw"),
-        "how the latents are written: normalised (default, as diffusers' pipelines have them) or raw (ComfyUI)",
+        "how the latents are written: normalised (as diffusers' pipelines have them; default for safetensors) or raw "
+        "(as ComfyUI's own nodes take them; default for comfyui)",
     ),
 }
 
@@ -96,15 +97,13 @@ def make_parser(command: str, prog: str) -> argparse.ArgumentParser:
         help="auto (default: bf16 where the device is made for it), bf16, fp16, fp32 or fp64",
     )  # fmt: skip
     parser.add_argument("--chunk", type=int, metavar="N", help=f"latent frames at a time, 1 to {MAX_CHUNK}")
-    parser.add_argument(
-        "--scaling", choices=facts.scalings, default=facts.scalings[0], help=facts.scaling_help
-    )
+    parser.add_argument("--scaling", choices=facts.scalings, help=facts.scaling_help)
     if command == "decode":
         parser.add_argument(
             "--fps",
             type=float,
             metavar="N",
-            help="frames per second of the video (default: the model's, 16 or 24)",
+            help="frames per second of the video (default: the file's, else the model's, 16 or 24)",
         )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--gpus", type=int, metavar="N", help="use N GPUs (default: all there are)")
@@ -133,5 +132,7 @@ def parse_clip_options(command: str, argv: list[str], prog: str) -> argparse.Nam
         parser.error(f"--chunk {options.chunk}: give 1 to {MAX_CHUNK} latent frames")
     if command == "decode" and options.fps is not None and not 1 <= options.fps <= MAX_FPS:
         parser.error(f"--fps {options.fps:g}: give 1 to {MAX_FPS:g} frames per second")
+    if options.scaling is None:
+        options.scaling = "raw" if options.format == "comfyui" else CLIP_COMMANDS[command].scalings[0]
     options.command = command
     return options

@@ -116,12 +116,14 @@ def find_weights(vaes: list[VaeSource]) -> list[VaeSource]:
 
 
 def _relative_to_caller(vae: VaeSource) -> VaeSource:
-    """The VAE with an absolute path if it has a path that exists."""
+    """The VAE with an absolute path if it has a path that exists, perhaps with :PART."""
     caller = Path(os.environ.get("WANVAE_CALLER", ""))
     for name, source in (("", vae.option), vae):  # NAME=SOURCE may be the path of a file as a whole
-        path = caller / Path(source).expanduser()
-        if path.exists():
-            return VaeSource(name, str(path.absolute()))
+        file, colon, part = source.rpartition(":")
+        for text, rest in ((source, ""), (file, colon + part)):
+            path = caller / Path(text).expanduser()
+            if text and path.exists():
+                return VaeSource(name, f"{path.absolute()}{rest}")
     return vae
 
 

@@ -51,6 +51,9 @@ def named(sources: Sequence[VaeSource]) -> list[VaeSource]:
 def _name_of(source: str) -> str:
     """The name of a file, folder or repository; where that is a usual one, the name of the folder around it."""
     path = Path(source).expanduser()
+    file, _, part = source.rpartition(":")
+    if not path.exists() and file and Path(file).expanduser().is_file():
+        return NOT_IN_NAMES.sub("-", f"{_name_of(file)}-{part}").strip("-. ")[:MAX_NAME]
     parts = list((path.absolute() if path.exists() else Path(source.partition(":")[2] or source)).parts)
     if Path(parts[-1]).suffix in WEIGHTS_SUFFIXES:
         parts[-1] = Path(parts[-1]).stem

@@ -32,6 +32,7 @@ MAX_ABS = 1000.0  # of a value; those of Wan's models are within 20 or so
 SCALINGS = ("normalised", "raw")
 COMFYUI_MARK = "latent_format_version_0"  # a tensor without values: the latent has no factor 0.18215
 FINGERPRINT = re.compile("[0-9a-f]{16}")
+FPS = re.compile(r"[1-9][0-9]{0,2}(\.[0-9]{1,6})?")  # 1 to 999
 
 
 class ClipChoice(NamedTuple):
@@ -185,10 +186,11 @@ class StoredFacts(NamedTuple):
     scaling: str | None = None  # "normalised" or "raw"
     statistics: str | None = None  # see `latent_origin.fingerprint`
     is_comfyui: bool = False  # whether ComfyUI wrote it, or another program in its format
+    fps: float | None = None  # frames per second of the video that was encoded
 
 
 def stored_facts(path: Path) -> StoredFacts:
-    """The scaling and the fingerprint of statistics that a safetensors file states, as `write_latent` does."""
+    """What a safetensors file states of its latent, as `write_latent` does."""
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -200,6 +202,7 @@ def stored_facts(path: Path) -> StoredFacts:
         scaling if scaling in SCALINGS else None,
         statistics if FINGERPRINT.fullmatch(statistics) else None,
         is_comfyui,
+        float(metadata["fps"]) if FPS.fullmatch(metadata.get("fps", "")) else None,
     )
 
 

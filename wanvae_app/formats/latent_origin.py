@@ -41,11 +41,14 @@ def find_misfit(path: Path, z: Tensor, config: WanConfig) -> Misfit:
     if not is_demo:
         if stated.statistics == demo_fingerprint() or _is_sample(path):
             return Misfit(
-                "The demo VAE made this latent, and these weights do not decode it: start ./launch.sh.", True
+                "The demo VAE made this latent, and these weights do not decode it: choose the demo VAE, "
+                "or start ./launch.sh without --vae.",
+                True,
             )
         if stated.statistics:
             return Misfit(
-                "Other weights made this latent, and these do not decode it: give them to --vae.", True
+                "Other weights made this latent, and these do not decode it: choose those, or give them to --vae.",
+                True,
             )
         return Misfit()
     if stated.statistics or _looks_official(z, config):

@@ -146,12 +146,16 @@ def to_normalised(z: Tensor, config: WanConfig) -> Tensor:
 
 
 def write_latent(
-    z: Tensor, path: Path, config: WanConfig, latent_format: LatentFormat = NORMALISED_FORMAT
+    z: Tensor,
+    path: Path,
+    config: WanConfig,
+    latent_format: LatentFormat = NORMALISED_FORMAT,
+    fps: float | None = None,
 ) -> None:
     """Write a raw latent [1, C, T, H, W] as a float32 tensor of a safetensors file, by default normalised.
 
-    The file's metadata states the scaling, for which statistics, and in a sentence what was done. Raises OSError if the
-    file cannot be written.
+    The file's metadata states the scaling, for which statistics, in a sentence what was done, and the video's `fps`.
+    Raises OSError if the file cannot be written.
     """
     raw, is_raw = z.detach().float().cpu(), latent_format.scaling == "raw"
     tensor = (raw if is_raw else to_normalised(raw, config)).contiguous()
@@ -167,6 +171,8 @@ def write_latent(
         "latents_mean": json.dumps(config.latents_mean),
         "latents_std": json.dumps(config.latents_std),
     }
+    if fps is not None:
+        metadata["fps"] = f"{fps:.6f}".rstrip("0").rstrip(".")
     try:
         save_file(tensors, path, metadata)
     except SafetensorError as error:
@@ -184,7 +190,7 @@ def load_saved(path: Path, config: WanConfig) -> Tensor:
 
 def convert_latent(source: Path, path: Path, config: WanConfig, latent_format: LatentFormat) -> None:
     """Write a latent that this app wrote, normalised, in another format. Raises OSError if either file fails."""
-    write_latent(load_saved(source, config), path, config, latent_format)
+    write_latent(load_saved(source, config), path, config, latent_format, stored_facts(source).fps)
 
 
 def _statistics(z: Tensor, config: WanConfig) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ class Writer:
             if run.job.kind == JobKind.ROUNDTRIP and len(run.frames) == run.num_frames:
                 path = run.folder / f"{run.id[:8]}.safetensors"
                 assert run.latent is not None
-                write_latent(run.latent, path, self._vaes[run.job.vae].config)
+                write_latent(run.latent, path, self._vaes[run.job.vae].config, fps=run.fps)
                 run.latent_path = path
         except Exception as error:
             log.exception("job %s: no latent", run.id[:8])

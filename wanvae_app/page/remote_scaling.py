@@ -34,7 +34,7 @@ class Scaling:
         if 0.0 in scaling:
             raise ValueError("A scaling_factor of 0 is impossible: latents are divided by it.")
         do_scaling = read_flag(query, "do_scaling")
-        if do_scaling and shift and not scaling:
+        if shift and not scaling:
             raise ValueError(
                 "shift_factor without scaling_factor is unclear; give both, or neither for the VAE's own statistics."
             )

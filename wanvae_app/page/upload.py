@@ -15,7 +15,7 @@ from wanvae_app.errors import plural
 from wanvae_app.formats.frame_range import ALL_FRAMES, FrameRange
 from wanvae_app.formats.latent_file import NO_CHOICE, ClipChoice
 from wanvae_app.formats.latent_origin import Misfit, find_misfit
-from wanvae_app.formats.latents import clip_labels, latent_shape, read_clip, to_raw
+from wanvae_app.formats.latents import clip_labels, latent_shape, read_clip, stored_facts, to_raw
 from wanvae_app.formats.sound import Sound, extract_sound
 from wanvae_app.formats.video import Video, describe_video, is_video, native_fps, read_video
 from wanvae_app.formats.video_plan import VideoPlan, video_plan
@@ -119,7 +119,8 @@ class UploadedLatent:
         self.run_input.note = " ".join(filter(None, sentences))
         self.run_input.doubt = describe_doubt(chosen, found.is_order_certain)
         self.run_input.misfit = find_misfit(self.path, z, self.config)
-        return ReadInput(to_raw(z, self.config, chosen.scaling), None, native_fps(self.config))
+        fps = stored_facts(self.path).fps or native_fps(self.config)
+        return ReadInput(to_raw(z, self.config, chosen.scaling), None, fps)
 
 
 class UploadedVideo:
