@@ -37,11 +37,12 @@ FIND_UNMATCHED = r"""text => {
     });
 }"""
 # What can be used and lies beyond the edge of the window, or has no room for its words.
-FIND_CUT = """() => [...document.querySelectorAll(".theatre .control, .theatre .play, .theatre .frame, .theatre .percent")]
+FIND_CUT = """() => [...document.querySelectorAll(".theatre .control, .theatre .play, .theatre .frame")]
     .filter(element => element.checkVisibility())
     .filter(element => {
         const { left, right } = element.getBoundingClientRect();
-        return left < 0 || right > innerWidth || (element.tagName !== "SELECT" && element.scrollWidth > element.clientWidth);
+        const isNarrow = element.tagName !== "SELECT" && element.scrollWidth > element.clientWidth;
+        return left < 0 || right > innerWidth || isNarrow;
     }).map(element => `${element.className} ${element.innerText}`)"""
 # Classes that elements have only at times that this test does not reach.
 RARE = (

@@ -95,7 +95,10 @@ class History:
         return self.past.get(run_id, owner)
 
     def delete(self, entry: HistoryEntry) -> None:
-        """Forget an ended run, and delete all that is kept of it. The number of one that was never read is free again."""
+        """Forget an ended run, and delete all that is kept of it.
+
+        The number of a run that was never read is free again.
+        """
         entry.is_deleted = True
         if not entry.run.is_read:
             self._forget_number(entry)
