@@ -251,8 +251,29 @@ def test_the_address_holds_what_is_compared(comparing: Visitor) -> None:
     page.close()
 
 
+def test_a_frame_that_one_clip_alone_has(rigged: Rigged, visitor: Visitor, tmp_path: Path) -> None:
+    """It is exact, and nothing is asked for that is not there."""
+    missing: list[str] = []
+    visitor.page.on("response", lambda answer: missing.append(answer.url) if answer.status == 404 else None)
+    visitor.upload(pattern(tmp_path / "short.mp4", frames=5))
+    short = visitor.run()
+    visitor.wait("s.settled && s.exact")
+    visitor.upload(pattern(tmp_path / "long.mp4", frames=9))
+    visitor.run()
+    visitor.wait("s.settled && s.exact && s.shown === 8")
+    visitor.page.evaluate(f"wanvae.comparison.choose('b', '{short}')")
+    visitor.page.wait_for_selector(".found-frame:has-text('Frame 9 is in A alone.')")
+    visitor.page.wait_for_selector(".found-clip:has-text('All 5 frames')")
+    seek(visitor, 4)
+    visitor.page.wait_for_selector(".found-frame:has-text('Frame 5: largest difference')")
+    assert not missing
+
+
 def test_an_address_of_deleted_runs_leaves_later_runs_alone(rigged: Rigged, browser: Browser) -> None:
     visitor = Visitor(browser, f"{rigged.url}/#a=deleted&b=gone&frame=3")
+    visitor.page.wait_for_selector("text=Not there")
+    visitor.page.goto("about:blank")
+    visitor.page.goto(f"{rigged.url}/#a=../../etc")
     visitor.page.wait_for_selector("text=Not there")
     visitor.choose(SAMPLE)
     visitor.run()

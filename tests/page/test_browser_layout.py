@@ -263,9 +263,14 @@ def test_keys_reach_the_page_and_the_focus_stays(rigged: Rigged, visitor: Visito
 
 
 def test_the_title_says_how_far_a_run_is(rigged: Rigged, visitor: Visitor) -> None:
+    rigged.hold(1)
     rigged.hold(4)
     visitor.choose(SAMPLE)
     visitor.run()
+    rigged.wait_held(1)
+    visitor.wait("s.a")
+    assert visitor.page.inner_text(".zoom .percent") == "–", "there is no picture yet"
+    rigged.release(1)
     rigged.wait_held(4)
     visitor.wait("s.drawn === 9")
     assert visitor.page.title() == "53 % · Wan VAE"
