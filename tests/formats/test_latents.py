@@ -163,7 +163,7 @@ def test_the_scaling_is_guessed(preset: str, seed: int, size: tuple[int, int, in
     normalised = noise * (0.6 + 0.6 * spread) + 1.6 * level - 0.8
     assert guess_scaling(normalised, config)[0] == "normalised"
     scaling, reason, why = guess_scaling(to_raw(normalised, config, "normalised"), config)
-    assert scaling == "raw" and reason.startswith("Probably raw") and "standard deviations" in why
+    assert scaling == "raw" and reason == "By its values raw." and "standard deviations" in why
 
 
 def test_a_doubtful_guess_says_so() -> None:

@@ -136,6 +136,16 @@ def test_a_file_is_stopped_while_it_is_decoded_and_while_it_is_written(
     assert make(jobs, run, "ffv1").status == "finished", "after Stop it cannot be made again"
 
 
+def test_a_videos_saved_latent_is_enough(jobs: JobService) -> None:
+    """As a run of an earlier start has it."""
+    run = run_to_end(jobs, source=some_video(5), chunk=1)
+    assert run.latent is not None and run.latent_path is not None
+    expected, run.latent, run.input_path = decoded_exactly(run.latent).astype(int), None, None
+    export = make(jobs, run, "tiff")
+    assert export.status == "finished" and export.path is not None, export.message
+    assert np.abs(pictures(export.path) - expected).max() <= 2  # in float32
+
+
 def test_what_cannot_be_made_is_one_sentence(jobs: JobService, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = jobs.new_run(latent=some_latent(2))
     with pytest.raises(ValueError, match=r"^This run has not ended: [^.\n]+\.$"):

@@ -128,7 +128,7 @@ def guess_scaling(z: Tensor, config: WanConfig, raw_prior: float = 0.0) -> Scali
     )
     if abs(for_raw) < CLEAR_EVIDENCE:
         return ScalingGuess(scaling, f"Probably {scaling}{NOT_CERTAIN}.", why + UNCLEAR_NOTE)
-    return ScalingGuess(scaling, f"Probably {scaling}.", why)
+    return ScalingGuess(scaling, f"By its values {scaling}.", why)
 
 
 def to_raw(z: Tensor, config: WanConfig, scaling: str) -> Tensor:
@@ -173,13 +173,18 @@ def write_latent(
         raise OSError(first_line(error)) from error
 
 
-def convert_latent(source: Path, path: Path, config: WanConfig, latent_format: LatentFormat) -> None:
-    """Write a latent that this app wrote, normalised, in another format. Raises OSError if either file fails."""
+def load_saved(path: Path, config: WanConfig) -> Tensor:
+    """The raw latent [1, C, T, H, W] of a file that this app wrote, normalised. Raises OSError if the file fails."""
     try:
-        z = load_file(source)["latent"]
+        z = load_file(path)["latent"]
     except SafetensorError as error:
         raise OSError(first_line(error)) from error
-    write_latent(to_raw(z, config, "normalised"), path, config, latent_format)
+    return to_raw(z, config, "normalised")
+
+
+def convert_latent(source: Path, path: Path, config: WanConfig, latent_format: LatentFormat) -> None:
+    """Write a latent that this app wrote, normalised, in another format. Raises OSError if either file fails."""
+    write_latent(load_saved(source, config), path, config, latent_format)
 
 
 def _statistics(z: Tensor, config: WanConfig) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from wanvae_app.errors import tell
 from wanvae_app.formats.frame_writer import WritingStopped, frame_batches
+from wanvae_app.formats.latents import load_saved
 from wanvae_app.formats.output_writer import write_with_sound
 from wanvae_app.formats.outputs import OutputFormat, find_output
 from wanvae_app.formats.sound import Sound, extract_sound
@@ -133,6 +134,9 @@ class Exports:
         if latent is None and run.input_path is not None:
             with contextlib.suppress(FileNotFoundError):
                 latent = load_input(run.input_path)
+        if latent is None and run.latent_path is not None:  # a video's, of a run in the history
+            with contextlib.suppress(FileNotFoundError):
+                latent = load_saved(run.latent_path, config)
         if latent is None:
             raise ValueError(
                 "The latent of this run is no longer there, and files of more than 8 bits are decoded from it; "

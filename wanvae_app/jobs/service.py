@@ -119,24 +119,13 @@ class JobService:
             raise
         return run
 
-    def new_unread_run(
-        self,
-        unread: UnreadInput,
-        kind: JobKind,
-        *,
-        chunk: int,
-        parallel: bool,
-        owner: str,
-        vae: str = "",
-        bit_depth: int = 8,
-    ) -> JobState:
+    def new_unread_run(self, unread: UnreadInput, kind: JobKind, vae: str = "", **options: Any) -> JobState:
         """Make a run, to be queued with `submit`, whose input is read when its turn comes near.
 
-        What cannot be used ends it as failed, with `refused` set. For the other arguments see `new_run`.
+        What cannot be used ends it as failed, with `refused` set. `options` are `chunk`, `parallel`, `owner` and
+        `bit_depth` as `new_run` takes them.
         """
-        run = self._new_state(
-            kind, vae, chunk=chunk, parallel=parallel, owner=owner, name=unread.name, bit_depth=bit_depth
-        )
+        run = self._new_state(kind, vae, name=unread.name, **options)
         run.unread = unread
         return run
 
