@@ -1,9 +1,14 @@
 // Address: what is compared, behind the # of the page's address, so that it can be kept, sent and opened again.
 
+import { NO_RUN } from "./run_address.js";
+
 const DELAY = 300; // milliseconds until a change is written
+const NAME = /^[\w-]{1,64}(\.source)?$/;
 
 /**
  * Read what an address says of the comparison. What it does not say is undefined.
+ *
+ * What cannot be a clip's name becomes NO_RUN, so that the page says that it is not there.
  *
  * @param {string} hash such as "#a=ID&b=ID.source&mode=wipe&frame=12"; b= without a name: nothing
  * @returns {{a?: string, b?: string | null, mode?: string, frame?: number}}
@@ -11,11 +16,11 @@ const DELAY = 300; // milliseconds until a change is written
 export function parseAddress(hash) {
   const values = new URLSearchParams(hash.replace(/^#/, ""));
   const found = {};
-  const isName = (name) => /^[\w-]{1,64}(\.source)?$/.test(name);
+  const clip = (name) => (NAME.test(name) ? name : NO_RUN);
   const [a, b, mode, frame] = ["a", "b", "mode", "frame"].map((name) => values.get(name));
-  if (a && isName(a)) found.a = a;
+  if (a) found.a = clip(a);
   if (b === "") found.b = null;
-  else if (b && isName(b)) found.b = b;
+  else if (b) found.b = clip(b);
   if (mode) found.mode = mode;
   if (/^\d{1,6}$/.test(frame ?? "")) found.frame = Number(frame);
   return found;

@@ -1,6 +1,6 @@
 // Choices: which clips can be A or B, and what they are called.
 
-import { SOURCE } from "./comparison.js";
+import { isEmpty, SOURCE } from "./comparison.js";
 
 /** Return a file's name without its ending. */
 export function stem(name) {
@@ -29,7 +29,7 @@ export function labelClip(run, isSource, showsVae = false) {
  *   input, and of other inputs
  */
 export function listChoices(run, runs) {
-  const present = { ...run, id: run.job, frames_available: true };
+  const present = { ...run, id: run.job, frames_available: !isEmpty(run) };
   const listed = new Map(
     run.rows.map((row) => [row.id, { ...row, name: run.name, frames_available: row.frames > 0 }]),
   );

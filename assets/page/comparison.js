@@ -11,11 +11,17 @@ export function parseClip(name) {
   return { id: isSource ? name.slice(0, -SOURCE.length) : name, isSource };
 }
 
+/** Whether a run has ended without a frame. */
+export function isEmpty({ state, frames }) {
+  return ["finished", "stopped", "failed"].includes(state) && frames === 0;
+}
+
 /** Chooses A and B, and gives them to the player. */
 export class Comparison {
   #feeds = new Map(); // Feed by the clip's name: of those on the stage alone
   #runs = new Map(); // state by run id, as last heard
   #listeners = [];
+  #lost = new Set(); // ids of runs that the server no longer has
   #before = null; // A of the run before, which the next run is compared with
   #wished = null; // { a, b, frame } of the page's address, until their runs are known
   #frame = null; // number of a frame of the page's address, until it is there
@@ -65,7 +71,7 @@ export class Comparison {
 
   /** Take everything from the stage: another run begins. */
   clear() {
-    if (this.a !== null && !parseClip(this.a).isSource) this.#before = this.a;
+    if (this.runOf(this.a)?.frames > 0 && !parseClip(this.a).isSource) this.#before = this.a;
     this.a = this.b = null;
     this.#frame = null;
     this.problem = "";
@@ -77,6 +83,7 @@ export class Comparison {
   /** Put a run that has frames, or will have some, on the stage as A; B is its source, or the run before it. */
   begin(run) {
     this.#take(run);
+    if (isEmpty(run)) return this.#dismiss(run);
     const before = this.runOf(this.#before);
     const isLike = before?.width === run.width && before?.height === run.height && before?.frames > 0;
     this.a = run.job;
@@ -88,8 +95,29 @@ export class Comparison {
   /** Take the state of the run that is followed. */
   hear(run) {
     this.#take(run);
+    if (isEmpty(run) && this.a === run.job) return this.#dismiss(run);
     if (this.a !== null && parseClip(this.a).id === run.job) this.player.rate = run.rate;
     if (this.isOpen) this.#tell();
+  }
+
+  /** Take that the server no longer has a run. What has arrived of it can still be watched. */
+  lose(id) {
+    this.#lost.add(id);
+    this.player.isLost = this.#isLost;
+    this.#tell();
+  }
+
+  get #isLost() {
+    return [this.a, this.b].some((name) => name !== null && this.#lost.has(parseClip(name).id));
+  }
+
+  /** Show the source alone of a run that is empty; if there is none, nothing. */
+  #dismiss(run) {
+    this.#wished = null;
+    if (!run.source) return this.clear();
+    this.a = run.job + SOURCE;
+    this.b = null;
+    this.#show("open");
   }
 
   #take(run) {
@@ -200,7 +228,8 @@ export class Comparison {
     const run = this.runOf(this.a);
     const [a, b] = [this.#feed(this.a), this.b === null ? null : this.#feed(this.b)];
     this.#closeFeeds();
-    this.player[how]({ a, b, numFrames: run.num_frames, fps: run.fps, rate: run.rate });
+    const { num_frames: numFrames, fps, rate } = run;
+    this.player[how]({ a, b, numFrames, fps, rate, isLost: this.#isLost });
     this.#tell();
   }
 

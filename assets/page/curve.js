@@ -45,6 +45,7 @@ export class Curve {
     this.#complete = !key || isSame;
     // It keeps its place until there is something else to see, so that the stage keeps its size.
     if (isOpen) this.element.hidden = b === null;
+    if (!isOpen) this.legend.textContent = "No frames to compare";
     if (isSame) this.line.textContent = tellSame(parseClip(a).isSource);
   }
 
@@ -92,6 +93,7 @@ export class Curve {
     this.known = 0; // frames that both clips have
     this.#drawn = "";
     this.line.textContent = this.legend.textContent = "";
+    this.drawing.setAttribute("aria-label", "Differences of A and B by frame");
     for (const path of this.drawing.querySelectorAll("path")) path.removeAttribute("d");
   }
 

@@ -17,7 +17,7 @@ const MIN_RANGE = 3; // dB from the lowest to the highest, so that noise is not 
  * @returns {{line: string, bars: string}} the PSNR as a line, the largest differences as bars from below
  */
 export function curveShape(psnr, worst, total) {
-  const x = (frame) => (total > 1 ? (WIDTH * frame) / (total - 1) : WIDTH / 2);
+  const x = (frame) => (total > 1 ? (WIDTH * frame) / (total - 1) : 0); // as on the scrubber
   const finite = psnr.filter(Number.isFinite);
   const low = Math.min(...finite);
   const range = Math.max(MIN_RANGE, Math.max(...finite) - low);

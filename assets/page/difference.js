@@ -46,19 +46,22 @@ export class Difference {
     const hasTwo = comparison.b !== null && !comparison.isSame;
     this.options.hidden = !isSeen;
     this.colours.hidden = !isSeen || !player.isExact;
-    const key = player.still && hasTwo ? `${comparison.a}/${comparison.b}/frame/${player.shown}` : "";
-    if (key === this.#key) return;
-    this.#key = key;
-    this.line.textContent = "";
+    const isMeant = player.still && hasTwo && !player.isLost;
+    const isInBoth = isMeant && player.b.hasSoon(player.shown);
+    const key = isMeant ? `${comparison.a}/${comparison.b}/frame/${player.shown}` : "";
+    if (`${key} ${isInBoth}` === this.#key) return;
+    this.#key = `${key} ${isInBoth}`;
+    this.line.textContent = isMeant && !isInBoth ? `Frame ${player.shown + 1} is in A alone.` : "";
     clearTimeout(this.#timer);
-    if (key) this.#timer = setTimeout(() => this.#ask(key), DELAY);
+    if (isInBoth) this.#timer = setTimeout(() => this.#ask(key), DELAY);
   }
 
   async #ask(key) {
+    const asked = this.#key;
     const answer = await this.server.askComparison(key).catch(() => null);
-    if (key !== this.#key || answer === null) return;
+    if (asked !== this.#key || answer === null) return;
     const found = await answer.json().catch(() => ({}));
-    if (key !== this.#key) return;
+    if (asked !== this.#key) return;
     this.line.textContent = answer.ok
       ? `Frame ${found.frame + 1}: ${tellDifference(found)}`
       : (found.detail ?? "");

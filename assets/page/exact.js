@@ -42,6 +42,7 @@ export class ExactPictures {
     clearTimeout(this.#timer);
     this.#abort.abort();
     const missing = wanted.filter((address) => !this.#pictures.has(address));
+    if (missing.length && player.isLost) return;
     if (missing.length) this.#timer = setTimeout(() => this.#load(missing), DELAY);
     else if (wanted.length && !player.isExact) player.redraw();
   }

@@ -102,8 +102,9 @@ export class Follower {
     this.#enable();
   }
 
-  /** Take that the visitor has deleted an ended run. What has arrived of it stays on the page. */
+  /** Take that the visitor has deleted an ended run, this one or another. What has arrived of it stays on the page. */
   forget(job) {
+    this.comparison.lose(job);
     if (job !== this.job) return;
     this.session.remove(JOB_KEY);
     this.panel.say(DELETED);
@@ -209,6 +210,7 @@ export class Follower {
   #vanish() {
     this.session.remove(JOB_KEY);
     this.onFollow(null);
+    this.comparison.lose(this.job);
     if (this.run === null) {
       this.job = null; // the run ended before this page was loaded
       const lost = describeLost(this.#lastWords, "Choose its input and run it again.");

@@ -137,7 +137,7 @@ function startViewer(element, parts) {
       const { id, isSource } = parseClip(name);
       return server.exactAddress(id, isSource, frame);
     };
-    if (b === null) return { a: exact(a) };
+    if (!player.b?.hasSoon(frame)) return { a: exact(a) };
     const both = { a: exact(a), b: exact(b) };
     return player.mode === "difference" ? { ...both, difference: difference.address(frame) } : both;
   });

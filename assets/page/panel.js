@@ -62,11 +62,9 @@ export class Panel {
     if (announcer.textContent !== announced) announcer.textContent = announced;
   }
 
-  /** Say why nothing is run, unless the page says it already below the chosen file. */
+  /** Say why nothing is run. */
   refuse(reason) {
-    const told = document.querySelector("#about .bad")?.textContent;
-    const text = told === reason ? "The chosen file cannot be used, as said below it." : reason;
-    this.say({ title: "Not run", text, tone: "bad" });
+    this.say({ title: "Not run", text: reason, tone: "bad" });
   }
 
   /** Show an alert over the picture; none for an empty text. */

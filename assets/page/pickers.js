@@ -2,6 +2,7 @@
 
 import { labelClip, listChoices } from "./clip_choices.js";
 import { parseClip } from "./comparison.js";
+import { NONE } from "./sentences.js";
 
 const NOTHING = { name: "", label: "nothing" };
 
@@ -39,7 +40,7 @@ export class Pickers {
     this.problem.hidden = !comparison.problem;
     this.swap.disabled = comparison.b === null;
     const run = comparison.followed;
-    if (!comparison.isOpen) return;
+    if (!comparison.isOpen) return this.#empty();
     const listed = `${run.job} ${run.settled}`;
     if (listed !== this.#listed) {
       this.#listed = listed;
@@ -63,6 +64,17 @@ export class Pickers {
     stage.arrange();
   }
 
+  /** Name no clips while none are on the stage. */
+  #empty() {
+    this.#key = "";
+    for (const select of Object.values(this.selects)) {
+      if (select.disabled) continue;
+      select.replaceChildren(new Option(NONE, ""));
+      select.title = "";
+      select.disabled = true;
+    }
+  }
+
   #fill(run) {
     const { input, others } = listChoices(run, this.#runs);
     const { a, b } = this.comparison;
@@ -80,6 +92,7 @@ export class Pickers {
       const groups = [group("This input", first)];
       if (others.length) groups.push(group("Other inputs", others));
       select.replaceChildren(...groups);
+      select.disabled = false;
     }
   }
 

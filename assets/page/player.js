@@ -46,6 +46,7 @@ export class Player {
     this.rate = null; // frames per second at which A was decoded
     this.shown = -1; // number of the frame on the canvas
     this.isExact = false; // whether exact pictures are on the canvas
+    this.isLost = false; // whether the server no longer has A or B: no exact picture will come
     this.wanted = null; // number of a frame to draw before anything else
     this.preview = null; // number of B's frame to show while A has none
     this.drawn = new Set(); // numbers of A's frames that were on the canvas
@@ -72,9 +73,10 @@ export class Player {
    * @param {number} clips.numFrames of A, that there will be
    * @param {number} clips.fps frames per second
    * @param {number | null} clips.rate frames per second at which A was decoded
+   * @param {boolean} [clips.isLost] whether the server no longer has A or B
    */
-  choose({ a, b, numFrames, fps, rate }) {
-    Object.assign(this, { a, b, numFrames, fps, rate });
+  choose({ a, b, numFrames, fps, rate, isLost = false }) {
+    Object.assign(this, { a, b, numFrames, fps, rate, isLost });
     a.start(() => this.wake());
     this.#startB();
     this.redraw();

@@ -1,7 +1,7 @@
 // Sentences: a run's state, and how runs compare, in words. `run` is what routes.py's `snapshot` sends.
 
 const MIB = 2 ** 20;
-const NONE = "–"; // where there is no number
+export const NONE = "–"; // where there is no number
 
 export const CONNECTION_LOST = "Connection lost, reconnecting…";
 export const NO_ANSWER = "The server does not answer, waiting…";
@@ -116,10 +116,11 @@ function finished(run, where) {
 /**
  * Say whether what is on the stage is exact; "" while a clip plays, which nobody takes for exact but in differences.
  *
- * @param {{still: boolean, isExact: boolean, mode: string, shown: number}} player
+ * @param {{still: boolean, isExact: boolean, isLost: boolean, mode: string, shown: number}} player
  */
-export function tellQuality({ still, isExact, mode, shown }) {
-  if (still) return isExact ? "exact" : "preview, the exact frame is on its way";
+export function tellQuality({ still, isExact, isLost, mode, shown }) {
+  if (still && isExact) return "exact";
+  if (still) return isLost ? "preview, the exact frame is gone" : "preview, the exact frame is on its way";
   return mode === "difference" && shown >= 0 ? "preview, exact when paused" : "";
 }
 

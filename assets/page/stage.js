@@ -38,10 +38,17 @@ export class Stage {
     return { width: this.element.clientWidth, height: this.element.clientHeight };
   }
 
-  /** Dim what is on the stage: it belongs to another run. */
+  /** Dim what is on the stage, and say over it what happens: it belongs to the run before. */
   markStale() {
     this.pictures = {};
     this.element.classList.add("stale");
+    this.empty.hidden = false;
+    for (const side of SIDES) this.panes[side].tag.textContent = this.#label(side);
+  }
+
+  /** Whether there is a picture, of this run or the one before. */
+  get hasPicture() {
+    return SIDES.some((side) => this.panes[side].hasPicture);
   }
 
   /** Say something where no picture is. */
@@ -66,6 +73,7 @@ export class Stage {
     } else if (difference) this.panes.difference.draw(difference);
     else this.panes.difference.drawDifference(a, b, this.gain);
     this.pictures = pictures;
+    if (this.#isStale) this.#key = "";
     this.element.classList.remove("stale");
     this.empty.hidden = true;
     const key = [mode, isPeeking, a.width, a.height, b?.width, Boolean(difference), labelled].join();
@@ -152,9 +160,22 @@ export class Stage {
     this.panes.b.element.style.clipPath = isWipe ? `inset(0 0 0 ${edge}px)` : "";
   }
 
+  get #isStale() {
+    return this.element.classList.contains("stale");
+  }
+
   #label(side) {
+    if (this.#isStale) return this.#labelBefore(side);
     if (side === "a" && this.mode === "single") return this.labels[this.labelled];
     return this.labels[side];
+  }
+
+  /** Name a picture that stays from the run before, whose clips are A and B no more. */
+  #labelBefore(side) {
+    const [a, b] = ["a", "b"].map((each) => this.labels[each].replace(/^[AB] · /, ""));
+    const single = this.labelled === "b" ? b : a;
+    const names = { a: this.mode === "single" ? single : a, b, difference: `difference of ${a} and ${b}` };
+    return names[side] && `Before: ${names[side]}`;
   }
 
   #bordersOf(side) {

@@ -1,7 +1,7 @@
 // View bar: how the picture is seen: mode, borders, zoom, full screen.
 
 import { MODES } from "./modes.js";
-import { tellQuality } from "./sentences.js";
+import { NONE, tellQuality } from "./sentences.js";
 import { FIT } from "./view.js";
 
 /** Connects them to the player and its stage. */
@@ -34,10 +34,12 @@ export class ViewBar {
   show() {
     const { player, comparison } = this;
     const { stage } = player;
-    this.bar.hidden = this.zoom.hidden = !comparison.isOpen && !stage.empty.hidden;
+    this.bar.hidden = this.zoom.hidden = !comparison.isOpen && !stage.hasPicture;
     if (comparison.isOpen) this.modes.hidden = comparison.b === null; // until then they keep their place
+    const mode = comparison.isOpen ? player.mode : stage.mode; // that of the picture before
     for (const button of this.modes.querySelectorAll("[data-mode]")) {
-      button.setAttribute("aria-pressed", button.dataset.mode === player.mode);
+      button.setAttribute("aria-pressed", button.dataset.mode === mode);
+      button.disabled = !comparison.isOpen;
     }
     this.borders.hidden = !(stage.slabs.a || stage.slabs.b);
     this.borders.setAttribute("aria-pressed", stage.showsSlabs);
@@ -78,7 +80,7 @@ export class ViewBar {
 
   #showZoom() {
     const { stage } = this.player;
-    this.percent.textContent = `${Math.round(100 * stage.scale)} %`;
+    this.percent.textContent = stage.hasPicture ? `${Math.round(100 * stage.scale)} %` : NONE;
   }
 
   #listen() {

@@ -112,8 +112,8 @@ def test_a_wrong_file_costs_nothing(rigged: Rigged, visitor: Visitor, tmp_path: 
     visitor.page.click("#run")
     visitor.page.wait_for_function("document.querySelector('.status').dataset.tone === 'bad'")
     state = visitor.state
-    # The reason stands below the file, and there alone.
-    assert state["status"].startswith("Not run") and "as said below it" in state["status"]
+    reason = visitor.page.inner_text("#about .bad")
+    assert state["status"].startswith("Not run") and reason in state["status"]
     assert visitor.page.locator(".toast-body").count() == 0
     assert state["job"] == job and state["received"] == NUM_FRAMES  # the run before stays on the page
     assert visitor.page.locator(".runs tbody tr").count() == 1

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page
 from support.browser import NUM_FRAMES, SAMPLE, Rigged, Visitor
+from support.video_files import pattern
 
 BORDER = 128  # row of the sample's 256 at which the slabs of two ranks meet
 FRAME, ROW, COLUMN = 5, 130, 77  # of the pixel that is changed
@@ -250,14 +251,60 @@ def test_the_address_holds_what_is_compared(comparing: Visitor) -> None:
     page.close()
 
 
+def test_a_frame_that_one_clip_alone_has(rigged: Rigged, visitor: Visitor, tmp_path: Path) -> None:
+    """It is exact, and nothing is asked for that is not there."""
+    missing: list[str] = []
+    visitor.page.on("response", lambda answer: missing.append(answer.url) if answer.status == 404 else None)
+    visitor.upload(pattern(tmp_path / "short.mp4", frames=5))
+    short = visitor.run()
+    visitor.wait("s.settled && s.exact")
+    visitor.upload(pattern(tmp_path / "long.mp4", frames=9))
+    visitor.run()
+    visitor.wait("s.settled && s.exact && s.shown === 8")
+    visitor.page.evaluate(f"wanvae.comparison.choose('b', '{short}')")
+    visitor.page.wait_for_selector(".found-frame:has-text('Frame 9 is in A alone.')")
+    visitor.page.wait_for_selector(".found-clip:has-text('All 5 frames')")
+    seek(visitor, 4)
+    visitor.page.wait_for_selector(".found-frame:has-text('Frame 5: largest difference')")
+    assert not missing
+
+
 def test_an_address_of_deleted_runs_leaves_later_runs_alone(rigged: Rigged, browser: Browser) -> None:
     visitor = Visitor(browser, f"{rigged.url}/#a=deleted&b=gone&frame=3")
+    visitor.page.wait_for_selector("text=Not there")
+    visitor.page.goto("about:blank")
+    visitor.page.goto(f"{rigged.url}/#a=../../etc")
     visitor.page.wait_for_selector("text=Not there")
     visitor.choose(SAMPLE)
     visitor.run()
     state = visitor.wait("s.settled && s.exact")
     assert state["a"] == state["job"] and state["b"] is None and state["shown"] == NUM_FRAMES - 1
     visitor.close()
+
+
+def test_what_is_on_the_stage_while_a_run_waits(rigged: Rigged, visitor: Visitor, tmp_path: Path) -> None:
+    """The picture before, which says that it is; of a video that is stopped then, its source."""
+    page = visitor.page
+    visitor.upload(pattern(tmp_path / "one.mp4"))
+    visitor.run()
+    visitor.wait("s.settled && s.exact")
+    choose_mode(visitor, "difference")
+    rigged.hold(1)
+    page.evaluate("fetch('rig/run', { method: 'POST' })")
+    rigged.wait_held(1)
+    visitor.upload(pattern(tmp_path / "two.mp4"))
+    visitor.run()
+    page.wait_for_selector(".stage .empty:visible:has-text('Waiting')")
+    assert page.inner_text(".pane.difference .tag").startswith("Before: difference of one · Run 1")
+    assert [page.inner_text(f".pick.{side} option") for side in "ab"] == ["–", "–"]
+    pressed = page.locator("[data-mode][aria-pressed=true]").all_inner_texts()
+    assert pressed == ["Difference"] and page.is_disabled("[data-mode=single]")
+    assert page.inner_text(".curve .legend") == "No frames to compare"
+    visitor.wait("s.run.source")
+    page.click("#stop")
+    state = visitor.wait("s.settled && s.exact")
+    assert (state["a"], state["b"], state["mode"]) == (f"{state['job']}.source", None, "single")
+    assert page.inner_text(".pane.a .tag") == "A · two · source" and not page.is_visible(".modes")
 
 
 def test_only_what_is_seen_is_fetched(rigged: Rigged, browser: Browser) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 from support.browser import SAMPLE, Rigged, Visitor
+from support.video_files import pattern
 
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
@@ -35,6 +36,14 @@ FIND_UNMATCHED = r"""text => {
         return plain.trim() && !document.querySelector(plain);
     });
 }"""
+# What can be used and lies beyond the edge of the window, or has no room for its words.
+FIND_CUT = """() => [...document.querySelectorAll(".theatre .control, .theatre .play, .theatre .frame")]
+    .filter(element => element.checkVisibility())
+    .filter(element => {
+        const { left, right } = element.getBoundingClientRect();
+        const isNarrow = element.tagName !== "SELECT" && element.scrollWidth > element.clientWidth;
+        return left < 0 || right > innerWidth || isNarrow;
+    }).map(element => `${element.className} ${element.innerText}`)"""
 # Classes that elements have only at times that this test does not reach.
 RARE = (
     ".filling",
@@ -171,7 +180,7 @@ def test_all_options_are_in_sight(visitor: Visitor, width: int, height: int) -> 
     assert last["x"] + last["width"] <= box["x"] + box["width"] - 8, (last, box)
 
 
-def test_nothing_is_cut_on_a_phone(rigged: Rigged, visitor: Visitor) -> None:
+def test_nothing_is_cut_on_a_phone(rigged: Rigged, visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
     page.click("#parallel input")
     finished(visitor, runs=2)
@@ -199,6 +208,20 @@ def test_nothing_is_cut_on_a_phone(rigged: Rigged, visitor: Visitor) -> None:
         "cells => cells.map(cell => cell.dataset.label)"
     )
     assert labels == heads[1:], "each number is called as in the table"
+    page.click("#parallel input")
+    visitor.upload(pattern(tmp_path / "mine.mp4"))
+    visitor.run()
+    visitor.wait("s.settled && s.exact")
+    page.wait_for_selector(".borders:visible")
+    page.wait_for_selector(".export summary:visible")
+    for width in (320, 360, 390, 430, 600):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate(FIND_CUT) == [], width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for menu in (".export", ".save"):
+            page.click(f"{menu} summary")
+            assert page.evaluate(FIND_CUT) == [], (width, menu)
+            page.click(f"{menu} summary")
 
 
 def test_a_phone_loses_little_of_its_width(visitor: Visitor) -> None:
@@ -240,9 +263,14 @@ def test_keys_reach_the_page_and_the_focus_stays(rigged: Rigged, visitor: Visito
 
 
 def test_the_title_says_how_far_a_run_is(rigged: Rigged, visitor: Visitor) -> None:
+    rigged.hold(1)
     rigged.hold(4)
     visitor.choose(SAMPLE)
     visitor.run()
+    rigged.wait_held(1)
+    visitor.wait("s.a")
+    assert visitor.page.inner_text(".zoom .percent") == "–", "there is no picture yet"
+    rigged.release(1)
     rigged.wait_held(4)
     visitor.wait("s.drawn === 9")
     assert visitor.page.title() == "53 % · Wan VAE"

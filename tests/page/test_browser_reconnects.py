@@ -39,6 +39,8 @@ def test_a_dead_rank_and_the_same_page_again(rigged: Rigged, visitor: Visitor) -
     state = visitor.wait(f"!s.lost && s.boot !== {first!r} && s.run.state === 'gone'")
     visitor.page.wait_for_selector(".banner", state="hidden")
     assert "The server was restarted" in state["status"] and "Run it again" in state["status"]
+    visitor.page.wait_for_selector(".quality:has-text('preview, the exact frame is gone')")
+    assert visitor.page.inner_text(".found-frame") == ""
     visitor.page.wait_for_selector("#run:not([disabled])")
     visitor.run()  # the input is still chosen
     assert visitor.wait("s.settled")["run"]["state"] == "finished"

@@ -139,6 +139,13 @@ def test_what_cannot_be_asked(server: Server, clip: JobState, roundtrip: JobStat
         assert sentence(answer)
 
 
+def test_a_clip_that_has_ended_says_how_long_it_is(server: Server, clip: JobState) -> None:
+    count = len(clip.frames)
+    assert sentence(server.visitor.get(f"/live/{clip.id}/frame/99.png")) == (
+        f"There is no frame 99: the clip has {count} frames."
+    )
+
+
 def test_deleted_frames_are_told(server: Server, roundtrip: JobState) -> None:
     gone = ended(server, latent=some_latent(1, 4, 3))
     gone.frames.close()

@@ -17,7 +17,9 @@ from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job import Job, JobKind
 from wanvae_app.jobs.job_state import JobState, Status
 from wanvae_app.jobs.latent_shape import LatentShape
+from wanvae_app.jobs.result_store import WATCHED_SECONDS
 from wanvae_app.jobs.service import JobService
+from wanvae_app.jobs.unread_input import UnreadInput
 from wanvae_app.page import history as history_module
 from wanvae_app.page.entry import HistoryEntry, RunInput
 from wanvae_app.page.history import History
@@ -36,6 +38,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.kept: dict[str, JobState] = {}
+        self.store = SimpleNamespace(delete=lambda run: self.kept.pop(run.id))
 
     def submit(self, run: JobState) -> None:
         self.kept[run.id] = run
@@ -137,6 +140,37 @@ def test_tables_are_limited(history: History, monkeypatch: pytest.MonkeyPatch) -
     assert history.rows(b) == [], "the one that nobody has added to for longest"
     assert len(history.rows(a[0])) == 2 and len(history.rows(c)) == 1
     assert settle(history, owner="bob").number == settle(history, owner="ann").number == 1
+
+
+def fail_unread(history: History) -> HistoryEntry:
+    """Start a run whose input turns out to be no clip."""
+    run = new_run()
+    run.unread = cast(UnreadInput, object())
+    entry = history.submit(run, RunInput(""))
+    run.change(status=Status.FAILED)
+    wait_for(lambda: entry.settled, TIMEOUT)
+    return entry
+
+
+def test_the_number_of_a_listed_run_is_not_given_again(history: History, runs: Runs) -> None:
+    """A run that is refused at the click is deleted, and gives its number back; one that fails later is listed."""
+    first = fail_unread(history)
+    refused = fail_unread(history)
+    assert (first.number, refused.number) == (1, 2)
+    history.delete(refused)
+    assert settle(history).number == 2
+    assert sorted(row["number"] for row in history.listed("ann")) == [1, 2]
+
+
+def test_a_failed_run_stays_while_a_page_lists_it(history: History, runs: Runs) -> None:
+    failed, finished = fail_unread(history), settle(history)
+    for entry in (failed, finished):
+        entry.run.last_seen = 0.0
+    history.listed("bob")
+    assert failed.run.last_seen == 0.0
+    history.listed("ann")
+    assert time.monotonic() - failed.run.last_seen < WATCHED_SECONDS
+    assert finished.run.last_seen == 0.0, "the archive keeps it"
 
 
 def test_a_run_is_compared_with_the_finished_one_before_of_the_same_input(history: History) -> None:

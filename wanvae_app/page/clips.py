@@ -8,7 +8,7 @@ import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from wanvae_app.errors import tell
+from wanvae_app.errors import plural, tell
 from wanvae_app.frame_log import FrameLog
 from wanvae_app.jobs.job_state import JobState
 from wanvae_app.page.auth import COOKIE, is_logged_in, may_use
@@ -37,7 +37,9 @@ class Clip:
             pixels: np.ndarray = read(frame, frame + 1)[0]
             return pixels
         except IndexError:
-            raise HTTPException(404, f"There is no frame {frame} yet: {len(self.frames)} exist.") from None
+            count = plural(len(self.frames), "frame")
+            so_far = "" if self.run.ended else " so far"
+            raise HTTPException(404, f"There is no frame {frame}: the clip has {count}{so_far}.") from None
         except ValueError:
             raise deleted() from None
 

@@ -95,8 +95,13 @@ class History:
         return self.past.get(run_id, owner)
 
     def delete(self, entry: HistoryEntry) -> None:
-        """Forget an ended run, and delete all that is kept of it."""
+        """Forget an ended run, and delete all that is kept of it.
+
+        The number of a run that was never read is free again.
+        """
         entry.is_deleted = True
+        if not entry.run.is_read:
+            self._forget_number(entry)
         with self._lock:
             self._entries.pop(entry.run.id, None)
             table = self._tables.get(entry.key, [])
@@ -113,12 +118,18 @@ class History:
         return sorted(rows.values(), key=lambda row: row["number"])[-MAX_ROWS:]
 
     def listed(self, owner: str) -> list[dict[str, Any]]:
-        """The owner's runs, those of earlier starts included, newest first."""
+        """The owner's runs, those of earlier starts included, newest first.
+
+        An ended run without frames, which no archive takes, counts as watched: it stays while a page lists it.
+        """
         entries = {entry.run.id: entry for entry in self.past.entries(owner)}
         with self._lock:
             here = [entry for entry in self._entries.values() if entry.run.owner == owner]
         entries |= {entry.run.id: entry for entry in here if self.jobs.get(entry.run.id) is not None}
         newest = sorted(entries.values(), key=lambda entry: entry.run.created_at, reverse=True)
+        for entry in newest[:MAX_LISTED]:
+            if entry.run.ended and not len(entry.run.frames):
+                entry.run.seen()
         return [listed_json(entry) for entry in newest[:MAX_LISTED]]
 
     def _follow(self, entry: HistoryEntry) -> None:
@@ -132,7 +143,6 @@ class History:
     def _settle(self, entry: HistoryEntry) -> None:
         """Complete the entry of a run that has ended."""
         if not entry.run.is_read:  # so there is nothing to tell or to compare
-            self._forget_number(entry)
             entry.settled = True
             return
         with self._lock:

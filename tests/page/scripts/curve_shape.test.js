@@ -19,8 +19,9 @@ test("identical frames lie at the top, without a bar", () => {
   assert.equal(bars, `M1000 ${HEIGHT}V50`);
 });
 
-test("a single frame is a point", () => {
-  assert.equal(curveShape([40], [3], 1).line, "M500 90L500 90");
+test("a single frame is a point, where the scrubber has it", () => {
+  const { line, bars } = curveShape([40], [3], 1);
+  assert.deepEqual([line, bars], ["M0 90L0 90", `M0 ${HEIGHT}V50`]);
 });
 
 test("the range is told", () => {

@@ -58,6 +58,7 @@ function newFollower() {
       page.numOpened++;
     },
     hear() {},
+    lose: show("lost"),
     showPreview: show("preview"),
     expect: (_job, count, ended) => show("expected")([count, ended]),
   };

@@ -269,6 +269,7 @@ test("what is on the stage is called exact only if it is", () => {
   const still = { still: true, isExact: true, mode: "side", shown: 3 };
   assert.equal(tellQuality(still), "exact");
   assert.equal(tellQuality({ ...still, isExact: false }), "preview, the exact frame is on its way");
+  assert.equal(tellQuality({ ...still, isExact: false, isLost: true }), "preview, the exact frame is gone");
   const playing = { ...still, still: false, isExact: false };
   assert.equal(tellQuality(playing), "");
   assert.equal(tellQuality({ ...playing, mode: "difference" }), "preview, exact when paused");
