@@ -287,3 +287,19 @@ def test_a_number_of_frames_is_whole(visitor: Visitor) -> None:
     field.fill("2.5")
     field.blur()
     page.wait_for_function("document.querySelector('#chunk input[type=number]').value === '3'")
+
+
+FIND_MOVING = """() => [...document.querySelectorAll("#header *, #player *, #question *, #history *")]
+    .filter(element => {
+        const { animationName, transitionDuration } = getComputedStyle(element);
+        return animationName !== "none" || transitionDuration.split(",").some(time => parseFloat(time) > 0);
+    }).map(element => `${element.tagName} ${element.className}`)"""
+
+
+def test_who_asks_for_less_motion_gets_none(visitor: Visitor) -> None:
+    assert visitor.page.evaluate(FIND_MOVING), "something moves for the others"
+    visitor.page.emulate_media(reduced_motion="reduce")
+    try:
+        assert visitor.page.evaluate(FIND_MOVING) == []
+    finally:
+        visitor.page.emulate_media(reduced_motion="no-preference")
