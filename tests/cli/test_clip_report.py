@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -54,3 +55,16 @@ def test_without_a_terminal_there_are_sentences(capsys: pytest.CaptureFixture[st
     lines = printed.err.splitlines()
     assert lines[0] == "/out/a.mp4: 5 frames in 1.0 s" and printed.err.count("It was cropped.") == 1
     assert "Interrupted: 2 of 2 files are done; the same command goes on there." in lines
+
+
+def test_a_reader_that_has_enough_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `decode --json | head -1` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        report = ClipReport(FILES, as_json=True)
+        for index in (0, 1):
+            report.begin(index, 1)
+            report.end(Outcome(index, "done", 1, 1.0, 1))
+        assert report.close() == 0

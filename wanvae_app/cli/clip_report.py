@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Literal, Protocol
 from tqdm import tqdm
 
 from wanvae_app.cli.clip_files import ClipFile
+from wanvae_app.errors import plural
 
 Status = Literal["done", "exists", "failed"]
 FAILED = 1  # exit code if a file failed
@@ -114,6 +116,14 @@ class ClipReport:
             flush=True,
         )
 
+    def _print_line(self, line: str) -> None:
+        """Print a line on stdout. If nobody reads it any more, as behind `| head`, the files are made all the same."""
+        try:
+            print(line, flush=True)
+        except BrokenPipeError:
+            self._as_json = False
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
     def _count(self, status: str) -> int:
         return sum(outcome.status == status for outcome in self._outcomes.values())
 
@@ -136,12 +146,12 @@ class ClipReport:
         if self._as_json:
             facts = {key: value for key, value in asdict(outcome).items() if key != "index"}
             result = None if outcome.status == "failed" else str(file.result)
-            print(json.dumps({"input": str(file.source), "output": result, **facts}), flush=True)
+            self._print_line(json.dumps({"input": str(file.source), "output": result, **facts}))
         if outcome.status == "failed":
             text = outcome.error
             self.say(text if file.source.name in text else f"{file.source.name}: {text}")
         elif outcome.status == "done":
-            self.say(f"{file.result}: {outcome.frames} frames in {outcome.seconds:.1f} s")
+            self.say(f"{file.result}: {plural(outcome.frames, 'frame')} in {outcome.seconds:.1f} s")
         for note in outcome.notes:
             if note not in self._said:  # many files may have the same
                 self._said.add(note)
