@@ -27,6 +27,7 @@ from wanvae_app.cli.clip_report import ClipReport, Outcome
 from wanvae_app.cli.clip_shares import share_out
 from wanvae_app.cli.interrupts import tell_on_signals
 from wanvae_app.cli.processes import FIRST_RANK_REPORTS, end_with_parent
+from wanvae_app.errors import plural
 from wanvae_app.jobs.private_folder import private_folder
 from wanvae_app.parallel.process_group import Group, GroupLost
 
@@ -93,7 +94,7 @@ def _run(
         for index, file in enumerate(files):
             if not is_wanted(file, options):
                 report.end(Outcome(index, "exists"))
-        report.say(f"{len(report.missing())} files to {options.command} with {vae}.")
+        report.say(f"{plural(len(report.missing()), 'file')} to {options.command} with {vae}.")
         _lead(vae, files, options, folder, report)
         return report.close()
     except GroupLost as error:

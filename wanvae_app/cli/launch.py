@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None, prog: str = LAUNCH_SH) -> None:
     # The ranks share this machine's cores. torchrun would give each rank one thread, with a long warning.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, num_cores() // placement.num_ranks)))
     plural = "s" * (placement.num_ranks > 1)
-    kind = f"GPU{plural}" if placement.device == "cuda" else "processes on the CPU"
+    kind = f"GPU{plural}" if placement.device == "cuda" else f"process{plural and 'es'} on the CPU"
     print(f"Starting on {placement.num_ranks} {kind}...", flush=True)
     os.execv(sys.executable, command)
 
