@@ -18,7 +18,7 @@ from wanvae_app.config import WanConfig
 from wanvae_app.formats.latents import guess_scaling, read_latent, stored_scaling, to_raw
 
 SEED = 0  # the same clip on every rank
-SLOWER = 4  # how much longer than wide a wave of natural video is, in frames and pixels; a choice, not a measurement
+SLOWER = 4  # frames in which a clip changes as much as over one pixel; a choice, not a measurement
 
 
 def make_latent(case: Case, config: WanConfig) -> Tensor:
