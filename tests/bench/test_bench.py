@@ -169,7 +169,10 @@ def test_one_rank_prints_a_projection_only_if_asked(
     assert {p["exchange_us"] for p in result["projections"]} == {5}
 
 
-@pytest.mark.parametrize("arguments", [["--ranks", "2"], ["--repeat", "0"], ["--case", "decode:32x24x4"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--ranks", "2"], ["--repeat", "0"], ["--case", "decode:32x24x4"], ["--latent", "missing.safetensors"]],
+)
 def test_impossible_options_are_refused(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Group, "join", lambda _: Group(0, 1, CPU))
     with pytest.raises(ValueError):

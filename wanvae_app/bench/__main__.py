@@ -135,7 +135,7 @@ def run_cases(args: argparse.Namespace, group: Group, agreed: Agreement, counts:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Parse the command line. Raises ValueError for numbers below 1."""
+    """Parse the command line. Raises ValueError for numbers below 1 and for a file that is not there."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -197,6 +197,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.cards is not None and (args.json or args.project):
         raise ValueError("--as prints a table of its own; leave out --json and --project.")
+    if args.latent is not None and not args.latent.is_file():
+        raise ValueError(f"--latent {args.latent}: there is no such file.")
     if args.repeat < 1 or (args.chunk is not None and args.chunk < 1):
         raise ValueError(f"--chunk {args.chunk} --repeat {args.repeat}: give 1 or more.")
     return args
